@@ -1,0 +1,154 @@
+"""What a state dict is, in which layout, and which configuration its shapes tell. No file name is ever consulted."""
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from statistics import mode
+
+import torch
+from torch import Tensor
+
+from ..config import LINEAR_HEAD_DIM, POSITIONS, AutoencoderConfig, PositionConfig, StageConfig, TransformerConfig, cross_heads
+from ..errors import CheckpointError
+from .key_maps import AUTOENCODER_MIT, GUIDED_TIME_EMBED_NVLABS, TIME_EMBED_NVLABS, TRANSFORMER_NVLABS, KeyMap, foreign_key, rename
+from .kinds import describe
+
+log = logging.getLogger("sana")
+
+_TRANSFORMER = re.compile(r"(?P<prefix>(?:\w+\.)*?)(?:transformer_blocks\.\d+\.ff\.conv_inverted|blocks\.\d+\.mlp\.inverted_conv\.conv)\.(?:weight|bias)")
+_NOT_PLAIN = re.compile(r"controlnet_blocks\.|controlnet\.|transformer_blocks\.0\.ff\.conv_temp|blocks\.0\.mlp\.t_conv")  # ControlNet, video
+_AUTOENCODER = re.compile(r"(?P<prefix>(?:\w+\.)*?)(?:decoder\.up_blocks\.\d+\.\d+\.|decoder\.stages\.\d+\.op_list\.)")
+_COMPANIONS = ("vae.", "first_stage_model.", "text_encoders.", "cond_stage_model.", "model.diffusion_model.")  # parts of an all-in-one file
+
+
+@dataclasses.dataclass(frozen=True)
+class Canonical:
+    """Tensors of one network under diffusers' names, and what is needed to speak of them by the file's own names."""
+
+    tensors: dict[str, Tensor]
+    prefix: str
+    key_map: KeyMap = ()
+
+    def original_key(self, key: str) -> str:
+        return self.prefix + foreign_key(key, self.key_map)
+
+
+def canonical_transformer(tensors: Mapping[str, Tensor]) -> Canonical:
+    """The SANA transformer in a state dict of any layout, under any prefix. Raises CheckpointError if there is none."""
+    prefix = transformer_prefix(tensors)
+    if prefix is None:
+        raise CheckpointError(f"expected a SANA transformer, found {describe(tensors)}: choose the file of a SANA model")
+    own = _without_prefix(tensors, prefix)
+    if not any(key.startswith("blocks.") for key in own):
+        return Canonical(own, prefix)
+    guided = any(key.startswith("cfg_embedder.") for key in own)
+    key_map = TRANSFORMER_NVLABS + (GUIDED_TIME_EMBED_NVLABS if guided else TIME_EMBED_NVLABS)
+    return Canonical(rename(own, key_map), prefix, key_map)
+
+
+def transformer_prefix(keys: Iterable[str]) -> str | None:
+    """What stands before the keys of the SANA transformer among `keys` ("" where nothing does), or None if there is none."""
+    keys = list(keys)
+    prefix = next((match["prefix"] for match in map(_TRANSFORMER.fullmatch, keys) if match), None)
+    if prefix is None or any(_NOT_PLAIN.match(key.removeprefix(prefix)) for key in keys):
+        return None
+    return prefix
+
+
+def canonical_autoencoder(tensors: Mapping[str, Tensor]) -> Canonical:
+    """The DC-AE in a state dict, in MIT's or diffusers' naming, under any prefix. Raises CheckpointError if there is none."""
+    prefix = next((match["prefix"] for match in map(_AUTOENCODER.match, tensors) if match), None)
+    if prefix is None:
+        raise CheckpointError(f"expected the DC-AE autoencoder of SANA, found {describe(tensors)}: choose a dc-ae-f32c32-sana file")
+    own = _without_prefix(tensors, prefix)
+    if not any(key.startswith("decoder.stages.") for key in own):
+        return Canonical(own, prefix)
+    return Canonical(rename(own, AUTOENCODER_MIT), prefix, AUTOENCODER_MIT)
+
+
+def _without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The keys under `prefix`, and all keys that belong to no other part of an all-in-one file: the strict load names those."""
+    companions = tuple(companion for companion in _COMPANIONS if companion != prefix)
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if not (prefix and key.startswith(companions))}
+
+
+def transformer_config(
+    tensors: Mapping[str, Tensor], *, source: Mapping[str, Tensor] | None = None, stated: Mapping | None = None, variant: str | None = None
+) -> TransformerConfig:
+    """Configuration of a canonical state dict.
+
+    source: the state dict before renaming, where the length of `pos_embed` tells the position class.  stated: what the file or its folder
+    says of itself, which wins.  variant: "512", "1024", "2k" or "4k", which wins for the position class.  Raises CheckpointError, KeyError.
+    """
+    stated = stated or {}
+    hidden = mode(_sizes(tensors, ("caption_norm.weight", 0), ("patch_embed.proj.weight", 0), ("scale_shift_table", 1), ("proj_out.weight", 1)))
+    config = TransformerConfig(
+        hidden_size=hidden,
+        depth=1 + max(int(key.split(".")[1]) for key in tensors if key.startswith("transformer_blocks.")),
+        num_heads=hidden // LINEAR_HEAD_DIM,
+        num_cross_heads=stated.get("num_cross_attention_heads") or cross_heads(hidden),  # diffusers' config.json
+        ffn_size=mode(tensor.shape[0] for key, tensor in tensors.items() if key.endswith("ff.conv_inverted.bias")) // 2,
+        caption_channels=tensors["caption_projection.linear_1.weight"].shape[-1],
+        qk_norm=any(key.endswith("attn1.norm_q.weight") for key in tensors),
+        guidance_embed=any(key.startswith("time_embed.guidance_embedder.") for key in tensors),
+        position=_position(source or {}, stated, variant),
+        fp16_trained=tensors["patch_embed.proj.weight"].dtype == torch.float16,
+    )
+    if "hidden_size" not in stated:  # stated in diffusers' terms or not at all
+        return config
+    names = {field.name for field in dataclasses.fields(config)} - {"position"}
+    return dataclasses.replace(config, **{name: stated[name] for name in names if name in stated})
+
+
+def _sizes(tensors: Mapping[str, Tensor], *places: tuple[str, int]) -> list[int]:
+    return [tensors[key].shape[axis] for key, axis in places if key in tensors and tensors[key].ndim > axis]
+
+
+def _position(source: Mapping[str, Tensor], stated: Mapping, variant: str | None) -> PositionConfig | None:
+    if variant is not None:
+        if variant not in POSITIONS:
+            raise CheckpointError(f'unknown variant "{variant}", expected one of {", ".join(POSITIONS)}')
+        return POSITIONS[variant]
+    if stated.get("position"):
+        return PositionConfig(**stated["position"])
+    if stated.get("interpolation_scale") is not None:  # diffusers' config.json
+        return PositionConfig(base_size=stated["sample_size"], interpolation=float(stated["interpolation_scale"]))
+    tokens = next((tensor.shape[1] for key, tensor in source.items() if key.endswith("pos_embed") and tensor.ndim == 3), 0)
+    if not tokens and not stated:
+        log.info("the file does not tell its position class: taken as a 512 or 1024 px model; state 2k or 4k for those")
+    return next((position for position in POSITIONS.values() if position and position.base_size**2 == tokens), None)
+
+
+def autoencoder_config(tensors: Mapping[str, Tensor]) -> AutoencoderConfig:
+    """Configuration of a canonical DC-AE state dict. Raises CheckpointError for DC-AE builds whose latents SANA does not know."""
+    if "encoder.conv_in.conv.weight" in tensors or any(key.endswith("running_mean") for key in tensors):
+        raise CheckpointError("this DC-AE build (in-1.0 or mix-1.0) has other latents than SANA: use dc-ae-f32c32-sana-1.0 or 1.1, or its Lite")
+    return AutoencoderConfig(
+        encoder=tuple(_stage(tensors, f"encoder.down_blocks.{index}.") for index in range(6)),
+        decoder=tuple(_stage(tensors, f"decoder.up_blocks.{index}.") for index in range(6)),
+        lite=any(key.startswith("decoder.conv_out.conv.") for key in tensors),
+    )
+
+
+def _stage(tensors: Mapping[str, Tensor], prefix: str) -> StageConfig:
+    stage = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    if not stage:
+        return StageConfig(channels=tensors["decoder.norm_out.weight"].shape[0], depth=0, block="res")
+    samplers = {key.split(".")[0] for key in stage if re.fullmatch(r"\d+\.conv\.(weight|bias)", key)}
+    return StageConfig(
+        channels=mode(tensor.shape[0] for key, tensor in stage.items() if re.fullmatch(r"\d+\.(conv1\.bias|conv2\.weight|norm\.weight|attn\.to_q\.weight|attn\.norm_out\.weight)", key)),
+        depth=len({key.split(".")[0] for key in stage} - samplers),
+        block="vit" if any(".attn." in key for key in stage) else "res",
+    )  # fmt: skip
+
+
+def stated_config(metadata: Mapping[str, str], config: Mapping | None = None) -> Mapping:
+    """What a file says of itself: the JSON under `config` in its safetensors metadata, else its folder's config.json, else nothing."""
+    try:
+        stated = json.loads(metadata["config"])
+    except (KeyError, ValueError):
+        stated = None
+    return stated if isinstance(stated, dict) else config or {}

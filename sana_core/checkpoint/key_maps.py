@@ -1,0 +1,112 @@
+"""Key names of the published layouts, as tables: a foreign key -> the canonical (diffusers) key or keys.
+
+Placeholders: {i} and {j} are numbers, {p} is "weight" or "bias", {qk} is "q" or "k", {conv} one of the three convolutions of GLUMBConv.
+Several targets share a fused tensor, cut along its first dimension; no target means that the tensor is not used. Sources: NVlabs/Sana
+`diffusion/model/nets/sana_multi_scale.py`, mit-han-lab/efficientvit `models/efficientvit/dc_ae.py`, diffusers' conversion scripts.
+"""
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+KeyMap = tuple[tuple[str, tuple[str, ...]], ...]
+
+_BLOCK: KeyMap = (
+    ("scale_shift_table", ("scale_shift_table",)),
+    ("attn.qkv.weight", ("attn1.to_q.weight", "attn1.to_k.weight", "attn1.to_v.weight")),
+    ("attn.{qk}_norm.weight", ("attn1.norm_{qk}.weight",)),
+    ("attn.proj.{p}", ("attn1.to_out.0.{p}",)),
+    ("cross_attn.q_linear.{p}", ("attn2.to_q.{p}",)),
+    ("cross_attn.kv_linear.{p}", ("attn2.to_k.{p}", "attn2.to_v.{p}")),
+    ("cross_attn.{qk}_norm.weight", ("attn2.norm_{qk}.weight",)),
+    ("cross_attn.proj.{p}", ("attn2.to_out.0.{p}",)),
+    ("mlp.{conv}_conv.conv.{p}", ("ff.conv_{conv}.{p}",)),
+)
+
+TRANSFORMER_NVLABS: KeyMap = (
+    ("x_embedder.proj.{p}", ("patch_embed.proj.{p}",)),
+    ("t_block.1.{p}", ("time_embed.linear.{p}",)),
+    ("y_embedder.y_proj.fc{i}.{p}", ("caption_projection.linear_{i}.{p}",)),
+    ("attention_y_norm.weight", ("caption_norm.weight",)),
+    ("final_layer.linear.{p}", ("proj_out.{p}",)),
+    ("final_layer.scale_shift_table", ("scale_shift_table",)),
+    *(("blocks.{i}." + key, tuple("transformer_blocks.{i}." + target for target in targets)) for key, targets in _BLOCK),
+    ("pos_embed", ()),
+    ("y_embedder.y_embedding", ()),  # the caption of dropped prompts, used in training only
+    ("mask_token", ()),
+)
+
+TIME_EMBED_NVLABS: KeyMap = (
+    ("t_embedder.mlp.0.{p}", ("time_embed.emb.timestep_embedder.linear_1.{p}",)),
+    ("t_embedder.mlp.2.{p}", ("time_embed.emb.timestep_embedder.linear_2.{p}",)),
+)
+
+GUIDED_TIME_EMBED_NVLABS: KeyMap = (
+    ("t_embedder.mlp.0.{p}", ("time_embed.timestep_embedder.linear_1.{p}",)),
+    ("t_embedder.mlp.2.{p}", ("time_embed.timestep_embedder.linear_2.{p}",)),
+    ("cfg_embedder.mlp.0.{p}", ("time_embed.guidance_embedder.linear_1.{p}",)),
+    ("cfg_embedder.mlp.2.{p}", ("time_embed.guidance_embedder.linear_2.{p}",)),
+    ("logvar_linear.{p}", ()),  # the training loss's weighting
+)
+
+_STAGE: KeyMap = (
+    ("main.conv1.conv.{p}", ("conv1.{p}",)),
+    ("main.conv2.conv.{p}", ("conv2.{p}",)),
+    ("main.conv2.norm.{p}", ("norm.{p}",)),
+    ("context_module.main.qkv.conv.weight", ("attn.to_q.weight", "attn.to_k.weight", "attn.to_v.weight")),
+    ("context_module.main.aggreg.0.0.weight", ("attn.to_qkv_multiscale.0.proj_in.weight",)),
+    ("context_module.main.aggreg.0.1.weight", ("attn.to_qkv_multiscale.0.proj_out.weight",)),
+    ("context_module.main.proj.conv.weight", ("attn.to_out.weight",)),
+    ("context_module.main.proj.norm.{p}", ("attn.norm_out.{p}",)),
+    ("local_module.main.{conv}_conv.conv.{p}", ("conv_out.conv_{conv}.{p}",)),
+    ("local_module.main.point_conv.norm.{p}", ("conv_out.norm.{p}",)),
+    ("main.conv.{p}", ("conv.{p}",)),  # downsampling
+    ("main.conv.conv.{p}", ("conv.{p}",)),  # upsampling
+)
+
+AUTOENCODER_MIT: KeyMap = (
+    ("encoder.project_in.conv.{p}", ("encoder.conv_in.{p}",)),
+    ("encoder.project_out.main.op_list.0.conv.{p}", ("encoder.conv_out.{p}",)),
+    ("decoder.project_in.main.conv.{p}", ("decoder.conv_in.{p}",)),
+    ("decoder.project_out.op_list.0.{p}", ("decoder.norm_out.{p}",)),
+    ("decoder.project_out.op_list.2.conv.{p}", ("decoder.conv_out.{p}",)),
+    ("decoder.project_out.op_list.2.conv.conv.{p}", ("decoder.conv_out.conv.{p}",)),  # Lite
+    *(("encoder.stages.{i}.op_list.{j}." + key, tuple("encoder.down_blocks.{i}.{j}." + target for target in targets)) for key, targets in _STAGE),
+    *(("decoder.stages.{i}.op_list.{j}." + key, tuple("decoder.up_blocks.{i}.{j}." + target for target in targets)) for key, targets in _STAGE),
+)
+
+_PLACEHOLDERS = {"i": r"\d+", "j": r"\d+", "p": "weight|bias", "qk": "[qk]", "conv": "inverted|depth|point"}
+
+
+def rename(tensors: Mapping[str, Tensor], key_map: KeyMap) -> dict[str, Tensor]:
+    """Tensors under their canonical names; fused ones are cut; keys the table does not know keep their names."""
+    rules = [(_pattern(key), targets) for key, targets in key_map]
+    renamed: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        matches = ((pattern.fullmatch(key), targets) for pattern, targets in rules)
+        match, targets = next(((match, targets) for match, targets in matches if match), (None, (key,)))
+        values = match.groupdict() if match else {}
+        parts = tensor.chunk(len(targets)) if len(targets) > 1 else (tensor,)
+        renamed.update((target.format(**values), part) for target, part in zip(targets, parts))
+    return renamed
+
+
+def foreign_key(key: str, key_map: KeyMap) -> str:
+    """The inverse of `rename` for one key: what a canonical key is called in the layout of `key_map`."""
+    for foreign, targets in key_map:
+        for target in targets:
+            match = _pattern(target).fullmatch(key)
+            if match:
+                return foreign.format(**match.groupdict())
+    return key
+
+
+@functools.cache
+def _pattern(key: str) -> re.Pattern[str]:
+    pattern = re.escape(key)
+    for name, values in _PLACEHOLDERS.items():
+        pattern = pattern.replace(rf"\{{{name}\}}", f"(?P<{name}>{values})")
+    return re.compile(pattern)

@@ -1,0 +1,96 @@
+"""Load a network strictly: every tensor of the model from the file, every tensor of the file into the model."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..dcae.autoencoder import DCAE
+from ..errors import CheckpointError, SanaError
+from ..transformer.model import SanaTransformer
+from .detect import Canonical, autoencoder_config, canonical_autoencoder, canonical_transformer, stated_config, transformer_config
+from .files import component_folder, read_checkpoint
+
+Network = TypeVar("Network", bound=nn.Module)
+NAMED = 6  # keys a message names of each sort
+
+
+def load_transformer(
+    path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None, variant: str | None = None
+) -> SanaTransformer:
+    """A SANA transformer from a file of any layout, a diffusers component folder or a whole diffusers pipeline folder.
+
+    variant: "512", "1024", "2k" or "4k" for files that do not tell it; None: from the file. dtype None: the file's own.
+    `device="meta"` checks every key and shape without reading tensors. Raises CheckpointError.
+    """
+    checkpoint = read_checkpoint(component_folder(path, "transformer"), device)
+    with naming(checkpoint.source):
+        canonical = canonical_transformer(checkpoint.tensors)
+        stated = stated_config(checkpoint.metadata, checkpoint.config)
+        config = transformer_config(canonical.tensors, source=checkpoint.tensors, stated=stated, variant=variant)
+        return load_strictly(SanaTransformer(config, device="meta"), canonical, device, dtype)
+
+
+def load_autoencoder(path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> DCAE:
+    """DC-AE f32c32 sana-1.0, 1.1 or Lite from a file of either naming, a component folder or a whole diffusers pipeline folder.
+
+    dtype None: the file's own. `device="meta"` checks every key and shape without reading tensors. Raises CheckpointError.
+    """
+    checkpoint = read_checkpoint(component_folder(path, "vae"), device)
+    with naming(checkpoint.source):
+        canonical = canonical_autoencoder(checkpoint.tensors)
+        return load_strictly(DCAE(autoencoder_config(canonical.tensors), device="meta"), canonical, device, dtype)
+
+
+def load_strictly(model: Network, canonical: Canonical, device: str | torch.device, dtype: torch.dtype | None) -> Network:
+    """Fill a model made on the meta device, in evaluation mode. Raises CheckpointError and names the keys that do not fit."""
+    tensors = fitted(canonical.tensors, model.state_dict())
+    check_fit(tensors, model.state_dict(), canonical)
+    cast = {key: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None) for key, tensor in tensors.items()}
+    model.load_state_dict(cast, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def fitted(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """1x1 convolutions as matrices and the other way round, wherever the model has them so."""
+
+    def fit(key: str, tensor: Tensor) -> Tensor:
+        shape = expected[key].shape if key in expected else tensor.shape
+        same_kernel = {len(shape), tensor.ndim} == {2, 4} and (*shape, 1, 1)[:4] == (*tensor.shape, 1, 1)[:4]
+        return tensor.reshape(shape) if same_kernel else tensor
+
+    return {key: fit(key, tensor) for key, tensor in tensors.items()}
+
+
+def check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], canonical: Canonical) -> None:
+    """Raise CheckpointError if a key is missing, unexpected or of another shape; keys are named as in the file."""
+    name = canonical.original_key
+    problems = {
+        "missing": [name(key) for key in expected if key not in tensors],
+        "unexpected": [name(key) for key in tensors if key not in expected],
+        "of another shape": [
+            f"{name(key)} {tuple(tensors[key].shape)} instead of {tuple(expected[key].shape)}"
+            for key in expected
+            if key in tensors and tensors[key].shape != expected[key].shape
+        ],
+    }
+    said = [f"{len(keys)} {what} ({', '.join(keys[:NAMED])}{', ...' if len(keys) > NAMED else ''})" for what, keys in problems.items() if keys]
+    if said:
+        raise CheckpointError(f"the tensors do not fit the model: {'; '.join(said)}. The file is damaged or of another model; nothing was loaded")
+
+
+@contextmanager
+def naming(source: str) -> Iterator[None]:
+    """Put the file's name before the message of whatever is wrong with it."""
+    try:
+        yield
+    except SanaError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    except KeyError as error:
+        raise CheckpointError(f"{source}: the tensor {error.args[0]} is missing; the file is damaged or of another model") from error
+    except (TypeError, ValueError, ArithmeticError, AttributeError, IndexError) as error:
+        raise CheckpointError(f"{source}: its configuration cannot be read ({error}); the file is damaged or of another model") from error

@@ -1,0 +1,152 @@
+"""Building blocks of DC-AE (arXiv:2410.10733), on (B, C, H, W) maps. Parameter names follow diffusers' `AutoencoderDC`."""
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import LINEAR_HEAD_DIM
+from ..linear_attention import linear_attention
+
+
+class RMSNorm2d(nn.Module):
+    """RMS normalisation over the channels with weight and bias, eps 1e-5, computed in float32 and cast once."""
+
+    def __init__(self, channels: int, *, device=None, dtype=None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(channels, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.float()
+        y = y * torch.rsqrt(y.square().mean(dim=1, keepdim=True) + 1e-5)
+        weight, bias = (p.to(y)[:, None, None] for p in (self.weight, self.bias))
+        return (y * weight + bias).to(x.dtype)
+
+
+class ResBlock(nn.Module):
+    """x + norm(conv(silu(conv(x))))."""
+
+    def __init__(self, channels: int, *, ops: Any, device=None, dtype=None) -> None:
+        super().__init__()
+        self.conv1 = ops.Conv2d(channels, channels, 3, padding=1, device=device, dtype=dtype)
+        self.conv2 = ops.Conv2d(channels, channels, 3, padding=1, bias=False, device=device, dtype=dtype)
+        self.norm = RMSNorm2d(channels, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.norm(self.conv2(F.silu(self.conv1(x))))
+
+
+class MultiscaleProjection(nn.Module):
+    """The second scale of q, k and v: a 5x5 depthwise convolution, then a 1x1 convolution within each group of 32 channels."""
+
+    def __init__(self, channels: int, *, ops: Any, device=None, dtype=None) -> None:
+        super().__init__()
+        factory = {"bias": False, "device": device, "dtype": dtype}
+        self.proj_in = ops.Conv2d(channels, channels, 5, padding=2, groups=channels, **factory)
+        self.proj_out = ops.Conv2d(channels, channels, 1, groups=channels // LINEAR_HEAD_DIM, **factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj_out(self.proj_in(x))
+
+
+class LiteMLA(nn.Module):
+    """Multi-scale linear attention over the whole map, with residual (EfficientViT, arXiv:2205.14756, sec. 3.1).
+
+    Head h owns channels [96 h, 96 h + 96) of the concatenated scales, as q, k, v of 32 channels each.
+    """
+
+    def __init__(self, channels: int, *, ops: Any, device=None, dtype=None) -> None:
+        super().__init__()
+        factory = {"bias": False, "device": device, "dtype": dtype}
+        self.to_q = ops.Linear(channels, channels, **factory)
+        self.to_k = ops.Linear(channels, channels, **factory)
+        self.to_v = ops.Linear(channels, channels, **factory)
+        self.to_qkv_multiscale = nn.ModuleList([MultiscaleProjection(3 * channels, ops=ops, device=device, dtype=dtype)])
+        self.to_out = ops.Linear(2 * channels, channels, **factory)
+        self.norm_out = RMSNorm2d(channels, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        tokens = x.movedim(1, -1)
+        qkv = torch.cat([self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)], dim=-1).movedim(-1, 1)
+        scales = torch.cat([qkv, self.to_qkv_multiscale[0](qkv)], dim=1)  # (B, 6 C, H, W)
+        heads = scales.flatten(2).unflatten(1, (-1, 3, LINEAR_HEAD_DIM)).transpose(-2, -1)  # (B, heads, 3, HW, 32)
+        y = linear_attention(*heads.unbind(2), eps=1e-15).to(x.dtype)
+        y = y.transpose(-2, -1).flatten(1, 2).unflatten(-1, (height, width))  # (B, 2 C, H, W)
+        return x + self.norm_out(self.to_out(y.movedim(1, -1)).movedim(-1, 1))
+
+
+class GLUMBConv(nn.Module):
+    """Gated inverted bottleneck of width 4 C with a 3x3 depthwise convolution, RMS norm and residual (SANA, sec. 2.2)."""
+
+    def __init__(self, channels: int, *, ops: Any, device=None, dtype=None) -> None:
+        super().__init__()
+        factory = {"device": device, "dtype": dtype}
+        hidden = 4 * channels
+        self.conv_inverted = ops.Conv2d(channels, 2 * hidden, 1, **factory)
+        self.conv_depth = ops.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, **factory)
+        self.conv_point = ops.Conv2d(hidden, channels, 1, bias=False, **factory)
+        self.norm = RMSNorm2d(channels, **factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, gate = self.conv_depth(F.silu(self.conv_inverted(x))).chunk(2, dim=1)
+        return x + self.norm(self.conv_point(y * F.silu(gate)))
+
+
+class EfficientViTBlock(nn.Module):
+    """Global linear attention, then a local gated convolution."""
+
+    def __init__(self, channels: int, *, ops: Any, device=None, dtype=None) -> None:
+        super().__init__()
+        self.attn = LiteMLA(channels, ops=ops, device=device, dtype=dtype)
+        self.conv_out = GLUMBConv(channels, ops=ops, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv_out(self.attn(x))
+
+
+class Downsample(nn.Module):
+    """3x3 convolution of stride 2, plus pixel-unshuffle averaged over groups of channels (DC-AE, sec. 3.1)."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, ops: Any, device=None, dtype=None) -> None:
+        super().__init__()
+        self.conv = ops.Conv2d(in_channels, out_channels, 3, stride=2, padding=1, device=device, dtype=dtype)
+        self.out_channels = out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = F.pixel_unshuffle(x, 2).unflatten(1, (self.out_channels, -1)).mean(dim=2)
+        return self.conv(x) + shortcut
+
+
+class InterpolateUpsample(nn.Module):
+    """Nearest-neighbour doubling and a 3x3 convolution, plus repeated channels pixel-shuffled (DC-AE, sec. 3.1)."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, ops: Any, device=None, dtype=None) -> None:
+        super().__init__()
+        self.conv = ops.Conv2d(in_channels, out_channels, 3, padding=1, device=device, dtype=dtype)
+        self.out_channels = out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest")) + channel_to_space(x, self.out_channels)
+
+
+class ShuffleUpsample(nn.Module):
+    """The Lite decoder's upsampling: a 3x3 convolution to four times the channels and pixel-shuffle, with or without the shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, shortcut: bool, ops: Any, device=None, dtype=None) -> None:
+        super().__init__()
+        self.conv = ops.Conv2d(in_channels, 4 * out_channels, 3, padding=1, device=device, dtype=dtype)
+        self.out_channels = out_channels
+        self.shortcut = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.pixel_shuffle(self.conv(x), 2)
+        return y + channel_to_space(x, self.out_channels) if self.shortcut else y
+
+
+def channel_to_space(x: Tensor, out_channels: int) -> Tensor:
+    """Parameter-free shortcut of upsampling: (B, C, H, W) -> (B, out_channels, 2 H, 2 W), each channel repeated in a row."""
+    return F.pixel_shuffle(x.repeat_interleave(4 * out_channels // x.shape[1], dim=1), 2)
