@@ -1,4 +1,5 @@
 """What a state dict is, in which layout, and which configuration its shapes tell. No file name is ever consulted."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -18,8 +19,10 @@ from .kinds import describe
 
 log = logging.getLogger("sana")
 
-_TRANSFORMER = re.compile(r"(?P<prefix>(?:\w+\.)*?)(?:transformer_blocks\.\d+\.ff\.conv_inverted|blocks\.\d+\.mlp\.inverted_conv\.conv)\.(?:weight|bias)")
-_NOT_PLAIN = re.compile(r"controlnet_blocks\.|controlnet\.|transformer_blocks\.0\.ff\.conv_temp|blocks\.0\.mlp\.t_conv")  # ControlNet, video
+_TRANSFORMER = re.compile(
+    r"(?P<prefix>(?:\w+\.)*?)(?:transformer_blocks\.\d+\.ff\.conv_inverted|blocks\.\d+\.mlp\.inverted_conv\.conv)\.(?:weight|bias)"
+)
+_CONTROLNET_OR_VIDEO = re.compile(r"controlnet_blocks\.|controlnet\.|transformer_blocks\.0\.ff\.conv_temp|blocks\.0\.mlp\.t_conv")
 _AUTOENCODER = re.compile(r"(?P<prefix>(?:\w+\.)*?)(?:decoder\.up_blocks\.\d+\.\d+\.|decoder\.stages\.\d+\.op_list\.)")
 _COMPANIONS = ("vae.", "first_stage_model.", "text_encoders.", "cond_stage_model.", "model.diffusion_model.")  # parts of an all-in-one file
 
@@ -53,7 +56,7 @@ def transformer_prefix(keys: Iterable[str]) -> str | None:
     """What stands before the keys of the SANA transformer among `keys` ("" where nothing does), or None if there is none."""
     keys = list(keys)
     prefix = next((match["prefix"] for match in map(_TRANSFORMER.fullmatch, keys) if match), None)
-    if prefix is None or any(_NOT_PLAIN.match(key.removeprefix(prefix)) for key in keys):
+    if prefix is None or any(_CONTROLNET_OR_VIDEO.match(key.removeprefix(prefix)) for key in keys):
         return None
     return prefix
 
@@ -84,7 +87,8 @@ def transformer_config(
     says of itself, which wins.  variant: "512", "1024", "2k" or "4k", which wins for the position class.  Raises CheckpointError, KeyError.
     """
     stated = stated or {}
-    hidden = mode(_sizes(tensors, ("caption_norm.weight", 0), ("patch_embed.proj.weight", 0), ("scale_shift_table", 1), ("proj_out.weight", 1)))
+    places = (("caption_norm.weight", 0), ("patch_embed.proj.weight", 0), ("scale_shift_table", 1), ("proj_out.weight", 1))
+    hidden = mode(tensors[key].shape[axis] for key, axis in places if key in tensors and tensors[key].ndim > axis)
     config = TransformerConfig(
         hidden_size=hidden,
         depth=1 + max(int(key.split(".")[1]) for key in tensors if key.startswith("transformer_blocks.")),
@@ -101,10 +105,6 @@ def transformer_config(
         return config
     names = {field.name for field in dataclasses.fields(config)} - {"position"}
     return dataclasses.replace(config, **{name: stated[name] for name in names if name in stated})
-
-
-def _sizes(tensors: Mapping[str, Tensor], *places: tuple[str, int]) -> list[int]:
-    return [tensors[key].shape[axis] for key, axis in places if key in tensors and tensors[key].ndim > axis]
 
 
 def _position(source: Mapping[str, Tensor], stated: Mapping, variant: str | None) -> PositionConfig | None:
@@ -125,7 +125,8 @@ def _position(source: Mapping[str, Tensor], stated: Mapping, variant: str | None
 def autoencoder_config(tensors: Mapping[str, Tensor]) -> AutoencoderConfig:
     """Configuration of a canonical DC-AE state dict. Raises CheckpointError for DC-AE builds whose latents SANA does not know."""
     if "encoder.conv_in.conv.weight" in tensors or any(key.endswith("running_mean") for key in tensors):
-        raise CheckpointError("this DC-AE build (in-1.0 or mix-1.0) has other latents than SANA: use dc-ae-f32c32-sana-1.0 or 1.1, or its Lite")
+        remedy = "use dc-ae-f32c32-sana-1.0 or 1.1, or its Lite"
+        raise CheckpointError(f"this DC-AE build (in-1.0 or mix-1.0) has other latents than SANA: {remedy}")
     return AutoencoderConfig(
         encoder=tuple(_stage(tensors, f"encoder.down_blocks.{index}.") for index in range(6)),
         decoder=tuple(_stage(tensors, f"decoder.up_blocks.{index}.") for index in range(6)),
@@ -138,11 +139,12 @@ def _stage(tensors: Mapping[str, Tensor], prefix: str) -> StageConfig:
     if not stage:
         return StageConfig(channels=tensors["decoder.norm_out.weight"].shape[0], depth=0, block="res")
     samplers = {key.split(".")[0] for key in stage if re.fullmatch(r"\d+\.conv\.(weight|bias)", key)}
+    outputs = re.compile(r"\d+\.(conv1\.bias|conv2\.weight|norm\.weight|attn\.to_q\.weight|attn\.norm_out\.weight)")
     return StageConfig(
-        channels=mode(tensor.shape[0] for key, tensor in stage.items() if re.fullmatch(r"\d+\.(conv1\.bias|conv2\.weight|norm\.weight|attn\.to_q\.weight|attn\.norm_out\.weight)", key)),
+        channels=mode(tensor.shape[0] for key, tensor in stage.items() if outputs.fullmatch(key)),
         depth=len({key.split(".")[0] for key in stage} - samplers),
         block="vit" if any(".attn." in key for key in stage) else "res",
-    )  # fmt: skip
+    )
 
 
 def stated_config(metadata: Mapping[str, str], config: Mapping | None = None) -> Mapping:

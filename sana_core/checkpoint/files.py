@@ -1,4 +1,5 @@
 """Open a model file or a component folder without running anything that is in it."""
+
 from __future__ import annotations
 
 import json
@@ -53,7 +54,8 @@ def component_folder(path: str | Path, name: str) -> Path:
 
 def _read_folder(folder: Path, device: torch.device) -> Checkpoint:
     if (folder / "model_index.json").is_file():
-        raise CheckpointError(f"{folder} is a whole diffusers pipeline, expected one component: name its subfolder, such as {folder / 'transformer'}")
+        example = folder / "transformer"
+        raise CheckpointError(f"{folder} is a whole diffusers pipeline, expected one component: name its subfolder, such as {example}")
     config = _read_json(folder / "config.json") if (folder / "config.json").is_file() else None
     tensors: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}
@@ -72,7 +74,8 @@ def _weight_files(folder: Path) -> list[Path]:
             files = [folder / name for name in sorted(set(_read_json(indices[0]).get("weight_map", {}).values()))]
             missing = [file.name for file in files if not file.is_file()]
             if missing or not files:
-                raise CheckpointError(f"{indices[0]} names files that are not there: {', '.join(missing) or 'none'}; download the folder again")
+                absent = ", ".join(missing) or "an empty list"
+                raise CheckpointError(f"{indices[0]} names files that are not there ({absent}): download the folder again")
             return files
         files = sorted(folder.glob(f"*{suffix}"), key=lambda p: len(p.name))
         if files:
@@ -117,10 +120,11 @@ def _read_safetensors(path: Path, device: torch.device) -> Checkpoint:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = dict(file.metadata() or {})
+            keys = list(file.keys())
             if device.type == "meta":
-                tensors = {key: _meta_tensor(file.get_slice(key)) for key in file.keys()}
+                tensors = {key: _meta_tensor(file.get_slice(key)) for key in keys}
             else:
-                tensors = {key: file.get_tensor(key).to(device) for key in file.keys()}
+                tensors = {key: file.get_tensor(key).to(device) for key in keys}
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file ({error}): it is truncated or damaged, download it again") from error
     return Checkpoint(tensors, str(path), metadata)
@@ -145,11 +149,8 @@ def _read_pickle(path: Path, device: torch.device) -> Checkpoint:
 
 def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
     if isinstance(content, dict):
-        for wrapper in WRAPPERS:
-            if isinstance(content.get(wrapper), dict):
-                content = content[wrapper]
-                break
-        tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+        state = next((content[wrapper] for wrapper in WRAPPERS if isinstance(content.get(wrapper), dict)), content)
+        tensors = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
         if tensors:
             return tensors
     raise CheckpointError(f"{path} holds no state dict of tensors: it is not a model file")

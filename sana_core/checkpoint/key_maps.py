@@ -4,6 +4,7 @@ Placeholders: {i} and {j} are numbers, {p} is "weight" or "bias", {qk} is "q" or
 Several targets share a fused tensor, cut along its first dimension; no target means that the tensor is not used. Sources: NVlabs/Sana
 `diffusion/model/nets/sana_multi_scale.py`, mit-han-lab/efficientvit `models/efficientvit/dc_ae.py`, diffusers' conversion scripts.
 """
+
 from __future__ import annotations
 
 import functools
@@ -13,6 +14,12 @@ from collections.abc import Mapping
 from torch import Tensor
 
 KeyMap = tuple[tuple[str, tuple[str, ...]], ...]
+
+
+def _under(foreign: str, canonical: str, key_map: KeyMap) -> KeyMap:
+    """The same table one level deeper."""
+    return tuple((foreign + key, tuple(canonical + target for target in targets)) for key, targets in key_map)
+
 
 _BLOCK: KeyMap = (
     ("scale_shift_table", ("scale_shift_table",)),
@@ -33,7 +40,7 @@ TRANSFORMER_NVLABS: KeyMap = (
     ("attention_y_norm.weight", ("caption_norm.weight",)),
     ("final_layer.linear.{p}", ("proj_out.{p}",)),
     ("final_layer.scale_shift_table", ("scale_shift_table",)),
-    *(("blocks.{i}." + key, tuple("transformer_blocks.{i}." + target for target in targets)) for key, targets in _BLOCK),
+    *_under("blocks.{i}.", "transformer_blocks.{i}.", _BLOCK),
     ("pos_embed", ()),
     ("y_embedder.y_embedding", ()),  # the caption of dropped prompts, used in training only
     ("mask_token", ()),
@@ -74,8 +81,8 @@ AUTOENCODER_MIT: KeyMap = (
     ("decoder.project_out.op_list.0.{p}", ("decoder.norm_out.{p}",)),
     ("decoder.project_out.op_list.2.conv.{p}", ("decoder.conv_out.{p}",)),
     ("decoder.project_out.op_list.2.conv.conv.{p}", ("decoder.conv_out.conv.{p}",)),  # Lite
-    *(("encoder.stages.{i}.op_list.{j}." + key, tuple("encoder.down_blocks.{i}.{j}." + target for target in targets)) for key, targets in _STAGE),
-    *(("decoder.stages.{i}.op_list.{j}." + key, tuple("decoder.up_blocks.{i}.{j}." + target for target in targets)) for key, targets in _STAGE),
+    *_under("encoder.stages.{i}.op_list.{j}.", "encoder.down_blocks.{i}.{j}.", _STAGE),
+    *_under("decoder.stages.{i}.op_list.{j}.", "decoder.up_blocks.{i}.{j}.", _STAGE),
 )
 
 _PLACEHOLDERS = {"i": r"\d+", "j": r"\d+", "p": "weight|bias", "qk": "[qk]", "conv": "inverted|depth|point"}

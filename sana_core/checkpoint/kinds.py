@@ -1,4 +1,5 @@
 """Tell what an unwanted state dict is, for the message that refuses it."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable

@@ -1,4 +1,5 @@
 """Load a network strictly: every tensor of the model from the file, every tensor of the file into the model."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
@@ -78,9 +79,10 @@ def check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], can
             if key in tensors and tensors[key].shape != expected[key].shape
         ],
     }
-    said = [f"{len(keys)} {what} ({', '.join(keys[:NAMED])}{', ...' if len(keys) > NAMED else ''})" for what, keys in problems.items() if keys]
+    said = [f"{len(keys)} {what} ({', '.join(keys[:NAMED] + ['...'] * (len(keys) > NAMED))})" for what, keys in problems.items() if keys]
     if said:
-        raise CheckpointError(f"the tensors do not fit the model: {'; '.join(said)}. The file is damaged or of another model; nothing was loaded")
+        remedy = "The file is damaged or of another model; nothing was loaded"
+        raise CheckpointError(f"the tensors do not fit the model: {'; '.join(said)}. {remedy}")
 
 
 @contextmanager

@@ -1,4 +1,5 @@
 """DC-AE f32c32, the deep-compression autoencoder of SANA (arXiv:2410.10733; SANA, arXiv:2410.10629, sec. 2.1)."""
+
 from __future__ import annotations
 
 from itertools import pairwise
@@ -28,9 +29,10 @@ class Encoder(nn.Module):
         stages = config.encoder
         self.latent_channels = config.latent_channels
         self.conv_in = ops.Conv2d(3, stages[0].channels, 3, padding=1, **factory)
-        self.down_blocks = nn.ModuleList(nn.Sequential(*stage_blocks(stage, ops=ops, **factory)) for stage in stages)
-        for blocks, (stage, deeper) in zip(self.down_blocks, pairwise(stages)):
+        layers = [stage_blocks(stage, ops=ops, **factory) for stage in stages]
+        for blocks, (stage, deeper) in zip(layers, pairwise(stages)):
             blocks.append(Downsample(stage.channels, deeper.channels, ops=ops, **factory))
+        self.down_blocks = nn.ModuleList(nn.Sequential(*blocks) for blocks in layers)
         self.conv_out = ops.Conv2d(stages[-1].channels, config.latent_channels, 3, padding=1, **factory)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -48,11 +50,11 @@ class Decoder(nn.Module):
         factory = {"ops": ops, "device": device, "dtype": dtype}
         stages = config.decoder
         self.conv_in = ops.Conv2d(config.latent_channels, stages[-1].channels, 3, padding=1, device=device, dtype=dtype)
-        self.up_blocks = nn.ModuleList(nn.Sequential() for _ in stages)
-        for blocks, stage, deeper in zip(self.up_blocks, stages, (*stages[1:], None)):
-            if deeper and stage.depth:
-                blocks.append(_upsample(config.lite, deeper.channels, stage.channels, **factory))
-            blocks.extend(stage_blocks(stage, **factory))
+        layers = [stage_blocks(stage, **factory) for stage in stages]
+        for blocks, (stage, deeper) in zip(layers, pairwise(stages)):
+            if stage.depth:
+                blocks.insert(0, _upsample(config.lite, deeper.channels, stage.channels, **factory))
+        self.up_blocks = nn.ModuleList(nn.Sequential(*blocks) for blocks in layers)
         top = next(stage for stage in stages if stage.depth)
         self.norm_out = RMSNorm2d(top.channels, device=device, dtype=dtype)
         if config.lite:
@@ -86,12 +88,14 @@ class DCAE(nn.Module):
     def encode(self, image: Tensor) -> Tensor:
         """image: (B, 3, H, W) in -1..1, H and W multiples of 32 -> latent (B, 32, H/32, W/32) of about unit variance."""
         if image.ndim != 4 or image.shape[1] != 3 or image.shape[-1] % DOWNSCALE or image.shape[-2] % DOWNSCALE:
-            raise InputError(f"DC-AE encodes (B, 3, H, W) with H and W divisible by {DOWNSCALE}, got {tuple(image.shape)}: crop or pad the picture")
+            expected = f"(B, 3, H, W) with H and W divisible by {DOWNSCALE}"
+            raise InputError(f"DC-AE encodes {expected}, got {tuple(image.shape)}: crop or pad the picture")
         return self.encoder(image) * self.config.scaling_factor
 
     def decode(self, latent: Tensor) -> Tensor:
         """latent: (B, 32, h, w) of about unit variance -> image (B, 3, 32 h, 32 w), about -1..1, not clamped."""
         channels = self.config.latent_channels
         if latent.ndim != 4 or latent.shape[1] != channels:
-            raise InputError(f"DC-AE decodes latents (B, {channels}, h, w), got {tuple(latent.shape)}: these latents come from another model")
+            found = tuple(latent.shape)
+            raise InputError(f"DC-AE decodes latents (B, {channels}, h, w), got {found}: these latents come from another model")
         return self.decoder(latent / self.config.scaling_factor)

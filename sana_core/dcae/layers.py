@@ -1,4 +1,5 @@
 """Building blocks of DC-AE (arXiv:2410.10733), on (B, C, H, W) maps. Parameter names follow diffusers' `AutoencoderDC`."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,4 +1,5 @@
 """Linear self-attention over the picture and softmax cross-attention to the text."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,4 +1,5 @@
 """One block of the Linear DiT."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -42,7 +43,9 @@ class SanaBlock(nn.Module):
         self.ff = GLUMBConv(config, **factory)
         self.scale_shift_table = nn.Parameter(torch.zeros(6, config.hidden_size, device=device, dtype=dtype))
 
-    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None, modulation: Tensor, grid: tuple[int, int]) -> Tensor:
+    def forward(
+        self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None, modulation: Tensor, grid: tuple[int, int]
+    ) -> Tensor:
         """x: (B, h*w, C); keys and values of the caption: (B, L, C); modulation: (B, 6, C) -> (B, h*w, C)."""
         table = self.scale_shift_table.to(x) + modulation
         shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = table.chunk(6, dim=1)

@@ -1,4 +1,5 @@
 """What enters the transformer: position, timestep, guidance and caption. Parameter names follow diffusers' `SanaTransformer2DModel`."""
+
 from __future__ import annotations
 
 import math

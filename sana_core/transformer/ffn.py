@@ -1,4 +1,5 @@
 """The convolutional feed-forward of the Linear DiT."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,8 +1,10 @@
 """The Linear DiT (SANA, arXiv:2410.10629): SANA 1.0, 1.5 and Sprint, 512 to 4096 px."""
+
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +22,9 @@ class SanaTransformer(nn.Module):
     `ops` supplies the layer classes (Linear, Conv2d, RMSNorm), `attention` the softmax attention: a host passes its own.
     """
 
-    def __init__(self, config: TransformerConfig, *, ops: Any = torch.nn, attention: Attention = softmax_attention, device=None, dtype=None) -> None:
+    def __init__(
+        self, config: TransformerConfig, *, ops: Any = torch.nn, attention: Attention = softmax_attention, device=None, dtype=None
+    ) -> None:
         super().__init__()
         factory = {"ops": ops, "device": device, "dtype": dtype}
         self.config = config
@@ -33,7 +37,13 @@ class SanaTransformer(nn.Module):
         self.proj_out = ops.Linear(config.hidden_size, config.latent_channels, device=device, dtype=dtype)
 
     def forward(
-        self, latent: Tensor, timestep: Tensor, context: Tensor | Context, context_mask: Tensor | None = None, *, guidance: Tensor | None = None
+        self,
+        latent: Tensor,
+        timestep: Tensor,
+        context: Tensor | Context,
+        context_mask: Tensor | None = None,
+        *,
+        guidance: Tensor | None = None,
     ) -> Tensor:
         """latent: (B, 32, h, w); timestep: (B,) in 0..1000, fractions allowed; context: text states (B, L, caption channels) with
         context_mask (B, L) of bool, or what `prepare_context` made of them; guidance: (B,), the plain scale, Sprint only.
@@ -54,9 +64,13 @@ class SanaTransformer(nn.Module):
 
     def run_block(self, index: int, x: Tensor, context: Context, modulation: Tensor, grid: tuple[int, int]) -> Tensor:
         """Block `index` on tokens x (B, h*w, C). A host overrides this to patch blocks."""
-        block = self.transformer_blocks[index]
-        ready = context.keys_values
-        return block(x, ready[index] if ready else block.attn2.project_context(context.tokens), context.mask, modulation, grid)
+        block = self.blocks[index]
+        keys_values = context.keys_values[index] if context.keys_values else block.attn2.project_context(context.tokens)
+        return block(x, keys_values, context.mask, modulation, grid)
+
+    @property
+    def blocks(self) -> Sequence[SanaBlock]:
+        return cast(Sequence[SanaBlock], self.transformer_blocks)
 
     def embed_context(self, context: Tensor, context_mask: Tensor | None = None) -> Context:
         """Text states (B, L, caption channels), mask (B, L) of bool (True: a token to attend to) -> what the blocks attend to."""
@@ -70,12 +84,13 @@ class SanaTransformer(nn.Module):
     def prepare_context(self, context: Tensor, context_mask: Tensor | None = None) -> Context:
         """`embed_context` with every block's keys and values computed ahead, for the many steps of one prompt."""
         embedded = self.embed_context(context, context_mask)
-        return replace(embedded, keys_values=tuple(block.attn2.project_context(embedded.tokens) for block in self.transformer_blocks))
+        return replace(embedded, keys_values=tuple(block.attn2.project_context(embedded.tokens) for block in self.blocks))
 
     def _check(self, latent: Tensor) -> None:
         channels = self.config.latent_channels
         if latent.ndim != 4 or latent.shape[1] != channels:
-            raise InputError(f"SANA takes latents (B, {channels}, h, w), got {tuple(latent.shape)}: these latents come from another model's VAE")
+            found = tuple(latent.shape)
+            raise InputError(f"SANA takes latents (B, {channels}, h, w), got {found}: these latents come from another model's VAE")
 
 
 def attention_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
