@@ -139,7 +139,7 @@ def _stage(tensors: Mapping[str, Tensor], prefix: str) -> StageConfig:
     if not stage:
         return StageConfig(channels=tensors["decoder.norm_out.weight"].shape[0], depth=0, block="res")
     samplers = {key.split(".")[0] for key in stage if re.fullmatch(r"\d+\.conv\.(weight|bias)", key)}
-    outputs = re.compile(r"\d+\.(conv1\.bias|conv2\.weight|norm\.weight|attn\.to_q\.weight|attn\.norm_out\.weight)")
+    outputs = re.compile(r"\d+\.(conv1\.bias|conv2\.weight|norm\.weight|attn\.norm_out\.\w+|conv_out\.norm\.\w+)")
     return StageConfig(
         channels=mode(tensor.shape[0] for key, tensor in stage.items() if outputs.fullmatch(key)),
         depth=len({key.split(".")[0] for key in stage} - samplers),

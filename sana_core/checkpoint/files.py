@@ -96,10 +96,10 @@ def _read_json(path: Path) -> dict:
 def _read_file(path: Path, device: torch.device) -> Checkpoint:
     with path.open("rb") as file:
         head = file.read(64)
+    if head[8:9] == b"{":  # after eight bytes of any value, the header's length
+        return _read_safetensors(path, device)
     if head[:2] == b"PK" or head[:1] == b"\x80":
         return _read_pickle(path, device)
-    if head[8:9] == b"{":
-        return _read_safetensors(path, device)
     raise CheckpointError(f"{path} is {_describe(head)}, expected a .safetensors or PyTorch model file: download it again")
 
 
@@ -135,8 +135,10 @@ def _meta_tensor(entry) -> Tensor:
 
 
 def _read_pickle(path: Path, device: torch.device) -> Checkpoint:
+    mapped = zipfile.is_zipfile(path) and path.suffix != ".safetensors"  # torch.load takes that suffix at its word
     try:
-        content = torch.load(path, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(path))
+        with path.open("rb") as file:
+            content = torch.load(path if mapped else file, map_location=device, weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds Python objects besides tensors, which could run code when opened; it was not loaded. "

@@ -70,9 +70,9 @@ _STAGE: KeyMap = (
     ("context_module.main.proj.norm.{p}", ("attn.norm_out.{p}",)),
     ("local_module.main.{conv}_conv.conv.{p}", ("conv_out.conv_{conv}.{p}",)),
     ("local_module.main.point_conv.norm.{p}", ("conv_out.norm.{p}",)),
-    ("main.conv.{p}", ("conv.{p}",)),  # downsampling
-    ("main.conv.conv.{p}", ("conv.{p}",)),  # upsampling
 )
+_DOWNSAMPLE: KeyMap = (("main.conv.{p}", ("conv.{p}",)),)
+_UPSAMPLE: KeyMap = (("main.conv.conv.{p}", ("conv.{p}",)),)
 
 AUTOENCODER_MIT: KeyMap = (
     ("encoder.project_in.conv.{p}", ("encoder.conv_in.{p}",)),
@@ -81,8 +81,8 @@ AUTOENCODER_MIT: KeyMap = (
     ("decoder.project_out.op_list.0.{p}", ("decoder.norm_out.{p}",)),
     ("decoder.project_out.op_list.2.conv.{p}", ("decoder.conv_out.{p}",)),
     ("decoder.project_out.op_list.2.conv.conv.{p}", ("decoder.conv_out.conv.{p}",)),  # Lite
-    *_under("encoder.stages.{i}.op_list.{j}.", "encoder.down_blocks.{i}.{j}.", _STAGE),
-    *_under("decoder.stages.{i}.op_list.{j}.", "decoder.up_blocks.{i}.{j}.", _STAGE),
+    *_under("encoder.stages.{i}.op_list.{j}.", "encoder.down_blocks.{i}.{j}.", _STAGE + _DOWNSAMPLE),
+    *_under("decoder.stages.{i}.op_list.{j}.", "decoder.up_blocks.{i}.{j}.", _STAGE + _UPSAMPLE),
 )
 
 _PLACEHOLDERS = {"i": r"\d+", "j": r"\d+", "p": "weight|bias", "qk": "[qk]", "conv": "inverted|depth|point"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -31,7 +31,8 @@ def load_transformer(
     checkpoint = read_checkpoint(component_folder(path, "transformer"), device)
     with naming(checkpoint.source):
         canonical = canonical_transformer(checkpoint.tensors)
-        stated = stated_config(checkpoint.metadata, checkpoint.config)
+    stated = stated_config(checkpoint.metadata, checkpoint.config)
+    with naming(checkpoint.source, canonical.original_key):
         config = transformer_config(canonical.tensors, source=checkpoint.tensors, stated=stated, variant=variant)
         return load_strictly(SanaTransformer(config, device="meta"), canonical, device, dtype)
 
@@ -44,6 +45,7 @@ def load_autoencoder(path: str | Path, *, device: str | torch.device = "cpu", dt
     checkpoint = read_checkpoint(component_folder(path, "vae"), device)
     with naming(checkpoint.source):
         canonical = canonical_autoencoder(checkpoint.tensors)
+    with naming(checkpoint.source, canonical.original_key):
         return load_strictly(DCAE(autoencoder_config(canonical.tensors), device="meta"), canonical, device, dtype)
 
 
@@ -86,13 +88,13 @@ def check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], can
 
 
 @contextmanager
-def naming(source: str) -> Iterator[None]:
-    """Put the file's name before the message of whatever is wrong with it."""
+def naming(source: str, original_key: Callable[[str], str] = str) -> Iterator[None]:
+    """Put the file's name before the message of whatever is wrong with it, and call its keys as it does."""
     try:
         yield
     except SanaError as error:
         raise CheckpointError(f"{source}: {error}") from error
     except KeyError as error:
-        raise CheckpointError(f"{source}: the tensor {error.args[0]} is missing; the file is damaged or of another model") from error
+        raise CheckpointError(f"{source}: the tensor {original_key(error.args[0])} is missing; the file is damaged or of another model") from error
     except (TypeError, ValueError, ArithmeticError, AttributeError, IndexError) as error:
         raise CheckpointError(f"{source}: its configuration cannot be read ({error}); the file is damaged or of another model") from error

@@ -1,0 +1,125 @@
+"""What the Linear DiT must do whatever its weights are."""
+import math
+
+import pytest
+import tiny
+import torch
+
+from sana_core.config import POSITIONS, PositionConfig
+from sana_core.errors import InputError
+from sana_core.linear_attention import linear_attention
+from sana_core.transformer.embeddings import position_table, sinusoid
+from sana_core.transformer.model import SanaTransformer, attention_bias
+
+LATENT = torch.randn(2, 32, 4, 6, generator=torch.Generator().manual_seed(1))
+CONTEXT = torch.randn(2, 7, 96, generator=torch.Generator().manual_seed(2))
+TIME = torch.tensor([999.0, 250.5])
+
+
+def test_masked_tokens_do_not_count():
+    model, mask = tiny.transformer(), torch.tensor([[True] * 7, [True] * 3 + [False] * 4])
+    expected = model(LATENT, TIME, CONTEXT, mask)
+    noisy = CONTEXT.clone()
+    noisy[1, 3:] = 100.0
+    torch.testing.assert_close(model(LATENT, TIME, noisy, mask), expected)
+    short = model(LATENT[1:], TIME[1:], CONTEXT[1:, :3])
+    torch.testing.assert_close(short[0], expected[1], rtol=1e-4, atol=1e-5)
+    assert (model(LATENT, TIME, CONTEXT)[1] - expected[1]).abs().max() > 1e-3
+
+
+def test_items_of_a_batch_do_not_see_one_another():
+    model = tiny.transformer(qk_norm=True)
+    whole = model(LATENT, TIME, CONTEXT)
+    for i in range(2):
+        torch.testing.assert_close(model(LATENT[i : i + 1], TIME[i : i + 1], CONTEXT[i : i + 1])[0], whole[i], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{}, {"qk_norm": True}, {"position": POSITIONS["2k"]}])
+def test_prepared_context_gives_the_same(changes):
+    model, mask = tiny.transformer(**changes), torch.tensor([[True] * 7, [True] * 3 + [False] * 4])
+    assert torch.equal(model(LATENT, TIME, model.prepare_context(CONTEXT, mask)), model(LATENT, TIME, CONTEXT, mask))
+
+
+def test_host_layers_and_attention_are_used():
+    class Ops:
+        made: list = []
+
+        class Linear(torch.nn.Linear):
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **kwargs)
+                Ops.made.append(self)
+
+        Conv2d, RMSNorm = torch.nn.Conv2d, torch.nn.RMSNorm
+
+    calls = []
+
+    def attention(query, key, value, heads, mask):
+        calls.append((heads, mask))
+        return query
+
+    model = SanaTransformer(tiny.transformer_config(), ops=Ops, attention=attention)
+    assert Ops.made == [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    model(LATENT, TIME, CONTEXT)
+    assert calls == [(2, None)] * model.config.depth
+
+
+def test_sprint_needs_its_guidance_and_reads_it():
+    model = tiny.transformer(hidden_size=288, qk_norm=True, guidance_embed=True)
+    with pytest.raises(InputError, match="guidance"):
+        model(LATENT, TIME, CONTEXT)
+    low, high = (model(LATENT, TIME, CONTEXT, guidance=torch.full((2,), g)) for g in (1.0, 4.5))
+    assert (low - high).abs().max() > 1e-3
+
+
+def test_wrong_inputs():
+    model = tiny.transformer()
+    with pytest.raises(InputError, match=r"\(1, 16, 4, 4\)"):
+        model(torch.zeros(1, 16, 4, 4), TIME[:1], CONTEXT[:1])
+    with pytest.raises(InputError, match="2304 wide"):
+        model(LATENT, TIME, torch.zeros(2, 7, 2304))
+
+
+def test_clamp_of_float16_releases():
+    def output(clamped):
+        model = tiny.transformer(depth=1, fp16_trained=clamped)
+        attention = model.blocks[0].attn1
+        attention.to_out[0].weight.mul_(1e6)
+        return attention(torch.randn(1, 9, 224, generator=torch.Generator().manual_seed(3)))
+
+    assert output(True).abs().max() == 65504 and output(False).abs().max() > 65504
+
+
+def test_reduced_precision_stays_near():
+    exact = tiny.transformer()(LATENT, TIME, CONTEXT)
+    model = tiny.transformer().to(torch.bfloat16)
+    error = model(LATENT.bfloat16(), TIME, CONTEXT.bfloat16()).float() - exact
+    assert error.square().mean().sqrt() < 0.03 * exact.square().mean().sqrt()
+
+
+def test_linear_attention_is_normalised_relu_attention():
+    generator = torch.Generator().manual_seed(4)
+    query, key, value = (torch.randn(1, 2, 9, 5, generator=generator, dtype=torch.float64) for _ in range(3))
+    weights = query.relu() @ key.relu().transpose(-1, -2)
+    expected = (weights / weights.sum(-1, keepdim=True)) @ value
+    torch.testing.assert_close(linear_attention(query, key, value, eps=1e-15).double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_sinusoid():
+    row = sinusoid(torch.tensor([3.0]))[0]
+    assert row.shape == (256,)
+    assert row[0] == pytest.approx(math.cos(3.0)) and row[128] == pytest.approx(math.sin(3.0))
+    assert row[127] == pytest.approx(math.cos(3.0 * 10000 ** (-127 / 128)))
+
+
+def test_position_table_columns_then_rows():
+    table = position_table(4, 6, 16, PositionConfig(base_size=64, interpolation=1.0)).unflatten(0, (4, 6))
+    assert torch.equal(table[0, :, :8], table[3, :, :8]) and torch.equal(table[:, 0, 8:], table[:, 5, 8:])
+    assert table[0, 1, 0] == pytest.approx(math.sin(64 / 6)) and table[1, 0, 8] == pytest.approx(math.sin(64 / 4))
+    halved = position_table(4, 6, 16, PositionConfig(base_size=64, interpolation=2.0)).unflatten(0, (4, 6))
+    assert halved[0, 1, 0] == pytest.approx(math.sin(32 / 6))
+
+
+def test_attention_bias():
+    assert attention_bias(None, torch.float32) is None
+    bias = attention_bias(torch.tensor([[True, False]]), torch.float16)
+    assert bias.shape == (1, 1, 1, 2) and bias[0, 0, 0, 0] == 0 and bias[0, 0, 0, 1] == torch.finfo(torch.float16).min
