@@ -14,7 +14,7 @@ from ..dcae.autoencoder import DCAE
 from ..errors import CheckpointError, SanaError
 from ..transformer.model import SanaTransformer
 from .detect import Canonical, autoencoder_config, canonical_autoencoder, canonical_transformer, stated_config, transformer_config
-from .files import component_folder, read_checkpoint
+from .files import Checkpoint, component_folder, read_checkpoint
 
 Network = TypeVar("Network", bound=nn.Module)
 NAMED = 6  # keys a message names of each sort
@@ -28,7 +28,21 @@ def load_transformer(
     variant: "512", "1024", "2k" or "4k" for files that do not tell it; None: from the file. dtype None: the file's own.
     `device="meta"` checks every key and shape without reading tensors. Raises CheckpointError.
     """
-    checkpoint = read_checkpoint(component_folder(path, "transformer"), device)
+    return build_transformer(read_checkpoint(component_folder(path, "transformer"), device), device, dtype, variant)
+
+
+def load_autoencoder(path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> DCAE:
+    """DC-AE f32c32 sana-1.0, 1.1 or Lite from a file of either naming, a component folder or a whole diffusers pipeline folder.
+
+    dtype None: the file's own. `device="meta"` checks every key and shape without reading tensors. Raises CheckpointError.
+    """
+    return build_autoencoder(read_checkpoint(component_folder(path, "vae"), device), device, dtype)
+
+
+def build_transformer(
+    checkpoint: Checkpoint, device: str | torch.device = "cpu", dtype: torch.dtype | None = None, variant: str | None = None
+) -> SanaTransformer:
+    """`load_transformer` for an opened checkpoint."""
     with naming(checkpoint.source):
         canonical = canonical_transformer(checkpoint.tensors)
     stated = stated_config(checkpoint.metadata, checkpoint.config)
@@ -37,12 +51,8 @@ def load_transformer(
         return load_strictly(SanaTransformer(config, device="meta"), canonical, device, dtype)
 
 
-def load_autoencoder(path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> DCAE:
-    """DC-AE f32c32 sana-1.0, 1.1 or Lite from a file of either naming, a component folder or a whole diffusers pipeline folder.
-
-    dtype None: the file's own. `device="meta"` checks every key and shape without reading tensors. Raises CheckpointError.
-    """
-    checkpoint = read_checkpoint(component_folder(path, "vae"), device)
+def build_autoencoder(checkpoint: Checkpoint, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> DCAE:
+    """`load_autoencoder` for an opened checkpoint."""
     with naming(checkpoint.source):
         canonical = canonical_autoencoder(checkpoint.tensors)
     with naming(checkpoint.source, canonical.original_key):
