@@ -2,6 +2,7 @@
 
 Values of the published models stand in `presets.py`; `checkpoint/detect.py` reads them from the files.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,4 +1,5 @@
 """ReLU linear attention, the one operation that the transformer and the autoencoder share."""
+
 from __future__ import annotations
 
 import torch.nn.functional as F

@@ -1,0 +1,7 @@
+"""SANA for ComfyUI: the pack's entry. `sana_core` is the models, `nodes` what ComfyUI sees of them."""
+
+if __package__:  # not when a test runner imports the folder as if it were a module
+    from .nodes import comfy_entrypoint
+
+    WEB_DIRECTORY = "./js"
+    __all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]

@@ -1,0 +1,24 @@
+// @ts-check
+// Shows the first line of an error that this pack raised. ComfyUI's own overlay has one sentence for all errors and keeps the text behind
+// "View details"; ours says what was found, what was expected and what to do.
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+
+const OURS = /\bsana_core\.errors\.\w+$/; // whichever node raised it, stock loaders included
+const LIFE_MS = 20000;
+
+/** @param {string} text */
+function showError(text) {
+  const toast = app.extensionManager.toast;
+  if (toast.error) toast.error("SANA", { description: text });
+  else toast.add({ severity: "error", summary: "SANA", detail: text, life: LIFE_MS }); // frontends up to 1.49
+}
+
+app.registerExtension({
+  name: "SANAnative.errorToast",
+  setup() {
+    api.addEventListener("execution_error", ({ detail }) => {
+      if (OURS.test(detail.exception_type)) showError(detail.exception_message.trim().split("\n")[0]);
+    });
+  },
+});

@@ -1,0 +1,34 @@
+"""Latents of DC-AE f32c32 as ComfyUI's latent format."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import comfy.latent_formats
+from torch import Tensor
+
+from ...sana_core.config import DOWNSCALE, SCALING_FACTOR
+
+
+class SanaLatent(comfy.latent_formats.LatentFormat):
+    """32 channels, 32 x 32 pixels per cell. The host keeps raw latents and scales them around sampling.
+
+    The preview shows structure, not colour: no linear map from these latents to RGB has been measured, so each cell is as bright as its
+    latent is far from the picture's mean.
+    """
+
+    latent_channels = 32
+    latent_dimensions = 2
+    spacial_downscale_ratio = DOWNSCALE  # the host's spelling
+    scale_factor = SCALING_FACTOR
+    latent_rgb_factors: ClassVar[list[list[float]]] = [[1.0, 1.0, 1.0]]
+
+    def __init__(self) -> None:
+        self.latent_rgb_factors_reshape = structure
+
+
+def structure(latent: Tensor) -> Tensor:
+    """(B, 32, h, w) -> (B, 1, h, w) in -1..1: the distance of every cell from the mean cell, stretched to the whole range."""
+    distance = (latent - latent.mean(dim=(2, 3), keepdim=True)).square().sum(dim=1, keepdim=True).sqrt()
+    low, high = distance.amin(dim=(2, 3), keepdim=True), distance.amax(dim=(2, 3), keepdim=True)
+    return (distance - low) / (high - low).clamp_min(1e-6) * 2.0 - 1.0

@@ -1,0 +1,122 @@
+"""SANA as one of ComfyUI's models: its configuration class, sampling convention and conditioning."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import comfy.conds
+import comfy.model_base
+import comfy.model_sampling
+import comfy.supported_models_base
+import comfy.utils
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...sana_core.config import SamplingDefaults, TransformerConfig
+from ...sana_core.samplers.schedules import FIRST_TIME
+from .detection import IMAGE_MODEL, canonical_weights, config_tensor
+from .latent_format import SanaLatent
+from .text_encoder import clip_target
+from .transformer import ComfySana
+
+SPRINT_SHIFT = 3.6025  # with it the host's "simple" schedule of two steps is Sprint's: 1, 0.7827, 0
+TOKEN_MULTIPLE = 32
+GUIDANCE = 4.5  # Sprint's, where the conditioning brings none
+MEMORY_FACTOR = 3.5  # of the 1.6B models; measured 55 kB per latent cell in 16 bit, with room for the convolutions' workspace
+
+
+class SanaModelSampling(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
+    """Flow matching where the first noise level of SANA's grids counts as pure noise.
+
+    Flow-DPM's grid begins at sigma 0.9997 and its solver starts there from noise of unit variance. Whatever begins as high does so here, so
+    that a seed gives the same picture as in the released code. (For a shift of 1 or more the grid begins at FIRST_TIME or above.) Noise of
+    zeros stands for latents that are noisy already, which the host scales.
+    """
+
+    def noise_scaling(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, max_denoise: bool = False) -> Tensor:
+        begins = (sigma >= FIRST_TIME) & noise.any()
+        sigma = torch.where(begins, torch.ones_like(sigma), sigma)
+        return super().noise_scaling(sigma, noise, latent_image, max_denoise)
+
+
+class SanaModel(comfy.model_base.BaseModel):
+    """The host's wrapper of the diffusion model."""
+
+    def __init__(self, model_config: Sana, device=None) -> None:
+        super().__init__(model_config, comfy.model_base.ModelType.FLOW, device=device, unet_model=ComfySana)
+        self.model_sampling = SanaModelSampling(model_config)
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        """Text states and their mask in a form in which prompts of any length run as one batch; Sprint's guidance scale."""
+        out = super().extra_conds(**kwargs)
+        if kwargs.get("cross_attn") is not None:
+            context, mask = padded_context(kwargs["cross_attn"], kwargs.get("attention_mask"))
+            out["c_crossattn"] = TextCond(context)
+            out["attention_mask"] = TextCond(mask)
+        if self.diffusion_model.config.guidance_embed:
+            out["guidance"] = comfy.conds.CONDRegular(torch.FloatTensor([kwargs.get("guidance", GUIDANCE)]))
+        return out
+
+
+class TextCond(comfy.conds.CONDRegular):
+    """Text states (B, L, C) or their mask (B, L). Run together, prompts are padded to the longest of them with masked zeros."""
+
+    def can_concat(self, other: Any) -> bool:
+        alike = [(cond.shape[:1], cond.shape[2:], cond.device) for cond in (self.cond, other.cond)]
+        return isinstance(other, TextCond) and alike[0] == alike[1]
+
+    def concat(self, others: list[TextCond]) -> Tensor:
+        conds = [self.cond, *(other.cond for other in others)]
+        length = max(cond.shape[1] for cond in conds)
+        return torch.cat([pad_tokens(cond, length) for cond in conds])
+
+
+def pad_tokens(cond: Tensor, length: int, value: int = 0) -> Tensor:
+    """(B, L, C) or (B, L) -> `length` tokens."""
+    return F.pad(cond, (0, 0) * (cond.ndim - 2) + (0, length - cond.shape[1]), value=value)
+
+
+def padded_context(context: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Text states (B, L, C) and mask (B, L) or None -> both padded with masked zeros to a multiple of 32 tokens.
+
+    Few different lengths mean few recompilations, and aligned masks are what fast attention kernels take. Without a mask all tokens count.
+    A mask that is too short belongs to conditioning that another node has lengthened; what was added counts too.
+    """
+    batch, length = context.shape[:2]
+    counts = torch.ones(batch, length, dtype=torch.long) if mask is None else mask.long().flatten(1).expand(batch, -1)[:, :length]
+    counts = pad_tokens(counts, length, value=1).to(context.device)
+    padded = math.ceil(length / TOKEN_MULTIPLE) * TOKEN_MULTIPLE
+    return pad_tokens(context, padded), pad_tokens(counts, padded)
+
+
+class Sana(comfy.supported_models_base.BASE):
+    """What the host knows of SANA's files; made by its model detection from what `detection.detect` found."""
+
+    unet_config: ClassVar[dict[str, Any]] = {"image_model": IMAGE_MODEL}
+    unet_extra_config: ClassVar[dict[str, Any]] = {}
+    latent_format = SanaLatent
+    vae_key_prefix: ClassVar[list[str]] = ["vae."]
+    text_encoder_key_prefix: ClassVar[list[str]] = ["text_encoders."]
+
+    def __init__(self, unet_config: dict[str, Any]) -> None:
+        super().__init__(unet_config)
+        config: TransformerConfig = unet_config["config"]
+        self.sampling_defaults: SamplingDefaults = self.unet_config.pop("sampling")
+        self.sampling_settings = {"shift": SPRINT_SHIFT if config.guidance_embed else self.sampling_defaults.shift, "multiplier": 1000}
+        self.supported_inference_dtypes = [torch.float16 if config.fp16_trained else torch.bfloat16, torch.float32]
+        self.memory_usage_factor = MEMORY_FACTOR * config.hidden_size / 2240
+
+    def get_model(self, state_dict: dict[str, Tensor], prefix: str = "", device=None) -> SanaModel:
+        return SanaModel(self, device=device)
+
+    def process_unet_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        return canonical_weights(state_dict, self.unet_config["config"])
+
+    def process_unet_state_dict_for_saving(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        stated = config_tensor(state_dict, self.unet_config["config"], self.sampling_defaults)
+        return comfy.utils.state_dict_prefix_replace({**state_dict, **stated}, {"": "model.diffusion_model."})
+
+    def clip_target(self, state_dict: dict[str, Tensor] | None = None) -> comfy.supported_models_base.ClipTarget:
+        return clip_target(state_dict or {}, self.text_encoder_key_prefix[0])

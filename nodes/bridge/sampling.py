@@ -1,0 +1,148 @@
+"""sana_core's solvers as ComfyUI's SAMPLER, their grids as SIGMAS, and a whole sampling run in one call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import node_helpers
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+from tqdm.auto import tqdm  # pyright: ignore[reportMissingModuleSource]
+
+from ...sana_core.config import DOWNSCALE, SamplingDefaults
+from ...sana_core.errors import InputError
+from ...sana_core.latents import latent_size
+from ...sana_core.pipeline import SAMPLERS
+from .model import SanaModel
+from .text_encoder import SanaTokenizer
+from .transformer import EXACT_TIMESTEPS
+
+SAMPLER_NAMES = tuple(SAMPLERS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Widget values of a run; 0 stands for the model's own default."""
+
+    width: int = 0
+    height: int = 0
+    steps: int = 0
+    guidance_scale: float = 0.0
+    denoise: float = 1.0
+
+
+def make_sampler(name: str) -> comfy.samplers.KSAMPLER:
+    """SAMPLER of a solver in `SAMPLER_NAMES`."""
+    method = SAMPLERS[name]
+
+    def sample(
+        model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], callback: Any = None, disable: bool | None = None
+    ) -> Tensor:
+        arguments = extra_args if method.truncate_timestep else _exact_timesteps(extra_args)
+
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            return model(x, x.new_full((len(x),), sigma), **arguments)
+
+        with tqdm(total=len(sigmas) - 1, disable=disable) as bar:
+
+            def report(index: int, sigma: float, x: Tensor, x0: Tensor) -> None:
+                bar.update()
+                if callback is not None:
+                    callback({"i": index, "sigma": sigma, "sigma_hat": sigma, "x": x, "denoised": x0})
+
+            return method.sample(denoise, x, sigmas, callback=report)
+
+    return comfy.samplers.KSAMPLER(sample)
+
+
+def make_sigmas(model: ModelPatcher, name: str, steps: int, shift: float = 0.0, denoise: float = 1.0) -> Tensor:
+    """Grid of a solver: (steps + 1,), descending to 0. shift 0: the model's own. denoise below 1: the last steps of a longer grid."""
+    if denoise <= 0.0:
+        return torch.FloatTensor([])
+    shift = shift or model.get_model_object("model_sampling").shift
+    return SAMPLERS[name].sigmas(int(steps / denoise), shift)[-(steps + 1) :]
+
+
+def released(model: ModelPatcher) -> SamplingDefaults:
+    """How the model was released to be sampled. Raises InputError for a model of another family."""
+    if not isinstance(model.model, SanaModel):
+        raise InputError(f"this node samples SANA models, got {type(model.model).__name__}: load a SANA model, or use KSampler")
+    return model.model.model_config.sampling_defaults
+
+
+def encode_prompt(clip: Any, text: str, instruction: str | None) -> tuple[list, str]:
+    """CONDITIONING, and the exact text that Gemma reads with its token count. instruction: None, "default", "diffusers" or an own text."""
+    if not isinstance(clip.tokenizer, SanaTokenizer):
+        raise InputError(
+            f"this CLIP ({type(clip.cond_stage_model).__name__}) does not take SANA's instruction: load Gemma-2 with Load SANA or "
+            "Load SANA Text Encoder, or encode with CLIP Text Encode"
+        )
+    tokens = clip.tokenizer.prompt(text, instruction)
+    conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text, instruction=instruction))
+    cut = "; the end of the prompt was cut off" if tokens.truncated else ""
+    return conditioning, f"{tokens.text}\n\n[{len(tokens.ids)} tokens read by Gemma, {len(tokens.kept)} of at most 300 seen by SANA{cut}]"
+
+
+def empty_latent(width: int, height: int, batch_size: int = 1) -> dict[str, Any]:
+    """LATENT of zeros. Raises InputError for sizes that are not positive multiples of 32."""
+    rows, columns = latent_size(width, height)
+    samples = torch.zeros(batch_size, 32, rows, columns, device=comfy.model_management.intermediate_device())
+    return {"samples": samples, "downscale_ratio_spacial": DOWNSCALE}
+
+
+def generate(
+    model: ModelPatcher,
+    clip: Any,
+    prompt: str,
+    negative_prompt: str,
+    *,
+    seed: int,
+    settings: Settings,
+    latent: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Prompt to LATENT as the model was released: instruction on the prompt alone, its own solver, grid, steps and guidance."""
+    defaults = released(model)
+    latent = latent or empty_latent(settings.width or defaults.width, settings.height or defaults.height)
+    guidance_scale = settings.guidance_scale or defaults.guidance_scale
+    positive, negative = encode_prompt(clip, prompt, "default")[0], encode_prompt(clip, negative_prompt, None)[0]
+    if model.model.diffusion_model.config.guidance_embed:
+        positive = node_helpers.conditioning_set_values(positive, {"guidance": guidance_scale})
+        guidance_scale = 1.0
+    sampler, sigmas = _released_sampling(model, replace(defaults, steps=settings.steps or defaults.steps), settings.denoise)
+    start = comfy.sample.fix_empty_latent_channels(model, latent["samples"], latent.get("downscale_ratio_spacial"))
+    samples = comfy.sample.sample_custom(
+        model,
+        comfy.sample.prepare_noise(start, seed, latent.get("batch_index")),
+        guidance_scale,
+        sampler,
+        sigmas,
+        positive,
+        negative,
+        start,
+        noise_mask=latent.get("noise_mask"),
+        callback=latent_preview.prepare_callback(model, len(sigmas) - 1),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=seed,
+    )
+    return {**{key: value for key, value in latent.items() if key != "downscale_ratio_spacial"}, "samples": samples}
+
+
+def _released_sampling(model: ModelPatcher, defaults: SamplingDefaults, denoise: float) -> tuple[comfy.samplers.KSAMPLER, Tensor]:
+    if defaults.sampler in SAMPLERS:
+        return make_sampler(defaults.sampler), make_sigmas(model, defaults.sampler, defaults.steps, denoise=denoise)
+    # Sprint: the host's lcm is its sampler, and "simple" its grid with the shift that the model brings
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", int(defaults.steps / denoise))
+    return comfy.samplers.sampler_object("lcm"), sigmas[-(defaults.steps + 1) :]
+
+
+def _exact_timesteps(extra_args: dict[str, Any]) -> dict[str, Any]:
+    options = extra_args["model_options"]
+    exact = {**options.get("transformer_options", {}), EXACT_TIMESTEPS: True}
+    return {**extra_args, "model_options": {**options, "transformer_options": exact}}

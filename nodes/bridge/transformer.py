@@ -1,0 +1,90 @@
+"""The SANA transformer with ComfyUI's layers, attention, wrappers and block patches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+from torch import Tensor
+
+from ...sana_core.config import TransformerConfig
+from ...sana_core.transformer.block import Context
+from ...sana_core.transformer.model import SanaTransformer
+
+EXACT_TIMESTEPS = "sana_exact_timesteps"
+"""Key in transformer_options: the model sees fractions of timesteps, which Flow-Euler was released with; otherwise they are cut."""
+
+
+class HostMask(NamedTuple):
+    """What travels through the transformer in place of its attention mask, which only `host_attention` reads."""
+
+    bias: Tensor | None
+    transformer_options: dict[str, Any]
+
+
+def host_attention(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Any) -> Tensor:
+    """The host's attention, which other nodes may override. query (B, N, C), key and value (B, L, C) -> (B, N, C)."""
+    return optimized_attention(query, key, value, heads, mask=mask.bias, transformer_options=mask.transformer_options)
+
+
+class ComfySana(SanaTransformer):
+    """`SanaTransformer` called the way ComfyUI calls its diffusion models."""
+
+    def __init__(
+        self, *, config: TransformerConfig, image_model: str, dtype: torch.dtype | None = None, device=None, operations: Any
+    ) -> None:
+        super().__init__(config, ops=operations, attention=host_attention, device=device, dtype=dtype)
+        self.image_model = image_model
+        self.dtype = dtype  # not read off a weight: under dynamic VRAM there may be none yet
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        attention_mask: Tensor | None = None,
+        guidance: Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """x: (B, 32, h, w); timesteps: (B,) in 0..1000; context: (B, L, caption channels); attention_mask: (B, L) of 0 and 1."""
+        options = {} if transformer_options is None else transformer_options
+        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
+        executor = WrapperExecutor.new_class_executor(self._forward, self, wrappers)
+        return executor.execute(x, timesteps, context, attention_mask, guidance, control, options)
+
+    def _forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        attention_mask: Tensor | None,
+        guidance: Tensor | None,
+        control: Any,
+        transformer_options: dict[str, Any],
+    ) -> Tensor:
+        transformer_options.update(total_blocks=self.config.depth, block_type="double")
+        if not (self.config.guidance_embed or transformer_options.get(EXACT_TIMESTEPS)):
+            timesteps = timesteps.trunc()  # as in training: the released code casts 1000 * sigma to an integer
+        embedded = self.embed_context(context, None if attention_mask is None else attention_mask.bool())
+        hosted: Any = HostMask(embedded.mask, transformer_options)
+        return super().forward(x, timesteps, replace(embedded, mask=hosted), guidance=guidance)
+
+    def run_block(self, index: int, x: Tensor, context: Context, modulation: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Block `index`, or what another node put in its place (`patches_replace["dit"][("double_block", index)]`)."""
+        options = context.mask.transformer_options  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+        options["block_index"] = index
+        replacement = options.get("patches_replace", {}).get("dit", {}).get(("double_block", index))
+        if replacement is None:
+            return super().run_block(index, x, context, modulation, grid)
+
+        def original(args: dict[str, Any]) -> dict[str, Any]:
+            changed = replace(context, tokens=args["txt"])
+            return {**args, "img": super(ComfySana, self).run_block(index, args["img"], changed, args["vec"], grid)}
+
+        args = {"img": x, "txt": context.tokens, "vec": modulation, "transformer_options": options}
+        return replacement(args, {"original_block": original})["img"]

@@ -1,0 +1,71 @@
+"""Empty latents of the sizes that SANA was trained on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..sana_core.latents import RESOLUTION_BINS
+from .bridge.sampling import empty_latent
+
+FAMILIAR = ((1, 1), (5, 4), (4, 3), (3, 2), (5, 3), (16, 9), (2, 1), (21, 9), (5, 2), (3, 1), (4, 1))
+TOLERANCE = 0.025  # a size within 2.5 % of a familiar ratio is called by it
+CUSTOM = "custom"
+SQUARE = 1.0  # key of the square bin
+
+
+def size_label(width: int, height: int) -> str:
+    """ "16:9 - 1344x768" for a trained size, or "1.07:1 - 1024x960" where no familiar ratio is near."""
+    ratio = width / height
+    ratios = [*FAMILIAR, *((low, high) for high, low in FAMILIAR)]
+    wide, high = min(ratios, key=lambda pair: abs(math.log(pair[0] / pair[1] / ratio)))
+    near = abs(math.log(wide / high / ratio)) < TOLERANCE
+    name = f"{wide}:{high}" if near else f"{ratio:.2f}:1" if ratio > 1 else f"1:{1 / ratio:.2f}"
+    return f"{name} - {width}x{height}"
+
+
+def _trained_sizes(native: int) -> io.DynamicCombo.Option:
+    labels = {ratio: size_label(width, height) for ratio, (height, width) in RESOLUTION_BINS[native].items()}
+    sizes = io.Combo.Input(
+        "size",
+        options=list(labels.values()),
+        default=labels[SQUARE],
+        tooltip="Width x height in pixels, with the aspect ratio it is near to.",
+    )
+    return io.DynamicCombo.Option(f"{native} px model", [sizes])
+
+
+class SanaNativeEmptyLatent(io.ComfyNode):
+    """Zeros to sample from."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        custom = [
+            io.Int.Input(side, default=1024, min=32, max=8192, step=32, tooltip=f"{side.capitalize()} in pixels, a multiple of 32.")
+            for side in ("width", "height")
+        ]
+        return io.Schema(
+            node_id="SanaNativeEmptyLatent",
+            display_name="Empty SANA Latent",
+            category="SANA",
+            description="An empty latent of a size that the model was trained on, or of your own.",
+            search_aliases=["sana resolution", "aspect ratio", "empty latent image", "dc-ae latent"],
+            inputs=[
+                io.DynamicCombo.Input(
+                    "resolution",
+                    options=[*(_trained_sizes(native) for native in (1024, 512, 2048, 4096)), io.DynamicCombo.Option(CUSTOM, custom)],
+                    tooltip="The model's own class of sizes, or custom. Away from trained sizes pictures get worse.",
+                ),
+                io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="Number of pictures."),
+            ],
+            outputs=[io.Latent.Output(tooltip="Zeros of 32 channels, one cell per 32 x 32 pixels.")],
+        )
+
+    @classmethod
+    def execute(cls, resolution: dict[str, Any], batch_size: int) -> io.NodeOutput:
+        if resolution["resolution"] == CUSTOM:
+            return io.NodeOutput(empty_latent(resolution["width"], resolution["height"], batch_size))
+        width, height = (int(side) for side in resolution["size"].rpartition(" ")[2].split("x"))
+        return io.NodeOutput(empty_latent(width, height, batch_size))

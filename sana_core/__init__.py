@@ -1,0 +1,35 @@
+"""SANA text-to-image in plain PyTorch, without ComfyUI. In the order of the data:
+
+    presets.py, config.py    the published releases and the configurations of the networks
+    checkpoint/              model files of every published layout: open safely, recognise, load strictly
+    sources.py               what a pipeline is made from: files, device, released sampling settings
+    text/                    prompt -> embeddings: Gemma-2 and the instruction before the prompt
+    latents.py, images.py    sizes, seeded noise, pictures as tensors
+    transformer/             the Linear DiT: latent, timestep, embeddings -> flow velocity
+    samplers/                schedules, solvers, guidance
+    dcae/                    DC-AE: picture <-> latent, 32 x 32 pixels in one cell
+    nano/                    the embedded model
+    pipeline.py              all of it together: prompt -> picture
+    prompt_file.py, cli.py   `python -m sana_core "a red apple" -o apple.png`
+
+Errors are `SanaError`, a ValueError: what was found, what was expected, what to do. Nothing here imports transformers before a text
+encoder is loaded.
+"""
+
+from .checkpoint.load import load_autoencoder, load_transformer
+from .config import SamplingDefaults
+from .errors import CheckpointError, InputError, SanaError
+from .pipeline import SanaPipeline, load_pipeline
+from .text.load import load_text_encoder
+
+__all__ = [
+    "CheckpointError",
+    "InputError",
+    "SamplingDefaults",
+    "SanaError",
+    "SanaPipeline",
+    "load_autoencoder",
+    "load_pipeline",
+    "load_text_encoder",
+    "load_transformer",
+]

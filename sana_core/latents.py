@@ -1,0 +1,84 @@
+"""Latents of DC-AE f32: their geometry, the noise sampling starts from, and the picture sizes SANA was trained on.
+
+A latent cell stands for 32 x 32 pixels and has 32 channels. The scale factor is `config.SCALING_FACTOR`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .config import DOWNSCALE
+from .errors import InputError
+
+
+def latent_size(width: int, height: int) -> tuple[int, int]:
+    """Picture size in pixels -> (h, w) of its latent. Raises InputError for sizes that are not positive multiples of 32."""
+    wrong = [name for name, pixels in (("width", width), ("height", height)) if pixels < 1 or pixels % DOWNSCALE]
+    if wrong:
+        valid = f"{nearest_sizes(width)} wide and {nearest_sizes(height)} high"
+        raise InputError(
+            f"{' and '.join(wrong)} of {width} x {height} must be a positive multiple of {DOWNSCALE}; nearest sizes in pixels: {valid}"
+        )
+    return height // DOWNSCALE, width // DOWNSCALE
+
+
+def nearest_sizes(pixels: int) -> str:
+    """The multiples of 32 next to a number of pixels, in words: 1024 for 1024, "992 or 1024" for 1000, 32 for anything below 32."""
+    lower, upper = (max(multiple, 1) * DOWNSCALE for multiple in (pixels // DOWNSCALE, -(-pixels // DOWNSCALE)))
+    return f"{lower}" if lower == upper else f"{lower} or {upper}"
+
+
+def noise(shape: Sequence[int], seed: int) -> Tensor:
+    """Standard normal latents, float32 on the CPU, the same on every machine.
+
+    One generator draws the whole batch, as ComfyUI does: the same seed gives the same noise in both. Raises InputError for a seed
+    outside -2**63..2**64 - 1.
+    """
+    if not -(2**63) <= seed < 2**64:
+        raise InputError(f"the seed {seed} is out of range: a seed is a whole number of at most 64 bits")
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(tuple(shape), generator=generator, dtype=torch.float32)
+
+
+def closest_bin(height: int, width: int, native: int) -> tuple[int, int]:
+    """(height, width) of the trained size with the aspect ratio nearest to height / width.
+
+    native: 512, 1024, 2048 or 4096, the class of the model. Raises InputError for another class or a size that is not positive.
+    """
+    if native not in RESOLUTION_BINS:
+        raise InputError(f"no trained sizes for a {native} px model, expected one of {', '.join(map(str, RESOLUTION_BINS))}")
+    if height < 1 or width < 1:
+        raise InputError(f"a picture needs a positive size, got {width} x {height}")
+    bins = RESOLUTION_BINS[native]
+    return bins[min(bins, key=lambda ratio: abs(ratio - height / width))]
+
+
+def _scaled(bins: dict[float, tuple[int, int]], numerator: int, denominator: int = 1) -> dict[float, tuple[int, int]]:
+    return {ratio: (height * numerator // denominator, width * numerator // denominator) for ratio, (height, width) in bins.items()}
+
+
+_BINS_1024 = {  # height / width as the training data rounded it -> (height, width)
+    0.25: (512, 2048), 0.28: (512, 1856), 0.32: (576, 1792), 0.33: (576, 1728), 0.35: (576, 1664), 0.4: (640, 1600), 0.42: (640, 1536),
+    0.48: (704, 1472), 0.5: (704, 1408), 0.52: (704, 1344), 0.57: (768, 1344), 0.6: (768, 1280), 0.68: (832, 1216), 0.72: (832, 1152),
+    0.78: (896, 1152), 0.82: (896, 1088), 0.88: (960, 1088), 0.94: (960, 1024), 1.0: (1024, 1024), 1.07: (1024, 960), 1.13: (1088, 960),
+    1.21: (1088, 896), 1.29: (1152, 896), 1.38: (1152, 832), 1.46: (1216, 832), 1.67: (1280, 768), 1.75: (1344, 768), 2.0: (1408, 704),
+    2.09: (1472, 704), 2.4: (1536, 640), 2.5: (1600, 640), 3.0: (1728, 576), 4.0: (2048, 512),
+}  # fmt: skip
+
+_EXTREME_2048 = {
+    0.26: (1024, 3968), 0.27: (1024, 3840), 2.89: (3328, 1152), 3.11: (3584, 1152), 3.62: (3712, 1024), 3.75: (3840, 1024),
+    3.88: (3968, 1024),
+}  # fmt: skip
+
+_BINS_2048 = dict(sorted({**_scaled(_BINS_1024, 2), **_EXTREME_2048}.items()))
+
+RESOLUTION_BINS: dict[int, dict[float, tuple[int, int]]] = {
+    512: _scaled(_BINS_1024, 1, 2),
+    1024: _BINS_1024,
+    2048: _BINS_2048,
+    4096: _scaled(_BINS_2048, 2),
+}
+"""Trained sizes by model class: aspect ratio height / width -> (height, width) in pixels (PixArt's multi-scale buckets)."""

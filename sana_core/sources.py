@@ -1,0 +1,128 @@
+"""What a pipeline is made from: its files, the device, and how the model was released to be sampled."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .checkpoint.detect import stated_config
+from .checkpoint.files import Checkpoint, component_folder, read_checkpoint
+from .config import DOWNSCALE, SamplingDefaults, TransformerConfig
+from .errors import CheckpointError, InputError
+from .presets import sampling_defaults
+
+NANO = Path(__file__).parent / "nano"
+PARTS = ("transformer", "autoencoder", "text_encoder")
+NATIVE_SIZES = {"512": 512, "1024": 1024, "2k": 2048, "4k": 4096}
+SCHEDULERS = {  # diffusers' class -> (sampler, the key of its shift)
+    "DPMSolverMultistepScheduler": ("flow_dpm", "flow_shift"),
+    "FlowMatchEulerDiscreteScheduler": ("flow_euler", "shift"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineFiles:
+    """Paths of the networks, each a file or a folder. tokenizer None: inside or beside the text encoder."""
+
+    transformer: Path
+    autoencoder: Path
+    text_encoder: Path
+    tokenizer: Path | None = None
+    scheduler: Path | None = None  # diffusers' scheduler_config.json
+
+
+def pipeline_files(source: str | Path | Mapping[str, str | Path]) -> PipelineFiles:
+    """ "nano" (the embedded model), a diffusers pipeline folder, or paths by name. Raises InputError for anything else."""
+    if isinstance(source, Mapping):
+        return _named_files(source)
+    if source == "nano":
+        names = ("sana_nano", "sana_nano_vae", "sana_nano_text")
+        return PipelineFiles(**{part: NANO / f"{name}.safetensors" for part, name in zip(PARTS, names)})
+    folder = Path(source)
+    if not (folder / "model_index.json").is_file():
+        raise InputError(
+            f'{folder} is not a diffusers pipeline folder (no model_index.json in it): name one, or "nano" for the embedded model, '
+            "or give transformer, autoencoder and text encoder as single files"
+        )
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    return PipelineFiles(transformer=folder, autoencoder=folder, text_encoder=folder, scheduler=scheduler if scheduler.is_file() else None)
+
+
+def released_sampling(files: PipelineFiles, config: TransformerConfig, variant: str | None = None) -> SamplingDefaults:
+    """How the model says it is sampled: the JSON under `sampling` in its file, else diffusers' scheduler, else the published releases."""
+    header = read_checkpoint(component_folder(files.transformer, "transformer"), "meta")
+    defaults = sampling_defaults(config, native_size(header, variant))
+    if files.scheduler is not None:
+        scheduler = _json_object(_text(files.scheduler), str(files.scheduler))
+        sampler, shift = SCHEDULERS.get(scheduler.get("_class_name", ""), (defaults.sampler, ""))
+        defaults = _stated(defaults, {"sampler": sampler, "shift": scheduler.get(shift, defaults.shift)}, str(files.scheduler))
+    if "sampling" in header.metadata:
+        where = f"{header.source}, metadata entry `sampling`"
+        defaults = _stated(defaults, _json_object(header.metadata["sampling"], where), where)
+    return defaults
+
+
+def native_size(header: Checkpoint, variant: str | None = None) -> int | None:
+    """Side of the square pictures the model was trained on: from `variant`, its folder's config or the length of `pos_embed`."""
+    if variant is not None:
+        return NATIVE_SIZES.get(variant)
+    sample_size = stated_config(header.metadata, header.config).get("sample_size")
+    table = next((tensor for key, tensor in header.tensors.items() if key.endswith("pos_embed") and tensor.ndim == 3), None)
+    cells = sample_size if isinstance(sample_size, int) else math.isqrt(table.shape[1]) if table is not None else 0
+    return cells * DOWNSCALE or None
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """None: the GPU if there is one, else the CPU. Raises InputError for a device that this machine does not have."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f'"{device}" is not a device: use cpu, cuda, or cuda:1 for the second GPU') from error
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if chosen.type == "cuda" and (chosen.index or 0) >= found:
+        raise InputError(
+            f"the device {chosen} was asked for, but PyTorch finds {found} CUDA GPUs here: use cpu, or install PyTorch for your GPU"
+        )
+    return chosen
+
+
+def _named_files(source: Mapping[str, str | Path]) -> PipelineFiles:
+    missing = [name for name in PARTS if not source.get(name)]
+    unknown = [name for name in source if name not in (*PARTS, "tokenizer")]
+    if missing or unknown:
+        problems = [*(f"{name} is missing" for name in missing), *(f"{name} is unknown" for name in unknown)]
+        raise InputError(f"a pipeline of single files needs {', '.join(PARTS)} and may have tokenizer: {', '.join(problems)}")
+    return PipelineFiles(**{name: Path(path) for name, path in source.items() if path})
+
+
+def _stated(defaults: SamplingDefaults, stated: Mapping[str, Any], where: str) -> SamplingDefaults:
+    """The defaults with every setting that is stated, in the type it has to have."""
+    try:
+        return replace(defaults, **{name: type(value)(stated[name]) for name, value in asdict(defaults).items() if name in stated})
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{where}: a sampling setting is not a number ({error}); download it again") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}): download it again") from error
+
+
+def _json_object(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"{where} is not JSON ({error}): download it again") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{where} is a JSON {type(value).__name__}, expected an object")
+    return value

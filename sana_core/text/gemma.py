@@ -1,0 +1,93 @@
+"""Gemma-2 as SANA's text encoder: last hidden state after the final norm, logit soft cap 50 in eager attention.
+
+The network is transformers' `Gemma2Model`, imported when a model is built.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import TextConfig
+from ..errors import InputError
+from .instruction import MAX_LENGTH, PromptTokens, Tokenizer, prompt_tokens
+
+if TYPE_CHECKING:
+    from transformers import Gemma2Model
+
+PAD_ID, BOS_ID = 0, 2
+
+
+class GemmaTextEncoder(nn.Module):
+    """Prompts to embeddings. `state_dict` has the keys of `Gemma2Model`; without one the network has shapes only (meta device)."""
+
+    def __init__(self, config: TextConfig, tokenizer: Tokenizer | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer
+        self.model = build_gemma2(config, state_dict)
+        self.eval().requires_grad_(False)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Token ids (B, T), padded on the right with anything -> hidden states (B, T, hidden_size) after the final norm.
+
+        Attention is causal, so padding on the right cannot reach the real tokens and needs no mask.
+        """
+        return self.model(input_ids=input_ids, use_cache=False).last_hidden_state
+
+    def tokenize(self, prompts: list[str], *, instruction: str | None = None, max_length: int = MAX_LENGTH) -> list[PromptTokens]:
+        """What `encode` sends for each prompt: exact text, token ids, kept positions, and whether the prompt was cut."""
+        if isinstance(prompts, str) or not prompts or not all(isinstance(prompt, str) for prompt in prompts):
+            raise InputError(f"prompts must be a list of at least one text, got {prompts!r:.80}")
+        if self.tokenizer is None:
+            raise InputError("this text encoder has no tokenizer: it was loaded on the meta device, which only checks a file")
+        return [prompt_tokens(self.tokenizer, prompt, instruction, max_length) for prompt in prompts]
+
+    @torch.no_grad()
+    def encode(self, prompts: list[str], *, instruction: str | None = None, max_length: int = MAX_LENGTH) -> tuple[Tensor, Tensor]:
+        """Embeddings (B, L, hidden_size) and mask (B, L) bool, L the longest kept length of the batch, at most `max_length`.
+
+        instruction: None, "default" (upstream's wording), "diffusers", or an own text; it is put before every prompt, empty ones too, and
+        its embeddings are dropped. Prompts are used as they are: no lower-casing, no stripping. Rows outside the mask are zero.
+        """
+        tokens = self.tokenize(prompts, instruction=instruction, max_length=max_length)
+        device = self.model.embed_tokens.weight.device
+        hidden = self(_pad([item.ids for item in tokens], PAD_ID).to(device))
+        kept = _pad([item.kept for item in tokens], 0).to(device)
+        lengths = torch.tensor([len(item.kept) for item in tokens], device=device)
+        mask = torch.arange(kept.shape[1], device=device) < lengths[:, None]
+        embeddings = hidden.gather(1, kept[:, :, None].expand(-1, -1, hidden.shape[2]))
+        return embeddings.masked_fill(~mask[:, :, None], 0.0), mask
+
+
+def build_gemma2(config: TextConfig, state_dict: dict[str, Tensor] | None = None) -> Gemma2Model:
+    """transformers' Gemma-2 without its language-model head, holding the given tensors themselves; no copy, no initialisation."""
+    from transformers import Gemma2Config, Gemma2Model
+
+    def build(config: TextConfig) -> Gemma2Model:
+        # of the attention implementations only eager has the soft cap everywhere: do not leave the choice to the installed version
+        settings: dict[str, Any] = {**asdict(config), "attn_implementation": "eager", "use_cache": False, "pad_token_id": PAD_ID}
+        return Gemma2Model(Gemma2Config(**settings))
+
+    with torch.device("meta"):
+        model = build(config)
+    if state_dict is None:
+        return model
+    model.load_state_dict(state_dict, assign=True)
+    # what no file holds (rotary frequencies, embedding scale) is computed by the class: take it from the same model without layers
+    with torch.random.fork_rng(devices=[]):
+        bare = build(replace(config, num_hidden_layers=0, vocab_size=BOS_ID + 1))
+    device = model.embed_tokens.weight.device
+    for name, buffer in bare.named_buffers():
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, buffer.to(device))
+    return model
+
+
+def _pad(rows: list[list[int]], value: int) -> Tensor:
+    """Lists of different length -> (B, longest) int64, filled up on the right."""
+    longest = max(map(len, rows))
+    return torch.tensor([row + [value] * (longest - len(row)) for row in rows])

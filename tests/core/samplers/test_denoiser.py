@@ -1,0 +1,110 @@
+"""The denoiser around a tiny transformer: guidance, timesteps, batching, precision."""
+
+import pytest
+import tiny
+import torch
+
+from sana_core.samplers.denoiser import batch_contexts, make_denoiser
+from sana_core.samplers.guidance import classifier_free_guidance
+
+SIGMA = 0.61837
+
+
+def randn(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def prompts(seed, *lengths, width=96):
+    """Text states (B, longest, width), zero where the mask is, and their mask."""
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    return randn(seed, len(lengths), max(lengths), width) * mask[..., None], mask
+
+
+@pytest.fixture(scope="module")
+def transformer():
+    return tiny.transformer(depth=2)
+
+
+@pytest.fixture
+def latent():
+    return randn(5, 1, 32, 3, 4)
+
+
+def batch_sizes(transformer):
+    seen = []
+    return seen, transformer.patch_embed.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+
+
+@pytest.mark.parametrize("scale", [4.5, 0.0, -1.0, 2.0])
+def test_guidance_is_the_formula_on_two_predictions(transformer, latent, scale):
+    cond, uncond = prompts(1, 9), prompts(2, 4)
+    timestep = torch.tensor([float(int(1000 * SIGMA))])
+    velocity_cond, velocity_uncond = (transformer(latent, timestep, *prompt) for prompt in (cond, uncond))
+    expected = latent - SIGMA * (velocity_uncond + scale * (velocity_cond - velocity_uncond))
+    found = make_denoiser(transformer, cond, uncond, guidance_scale=scale)(latent, SIGMA)
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+
+
+def test_both_predictions_are_one_batch(transformer, latent):
+    seen, hook = batch_sizes(transformer)
+    with hook:
+        make_denoiser(transformer, prompts(1, 9), prompts(2, 4), guidance_scale=4.5)(latent, SIGMA)
+    assert seen == [2]
+
+
+def test_guidance_1_runs_the_conditional_alone(transformer, latent):
+    seen, hook = batch_sizes(transformer)
+    with hook:
+        found = make_denoiser(transformer, prompts(1, 9), prompts(2, 4), guidance_scale=1.0)(latent, SIGMA)
+        alone = make_denoiser(transformer, prompts(1, 9), None, guidance_scale=7.0)(latent, SIGMA)
+    assert seen == [1, 1] and torch.equal(found, alone)
+
+
+def test_two_prompts_of_different_length_equal_two_runs(transformer):
+    cond, uncond, x = prompts(3, 11, 4), prompts(4, 2, 6), randn(6, 2, 32, 3, 4)
+    together = make_denoiser(transformer, cond, uncond, guidance_scale=4.5)(x, SIGMA)
+    for item, (length, length_uncond) in enumerate([(11, 2), (4, 6)]):
+        own = tuple(part[item : item + 1, :length] for part in cond)
+        own_uncond = tuple(part[item : item + 1, :length_uncond] for part in uncond)
+        alone = make_denoiser(transformer, own, own_uncond, guidance_scale=4.5)(x[item : item + 1], SIGMA)
+        torch.testing.assert_close(together[item : item + 1], alone, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("truncate", "timestep"), [(True, 618.0), (False, 618.37)])
+def test_timestep(transformer, latent, truncate, timestep):
+    found = make_denoiser(transformer, prompts(1, 9), None, guidance_scale=1.0, truncate_timestep=truncate)(latent, SIGMA)
+    expected = latent - SIGMA * transformer(latent, torch.tensor([timestep]), *prompts(1, 9))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_sprint_takes_guidance_as_input_and_whole_timesteps_never():
+    sprint = tiny.transformer(hidden_size=288, qk_norm=True, guidance_embed=True)
+    latent = randn(5, 2, 32, 3, 4)
+    seen, hook = batch_sizes(sprint)
+    with hook:
+        found = make_denoiser(sprint, prompts(1, 9, 5), prompts(2, 4, 4), guidance_scale=3.0)(latent, SIGMA)
+    velocity = sprint(latent, torch.tensor([1000 * SIGMA] * 2), *prompts(1, 9, 5), guidance=torch.tensor([3.0, 3.0]))
+    torch.testing.assert_close(found, latent - SIGMA * velocity, atol=1e-5, rtol=0)
+    assert seen == [2]
+
+
+def test_bfloat16_model_float32_solver(transformer, latent):
+    half = tiny.transformer(depth=2).to(torch.bfloat16)
+    cond = tuple(part.to(torch.bfloat16) if part.is_floating_point() else part for part in prompts(1, 9))
+    found = make_denoiser(half, cond, None, guidance_scale=1.0)(latent, SIGMA)
+    expected = make_denoiser(transformer, prompts(1, 9), None, guidance_scale=1.0)(latent, SIGMA)
+    assert found.dtype == torch.float32
+    assert 0 < (found - expected).abs().max() < 0.2
+
+
+def test_contexts_of_one_batch_are_padded_with_masked_zeros():
+    states, mask = batch_contexts([prompts(1, 3), prompts(2, 5, 2)])
+    assert states.shape == (3, 5, 96) and mask.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
+    assert mask.dtype == torch.bool and not states[0, 3:].any()
+
+
+def test_guidance_formula():
+    cond, uncond = randn(1, 4), randn(2, 4)
+    assert torch.equal(classifier_free_guidance(cond, uncond, 0.0), uncond)
+    torch.testing.assert_close(classifier_free_guidance(cond, uncond, 1.0), cond)
+    torch.testing.assert_close(classifier_free_guidance(cond, uncond, 3.0), 3 * cond - 2 * uncond)

@@ -1,0 +1,126 @@
+"""Solvers on fields whose solution is known."""
+
+import math
+
+import pytest
+import torch
+
+from sana_core.samplers.flow_dpm import sample_flow_dpm
+from sana_core.samplers.flow_euler import sample_flow_euler
+from sana_core.samplers.schedules import flow_dpm_sigmas, flow_euler_sigmas
+
+SOLVERS = [sample_flow_dpm, sample_flow_euler]
+SPREAD = 0.5  # standard deviation of the Gaussian data
+
+
+def gaussian_denoiser(x, sigma):
+    """Mean of x0 ~ N(0, SPREAD^2) given x = sigma * noise + (1 - sigma) * x0."""
+    alpha = 1.0 - sigma
+    return alpha * SPREAD**2 / (alpha**2 * SPREAD**2 + sigma**2) * x
+
+
+def gaussian_path(x, start, end):
+    """Where the probability flow of that data carries x: it keeps its place among the standard deviations."""
+    deviation = [math.hypot((1.0 - sigma) * SPREAD, sigma) for sigma in (start, end)]
+    return x * deviation[1] / deviation[0]
+
+
+def curved_denoiser(x, sigma):
+    return torch.tanh(x * (1.5 + sigma)) + 0.3 * torch.sin(5.0 * x - sigma)
+
+
+@pytest.fixture
+def x():
+    return torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("solver", "order"), [(sample_flow_euler, 1), (sample_flow_dpm, 2)])
+def test_order_of_convergence(solver, order, x):
+    def error(steps):
+        sigmas = torch.linspace(0.9, 0.1, steps + 1, dtype=torch.float64)
+        return (solver(gaussian_denoiser, x, sigmas) - gaussian_path(x, 0.9, 0.1)).abs().max().item()
+
+    found = math.log2(error(64) / error(128))
+    assert abs(found - order) < 0.15
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("grid", [flow_dpm_sigmas, flow_euler_sigmas])
+@pytest.mark.parametrize("steps", [1, 2, 5, 20])
+def test_constant_prediction_is_a_straight_line(solver, grid, steps, x):
+    noise, x0, sigmas = x, torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(3, 4), grid(steps, 3.0)
+    first = sigmas[0].item()
+    path = []
+    end = solver(lambda x, sigma: x0, first * noise + (1 - first) * x0, sigmas, callback=lambda i, sigma, x, x0: path.append(x))
+    for x, sigma in zip(path, sigmas[1:].tolist()):
+        torch.testing.assert_close(x, sigma * noise + (1 - sigma) * x0, atol=1e-12, rtol=0)
+    assert torch.equal(end, x0)
+
+
+def paper_update(x, sigmas, denoise):
+    """DPM-Solver++ 2M as in the paper (arXiv:2211.01095, eq. 13 and algorithm 2), step by step in lambda."""
+    previous = h_previous = None
+    for s, t in zip(sigmas.tolist(), sigmas.tolist()[1:]):
+        x0 = denoise(x, s)
+        if t == 0:
+            return x0
+        h = math.log((1 - t) / t) - math.log((1 - s) / s)
+        d = x0 if previous is None else (1 + h / (2 * h_previous)) * x0 - h / (2 * h_previous) * previous
+        x = t / s * x - (1 - t) * math.expm1(-h) * d
+        previous, h_previous = x0, h
+    return x
+
+
+@pytest.mark.parametrize("steps", [2, 3, 8, 20])
+@pytest.mark.parametrize("end", [None, -1])
+def test_flow_dpm_is_the_update_of_the_paper(steps, end, x):
+    sigmas = flow_dpm_sigmas(steps, 3.0)[:end]
+    expected = paper_update(x, sigmas, curved_denoiser)
+    torch.testing.assert_close(sample_flow_dpm(curved_denoiser, x, sigmas), expected, atol=1e-11, rtol=0)
+
+
+def test_second_order_is_not_first_order(x):
+    sigmas = flow_dpm_sigmas(8, 3.0)
+    difference = sample_flow_dpm(curved_denoiser, x, sigmas) - sample_flow_euler(curved_denoiser, x, sigmas)
+    assert difference.abs().max() > 1e-3
+
+
+def test_flow_dpm_starts_from_pure_noise(x):
+    """At sigma 1 lambda is infinite: that step and the next are of first order, later ones of second."""
+    sigmas = torch.tensor([1.0, 0.7, 0.4, 0.2], dtype=torch.float64)
+    found, first_order = sample_flow_dpm(curved_denoiser, x, sigmas[:3]), sample_flow_euler(curved_denoiser, x, sigmas[:3])
+    torch.testing.assert_close(found, first_order, atol=1e-14, rtol=0)
+    whole = sample_flow_dpm(curved_denoiser, x, sigmas)
+    assert whole.isfinite().all() and not torch.allclose(whole, sample_flow_euler(curved_denoiser, x, sigmas))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("sigmas", [[], [0.7]])
+def test_without_a_step_nothing_happens(solver, sigmas, x):
+    def denoise(x, sigma):
+        raise AssertionError("no step, no prediction")
+
+    assert solver(denoise, x, torch.tensor(sigmas)) is x
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_repeated_sigma_is_a_step_of_length_zero(solver, x):
+    once, twice = torch.tensor([0.9, 0.5, 0.2, 0.0]), torch.tensor([0.9, 0.5, 0.2, 0.2, 0.0])
+    assert torch.equal(solver(curved_denoiser, x, once), solver(curved_denoiser, x, twice))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_callback_sees_every_step(solver, x):
+    seen, sigmas = [], flow_dpm_sigmas(4, 3.0)
+    end = solver(curved_denoiser, x, sigmas, callback=lambda *step: seen.append(step))
+    assert [(index, sigma) for index, sigma, _, _ in seen] == list(enumerate(sigmas[:-1].tolist()))
+    assert torch.equal(seen[-1][2], end) and torch.equal(seen[-1][3], end)
+    assert torch.equal(seen[0][3], curved_denoiser(x, sigmas[0].item()))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_float32_stays_float32(solver, x):
+    start = x.float()
+    before = start.clone()
+    assert solver(curved_denoiser, start, flow_dpm_sigmas(4, 3.0)).dtype == torch.float32
+    assert torch.equal(start, before)

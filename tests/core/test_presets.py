@@ -1,0 +1,65 @@
+"""The table of releases against the published sizes of the models."""
+
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+
+from sana_core.config import POSITIONS, PositionConfig
+from sana_core.latents import RESOLUTION_BINS
+from sana_core.presets import RELEASES, sampling_defaults
+from sana_core.transformer.model import SanaTransformer
+
+BY_NAME = {release.name: release for release in RELEASES}
+PARAMETERS = {
+    "Sana_600M_1024px": 591_747_872,
+    "Sana_1600M_1024px": 1_604_462_752,
+    "Sana_1600M_4Kpx_BF16": 1_604_462_752,
+    "SANA1.5_1.6B_1024px": 1_604_641_952,
+    "SANA1.5_4.8B_1024px": 4_721_825_952,
+    "Sana_Sprint_0.6B_1024px": 593_501_216,
+    "Sana_Sprint_1.6B_1024px": 1_610_237_472,
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters(name):
+    with torch.device("meta"):
+        model = SanaTransformer(BY_NAME[name].config)
+    assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
+
+
+def test_names_and_files_are_unique():
+    assert len(BY_NAME) == len(RELEASES) == 13
+    assert len({release.file for release in RELEASES}) == 13
+    assert BY_NAME["Sana_600M_512px"].file == "checkpoints/Sana_600M_512px_MultiLing.pth"
+    assert BY_NAME["SANA1.5_4.8B_1024px"].diffusers_repository == "Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers"
+
+
+@pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.name)
+def test_a_release_agrees_with_itself(release):
+    sampling = release.sampling
+    assert sampling.width == sampling.height == release.native_size and release.native_size in RESOLUTION_BINS
+    bf16 = any(sign in release.name for sign in ("BF16", "SANA1.5", "Sprint"))
+    assert release.dtype == (torch.bfloat16 if bf16 else torch.float16)
+    assert (sampling.sampler == "scm") == release.config.guidance_embed
+    assert sampling.shift == (6.0 if "4K" in release.name else 1.0 if "Sprint" in release.name else 3.0)
+    assert "NVIDIA" in release.licence and "Gemma" in release.licence
+
+
+@pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.name)
+def test_defaults_are_found_by_the_configuration(release):
+    """float16 files converted to another type still find theirs; 512 and 1024 differ in nothing but the size that is given."""
+    for config in (release.config, replace(release.config, fp16_trained=False)):
+        assert sampling_defaults(config, release.native_size) == release.sampling
+
+
+def test_defaults_of_other_shapes_are_those_of_their_family():
+    assert sampling_defaults(tiny.transformer_config()) == BY_NAME["Sana_1600M_1024px"].sampling
+    assert sampling_defaults(tiny.transformer_config(position=POSITIONS["4k"])) == BY_NAME["Sana_1600M_4Kpx_BF16"].sampling
+    assert sampling_defaults(tiny.transformer_config(position=POSITIONS["2k"])).width == 2048
+    sprint = tiny.transformer_config(hidden_size=288, qk_norm=True, guidance_embed=True)
+    assert sampling_defaults(sprint) == BY_NAME["Sana_Sprint_0.6B_1024px"].sampling
+    unknown = sampling_defaults(tiny.transformer_config(position=PositionConfig(base_size=32, interpolation=1.0)), 256)
+    assert (unknown.steps, unknown.shift, unknown.width, unknown.height) == (20, 3.0, 256, 256)

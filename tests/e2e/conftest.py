@@ -1,0 +1,31 @@
+"""One real ComfyUI server for all tests of this folder, with the pack and tiny models; skipped where there is no ComfyUI."""
+
+from pathlib import Path
+
+import pytest
+from e2e import comfyui, tiny_files
+from e2e.server import Server
+
+
+@pytest.fixture(scope="session")
+def comfyui_folder():
+    folder = comfyui.folder()
+    if folder is None:
+        pytest.skip(comfyui.ABSENT)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(comfyui_folder, tmp_path_factory):
+    base = tmp_path_factory.mktemp("comfyui")
+    tiny_files.write_all(base / "models")
+    tiny_files.write_picture(base / "input")
+    server = Server(comfyui_folder, comfyui.python(comfyui_folder), base, extra_packs=[Path(__file__).parent / "tensors_pack"])
+    yield server
+    server.stop()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter):
+    yield
+    terminalreporter.write_line(comfyui.summary("tests/e2e"))

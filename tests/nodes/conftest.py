@@ -1,0 +1,49 @@
+"""Tests of the pack inside ComfyUI in this process (as `sana_pack`), and of nodes called directly.
+
+Run with a Python that has ComfyUI's requirements. Where there is no ComfyUI the tests are skipped, and the last line of the run says so.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from e2e import comfyui, in_process, tiny_files
+
+USED = in_process.possible()
+if USED:
+    in_process.start()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter):
+    yield
+    terminalreporter.write_line(comfyui.summary("tests/nodes", USED))
+
+
+@pytest.fixture(autouse=True)
+def inference_mode():
+    """ComfyUI executes its nodes without gradients."""
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """Folder of tiny model files, as in ComfyUI's models/."""
+    return tiny_files.write_all(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def file(models):
+    """Path of a tiny model by kind and name."""
+    return lambda kind, name: str(models / kind / name)
+
+
+@pytest.fixture(scope="session")
+def oracle():
+    """Folder with the oracle's `fix` and `ref.safetensors`, where SANA_ORACLE_CACHE names one."""
+    folder = Path(os.environ.get("SANA_ORACLE_CACHE", ""))
+    if not (folder / "ref.safetensors").is_file():
+        pytest.skip("no oracle outputs: set SANA_ORACLE_CACHE to the folder that the parity tests keep them in")
+    return folder

@@ -1,0 +1,115 @@
+"""The same latents and prompt through ComfyUI's solver, the pack's SAMPLER and sana_core give the same result."""
+
+import pytest
+import torch
+from agreement import assert_agree
+from e2e.comfyui import REASON
+
+sampling = pytest.importorskip("sana_pack.nodes.bridge.sampling", reason=REASON)
+loading = pytest.importorskip("sana_pack.nodes.bridge.loading", reason=REASON)
+text_encoder = pytest.importorskip("sana_pack.nodes.bridge.text_encoder", reason=REASON)
+pipeline = pytest.importorskip("sana_pack.sana_core.pipeline", reason=REASON)
+host = pytest.importorskip("comfy.samplers", reason=REASON)
+sd = pytest.importorskip("comfy.sd", reason=REASON)
+safetensors = pytest.importorskip("safetensors.torch", reason=REASON)
+
+PROMPT, NEGATIVE = "a red apple on a wooden table", "a white cat, highly detailed, in a windowsill"
+
+
+class Fixed:
+    """The NOISE input of SamplerCustomAdvanced, with given latents."""
+
+    seed = 0
+
+    def __init__(self, latents):
+        self.latents = latents
+
+    def generate_noise(self, latent):
+        return self.latents
+
+
+def sample(model, sampler, sigmas, positive, negative, noise, cfg=4.5):
+    """CFGGuider and SamplerCustomAdvanced's call; latents of unit variance."""
+    guider = host.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    samples = guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, seed=0)
+    return model.model.latent_format.process_in(samples)
+
+
+def host_dpm():
+    return host.ksampler("dpmpp_2m_sde", {"eta": 0.0, "solver_type": "midpoint", "s_noise": 1.0})
+
+
+@pytest.fixture(scope="module")
+def clip(file):
+    return text_encoder.load_text_encoder(file("text_encoders", "gemma.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def conditioning(clip):
+    return sampling.encode_prompt(clip, PROMPT, "default")[0], sampling.encode_prompt(clip, NEGATIVE, None)[0]
+
+
+@pytest.fixture(scope="module")
+def core(file):
+    names = {
+        "transformer": "diffusion_models/sana.safetensors",
+        "autoencoder": "vae/dcae.safetensors",
+        "text_encoder": "text_encoders/gemma.safetensors",
+    }
+    return pipeline.load_pipeline({part: file(*name.split("/")) for part, name in names.items()}, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["flow_dpm", "flow_euler"])
+def test_three_routes(file, conditioning, core, name):
+    model = loading.load_model(file("diffusion_models", "sana.safetensors"))
+    noise = torch.randn(2, 32, 4, 6, generator=torch.Generator().manual_seed(5))
+    sigmas = sampling.make_sigmas(model, name, 12)
+    ours = sample(model, sampling.make_sampler(name), sigmas, *conditioning, noise)
+    expected = core(PROMPT, NEGATIVE, steps=12, sampler=name, latents=noise, batch_size=2, guidance_scale=4.5, output="latent")
+    assert_agree(ours, expected, 1e-4)
+    if name == "flow_dpm":
+        assert_agree(sample(model, host_dpm(), sigmas, *conditioning, noise), expected, 1e-4)
+
+
+def test_seed_draws_the_same_noise(file, core, clip):
+    model = loading.load_model(file("diffusion_models", "sana.safetensors"))
+    settings = sampling.Settings(width=192, height=128, steps=4)
+    latent = sampling.generate(model, clip, PROMPT, NEGATIVE, seed=7, settings=settings)["samples"]
+    expected = core(PROMPT, NEGATIVE, width=192, height=128, steps=4, seed=7, output="latent")
+    assert_agree(model.model.latent_format.process_in(latent), expected, 1e-4)
+
+
+@pytest.mark.parametrize("case, file", [
+    ("dpm20", "single/transformer_sana.safetensors"),
+    ("dpm20", "original/sana.pth"),
+    ("sana15_dpm20", "original/sana15.pth"),
+    ("sana2k_dpm20", "original/sana2k.pth"),
+    ("sana4k_dpm20", "original/sana4k.pth"),
+    ("euler20", "single/transformer_sana.safetensors"),
+    ("sana06_euler20", "original/sana06.pth"),
+])  # fmt: skip
+def test_diffusers_trajectory(oracle, case, file):
+    reference = oracle_tensors(oracle)
+    model = sd.load_diffusion_model(str(oracle / "fix" / file))  # the host's own loader
+    name = "flow_euler" if "euler" in case else "flow_dpm"
+    samplers = [sampling.make_sampler(name), *([host_dpm()] if name == "flow_dpm" else [])]
+    conditioning = [[[reference[f"sana/conditioning/in_{name}"][None], {}]] for name in ("positive", "negative")]
+    for sampler in samplers:
+        found = sample(model, sampler, sampling.make_sigmas(model, name, 20), *conditioning, reference[f"sana/{case}/in_latents"])
+        assert_agree(found, reference[f"sana/{case}/latents"], 1e-3)
+
+
+def test_sprint_step(oracle):
+    reference = oracle_tensors(oracle)
+    model = sd.load_diffusion_model(str(oracle / "fix" / "original" / "sprint.pth"))
+    positive = [[reference["sana/conditioning/in_positive"][None], {"guidance": 4.5}]]
+    found = sample(
+        model, host.sampler_object("lcm"), torch.tensor([1.0, 0.0]), positive, positive, reference["sprint/steps1/in_latents"], cfg=1.0
+    )
+    assert_agree(found, reference["sprint/steps1/latents"], 5e-4)
+
+
+def oracle_tensors(oracle):
+    return safetensors.load_file(oracle / "ref.safetensors")

@@ -1,0 +1,179 @@
+"""SANA as the host's model: noise levels, conditioning, types, memory."""
+
+import dataclasses
+import types
+
+import pytest
+import tiny
+import torch
+from agreement import assert_agree
+from e2e.comfyui import REASON
+
+model = pytest.importorskip("sana_pack.nodes.bridge.model", reason=REASON)
+loading = pytest.importorskip("sana_pack.nodes.bridge.loading", reason=REASON)
+config = pytest.importorskip("sana_pack.sana_core.config", reason=REASON)
+schedules = pytest.importorskip("sana_pack.sana_core.samplers.schedules", reason=REASON)
+model_sampling = pytest.importorskip("comfy.model_sampling", reason=REASON)
+samplers = pytest.importorskip("comfy.samplers", reason=REASON)
+
+
+@pytest.fixture(scope="module")
+def patcher(file):
+    return loading.load_model(file("diffusion_models", "sana.safetensors"))
+
+
+def sana(**changes):
+    fields = dataclasses.asdict(tiny.transformer_config())
+    return model.Sana(
+        {"image_model": "sana", "config": config.TransformerConfig(**{**fields, **changes}), "sampling": config.SamplingDefaults()}
+    )
+
+
+@pytest.mark.parametrize("steps, shift, expected", [
+    (20, 3, "999 982 963 944 922 899 874 847 817 785 749 710 666 617 562 499 428 345 249 136"),
+    (18, 3, "999 980 959 937 912 886 856 824 789 749 705 655 599 535 461 374 272 149"),
+    (20, 6, "999 991 981 971 959 947 933 917 899 879 856 830 799 763 719 666 599 513 399 239"),
+])  # fmt: skip
+def test_released_timesteps(patcher, steps, shift, expected):
+    sigmas = schedules.flow_dpm_sigmas(steps, shift)[:-1]
+    timesteps = patcher.model.model_sampling.timestep(sigmas).float().trunc()
+    assert timesteps.int().tolist() == [int(timestep) for timestep in expected.split()]
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0, 6.0])
+def test_the_first_noise_level_is_pure_noise(shift):
+    sampling = model.SanaModelSampling(types.SimpleNamespace(sampling_settings={"shift": shift}))
+    noise, latent = torch.ones(2, 32, 2, 2), torch.full((2, 32, 2, 2), 5.0)
+    first, second = schedules.flow_dpm_sigmas(20, shift)[:2]
+    assert torch.equal(sampling.noise_scaling(first, noise, latent), noise)
+    assert_agree(sampling.noise_scaling(second, noise, latent), second * noise + (1 - second) * latent, 1e-6)
+    noisy = sampling.noise_scaling(first, torch.zeros_like(noise), latent)  # as KSamplerAdvanced without noise
+    assert_agree(noisy, (1 - first) * latent, 1e-6)
+
+
+def test_noise_levels_per_item():
+    sampling = model.SanaModelSampling(types.SimpleNamespace(sampling_settings={"shift": 3.0}))
+    noise, latent = torch.ones(2, 32, 2, 2), torch.zeros(2, 32, 2, 2)
+    found = sampling.noise_scaling(torch.tensor([0.9997, 0.5]).reshape(2, 1, 1, 1), noise, latent)
+    assert found[:, 0, 0, 0].tolist() == [1.0, 0.5]
+    assert isinstance(sampling, model_sampling.CONST)
+
+
+def test_sprint_schedule(file):
+    sprint = loading.load_model(file("diffusion_models", "sprint.safetensors"))
+    sigmas = samplers.calculate_sigmas(sprint.model.model_sampling, "simple", 2)
+    assert_agree(sigmas, torch.tensor([1.0, 0.78271, 0.0]), 1e-4)  # sin t / (sin t + cos t) at 1.5708, 1.3 and 0
+
+
+@pytest.mark.parametrize("tokens, mask, padded, counted", [
+    (7, None, 32, [7, 7]),
+    (32, None, 32, [32, 32]),
+    (300, None, 320, [300, 300]),
+    (9, torch.tensor([[1, 1, 1, 0, 0, 0, 0, 0, 0], [1] * 9]), 32, [3, 9]),
+    (9, torch.tensor([[1, 1, 1, 0]]), 32, [8, 8]),  # five tokens were added by a node that does not know of masks
+    (2, torch.tensor([[1, 0, 1, 1]]), 32, [1, 1]),
+])  # fmt: skip
+def test_padded_context(tokens, mask, padded, counted):
+    context = torch.randn(2, tokens, 48)
+    states, found = model.padded_context(context, mask)
+    assert states.shape == (2, padded, 48) and found.shape == (2, padded)
+    assert found.sum(dim=1).tolist() == counted
+    assert torch.equal(states[:, :tokens], context) and not states[:, tokens:].any() and not found[:, tokens:].any()
+
+
+def test_prompts_of_any_length_can_run_as_one_batch(patcher):
+    conds = [patcher.model.extra_conds(cross_attn=torch.randn(1, length, 48), device="cpu", noise=None) for length in (3, 41)]
+    assert all(conds[0][key].can_concat(conds[1][key]) for key in ("c_crossattn", "attention_mask"))
+    assert conds[0]["attention_mask"].concat([conds[1]["attention_mask"]]).sum(dim=1).tolist() == [3, 41]
+    assert conds[0]["c_crossattn"].concat([conds[1]["c_crossattn"]]).shape == (2, 64, 48)
+    wider = patcher.model.extra_conds(cross_attn=torch.randn(1, 3, 49))
+    assert not conds[0]["c_crossattn"].can_concat(wider["c_crossattn"])
+    assert "guidance" not in conds[0]
+
+
+def test_guidance_is_sprints_alone(file):
+    sprint = loading.load_model(file("diffusion_models", "sprint.safetensors")).model
+    assert sprint.extra_conds(cross_attn=torch.randn(1, 3, 48))["guidance"].cond.tolist() == [4.5]
+    assert sprint.extra_conds(cross_attn=torch.randn(1, 3, 48), guidance=2.0)["guidance"].cond.tolist() == [2.0]
+
+
+def test_a_batch_of_two_prompts_is_two_batches_of_one(patcher):
+    noise = torch.randn(2, 32, 3, 4)
+    prompts = [torch.randn(1, length, 48) for length in (5, 17)]
+    states = torch.zeros(2, 17, 48)
+    mask = torch.zeros(2, 17, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        states[row, : prompt.shape[1]], mask[row, : prompt.shape[1]] = prompt[0], 1
+
+    def sample(noise, states, extra):
+        guider = samplers.CFGGuider(patcher)
+        guider.set_conds([[states, extra]], [[prompts[0], {}]])
+        guider.set_cfg(4.5)
+        return guider.sample(
+            noise, torch.zeros_like(noise), samplers.sampler_object("euler"), torch.tensor([0.9997, 0.6, 0.3, 0.0]), seed=0
+        )
+
+    together = sample(noise, states, {"attention_mask": mask})
+    alone = torch.cat([sample(noise[row : row + 1], prompts[row], {}) for row in range(2)])
+    assert_agree(together, alone, 1e-5)
+
+
+@pytest.mark.parametrize("fp16_trained, types", [(False, [torch.bfloat16, torch.float32]), (True, [torch.float16, torch.float32])])
+def test_types_are_those_of_the_release(fp16_trained, types):
+    assert sana(fp16_trained=fp16_trained).supported_inference_dtypes == types
+
+
+def test_memory_grows_with_width():
+    wide = sana(hidden_size=2240, num_heads=70, num_cross_heads=20).memory_usage_factor
+    narrow = sana(hidden_size=1152, num_heads=36, num_cross_heads=16).memory_usage_factor
+    assert (wide, narrow) == (3.5, 3.5 * 1152 / 2240)
+
+
+def test_latents_of_another_model_are_refused(patcher):
+    with pytest.raises(ValueError, match=r"latents \(B, 32, h, w\), got \(1, 16, 4, 4\)"):
+        guider = samplers.CFGGuider(patcher)
+        guider.set_conds([[torch.randn(1, 3, 48), {}]], [[torch.randn(1, 3, 48), {}]])
+        guider.sample(torch.randn(1, 16, 4, 4), torch.ones(1, 16, 4, 4), samplers.sampler_object("euler"), torch.tensor([1.0, 0.0]), seed=0)
+
+
+def test_text_of_another_encoder_is_refused(patcher):
+    with pytest.raises(ValueError, match="text states are 768 wide, this SANA model takes 48"):
+        guider = samplers.CFGGuider(patcher)
+        guider.set_conds([[torch.randn(1, 77, 768), {}]], [[torch.randn(1, 77, 768), {}]])
+        guider.sample(
+            torch.randn(1, 32, 4, 4), torch.zeros(1, 32, 4, 4), samplers.sampler_object("euler"), torch.tensor([1.0, 0.0]), seed=0
+        )
+
+
+def test_torch_compile_gives_the_same_and_compiles_once(file):
+    """The host's TorchCompileModel, with a backend that counts instead of generating code."""
+    compile_nodes = pytest.importorskip("comfy_api.torch_helpers", reason=REASON)
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    plain = loading.load_model(file("diffusion_models", "sana.safetensors"))
+    patched = plain.clone()
+    compile_nodes.set_torch_compile_wrapper(model=patched, backend=backend, options={"guard_filter_fn": without_options})
+    torch._dynamo.reset()
+    states = torch.randn(1, 5, 48)
+
+    def sample(patcher):
+        guider = samplers.CFGGuider(patcher)
+        guider.set_conds([[states, {}]], [[states * 0.5, {}]])
+        guider.set_cfg(4.5)
+        noise = torch.randn(1, 32, 4, 4, generator=torch.Generator().manual_seed(0))
+        return guider.sample(noise, torch.zeros_like(noise), samplers.sampler_object("euler"), torch.linspace(1, 0, 5), seed=0)
+
+    first = sample(patched)
+    graphs = len(compiled)
+    assert_agree(first, sample(plain), 1e-5)
+    assert_agree(sample(patched), first, 1e-6)
+    assert graphs > 0 and len(compiled) == graphs  # further steps and runs reuse what was compiled
+
+
+def without_options(guards):
+    """As the host's node filters them."""
+    return ["transformer_options" not in guard.name for guard in guards]

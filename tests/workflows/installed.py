@@ -1,0 +1,37 @@
+"""A ComfyUI server with the pack installed under its registry name, and tiny models under the file names that the templates ask for."""
+
+import contextlib
+import shutil
+from pathlib import Path
+
+import pytest
+from e2e import comfyui, server, tiny_files
+
+ROOT = Path(__file__).parents[2]
+NAME = "sana-native"  # of its folder in custom_nodes, as ComfyUI-Manager makes it
+RELEASED = {  # files of the templates -> tiny files of the same kind and layout
+    "diffusion_models/Sana_1600M_1024px_BF16.pth": "diffusion_models/sana.pth",
+    "text_encoders/gemma_2_2b_fp16.safetensors": "text_encoders/gemma.safetensors",
+    "vae/diffusion_pytorch_model.safetensors": "vae/dcae.safetensors",
+}
+
+
+@contextlib.contextmanager
+def serve(base):
+    """Start the server in the folder `base` and stop it at the end. Skips the tests where there is no ComfyUI."""
+    folder = comfyui.folder()
+    if folder is None:
+        pytest.skip(comfyui.ABSENT)
+    models = tiny_files.write_all(base / "models")
+    for name, source in RELEASED.items():
+        shutil.copy(models / source, models / name)
+    pack = base / "packs" / NAME
+    pack.parent.mkdir()
+    pack.symlink_to(ROOT, target_is_directory=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "PACK", pack)
+        running = server.Server(folder, comfyui.python(folder), base)
+    try:
+        yield running
+    finally:
+        running.stop()
