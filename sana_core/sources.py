@@ -37,13 +37,19 @@ class PipelineFiles:
     scheduler: Path | None = None  # diffusers' scheduler_config.json
 
 
+NANO_FILES = PipelineFiles(  # in folders named as ComfyUI's, which lists them in its menus
+    transformer=NANO / "diffusion_models" / "sana_nano.safetensors",
+    autoencoder=NANO / "vae" / "sana_nano_vae.safetensors",
+    text_encoder=NANO / "text_encoders" / "sana_nano_text.safetensors",
+)
+
+
 def pipeline_files(source: str | Path | Mapping[str, str | Path]) -> PipelineFiles:
     """ "nano" (the embedded model), a diffusers pipeline folder, or paths by name. Raises InputError for anything else."""
     if isinstance(source, Mapping):
         return _named_files(source)
     if source == "nano":
-        names = ("sana_nano", "sana_nano_vae", "sana_nano_text")
-        return PipelineFiles(**{part: NANO / f"{name}.safetensors" for part, name in zip(PARTS, names)})
+        return NANO_FILES
     folder = Path(source)
     if not (folder / "model_index.json").is_file():
         raise InputError(

@@ -15,7 +15,7 @@ LAYERS = (  # a part may import from itself and from what stands before it
     {"config"},
     {"presets", "latents", "linear_attention"},
     {"transformer", "dcae", "samplers", "text", "checkpoint"},
-    {"images", "sources"},
+    {"images", "sources", "prompt_file"},
     {"pipeline"},
     {"cli"},
     {"__main__", "__init__"},

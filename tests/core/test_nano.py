@@ -7,10 +7,10 @@ import torch
 
 from sana_core.checkpoint.files import read_checkpoint
 from sana_core.pipeline import load_pipeline
-from sana_core.sources import NANO
+from sana_core.sources import NANO, NANO_FILES
 from sana_core.text.instruction import INSTRUCTIONS, prompt_tokens
 
-NAMES = ("sana_nano", "sana_nano_vae", "sana_nano_text")
+FILES = (NANO_FILES.transformer, NANO_FILES.autoencoder, NANO_FILES.text_encoder)
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +29,14 @@ def draw(nano, prompts, **settings):
 
 
 def test_files_are_float16_and_small():
-    headers = [read_checkpoint(NANO / f"{name}.safetensors", "meta") for name in NAMES]
+    headers = [read_checkpoint(file, "meta") for file in FILES]
     types = {tensor.dtype for header in headers for key, tensor in header.tensors.items() if key != "spiece_model"}
     assert types == {torch.float16}
-    assert sum((NANO / f"{name}.safetensors").stat().st_size for name in NAMES) < 20_500_000
+    assert sum(file.stat().st_size for file in FILES) < 20_500_000
 
 
 def test_files_state_their_configuration(nano):
-    stated = [json.loads(read_checkpoint(NANO / f"{name}.safetensors", "meta").metadata["config"]) for name in NAMES]
+    stated = [json.loads(read_checkpoint(file, "meta").metadata["config"]) for file in FILES]
     transformer, vae, text = stated
     assert nano.transformer.config.hidden_size == transformer["hidden_size"] == 224
     assert [stage.channels for stage in nano.autoencoder.config.encoder] == [stage["channels"] for stage in vae["encoder"]]

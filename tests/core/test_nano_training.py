@@ -105,10 +105,10 @@ def test_the_latent_penalty_is_least_at_the_published_scale():
 
 
 def test_a_short_training_lowers_the_losses():
-    from sana_core.sources import NANO
+    from sana_core.sources import NANO_FILES
     from sana_core.text.load import load_text_encoder
 
-    tokenizer = load_text_encoder(NANO / "sana_nano_text.safetensors").tokenizer
+    tokenizer = load_text_encoder(NANO_FILES.text_encoder).tokenizer
     latents = torch.randn(2, 1, 1, 32, 4, 4, generator=torch.Generator().manual_seed(0)).expand(2, 10, 2, 32, 4, 4)
     data = train_transformer.Captioned([APPLE, OWL], latents, tokenizer)
     data.source = CaptionSource([APPLE, OWL], SPLITS)

@@ -35,6 +35,7 @@ def half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def write(path: Path, tensors: dict[str, Tensor], config: Any, **more: Any) -> None:
     """Write under a temporary name, then rename: a reader never sees half a file."""
     metadata = {"format": "pt", "license": LICENCE, "config": json.dumps(asdict(config))}
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     save_file(tensors, temporary, metadata | {name: json.dumps(asdict(value)) for name, value in more.items()})
     temporary.chmod(0o644)  # safetensors writes files that only their owner reads
@@ -49,12 +50,11 @@ def export(work: Path, out: Path, guidance_scale: float, shift: float) -> None:
     transformer = {key.removeprefix("transformer."): tensor for key, tensor in trained.items() if key.startswith("transformer.")}
     text = {key.removeprefix("text."): tensor for key, tensor in trained.items() if key.startswith("text.")}
     spiece = torch.frombuffer(bytearray((work / "tokenizer.model").read_bytes()), dtype=torch.uint8)
-    out.mkdir(parents=True, exist_ok=True)
     sampling = replace(SAMPLING, guidance_scale=guidance_scale, shift=shift)
-    write(out / "sana_nano.safetensors", half(transformer), TRANSFORMER, sampling=sampling)
-    write(out / "sana_nano_vae.safetensors", half(autoencoder), AUTOENCODER)
+    write(out / "diffusion_models" / "sana_nano.safetensors", half(transformer), TRANSFORMER, sampling=sampling)
+    write(out / "vae" / "sana_nano_vae.safetensors", half(autoencoder), AUTOENCODER)
     named = {f"model.{key}": tensor for key, tensor in half(text).items()}
-    write(out / "sana_nano_text.safetensors", named | {"spiece_model": spiece}, TEXT)
+    write(out / "text_encoders" / "sana_nano_text.safetensors", named | {"spiece_model": spiece}, TEXT)
 
 
 def main() -> None:
