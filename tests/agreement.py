@@ -1,4 +1,5 @@
 """How far two results are apart, in the measure of all parity tests."""
+
 import torch
 
 

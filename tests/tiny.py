@@ -1,4 +1,5 @@
 """Tiny random networks in the shapes of the released ones, shared by the tests."""
+
 import torch
 
 from sana_core.config import AutoencoderConfig, StageConfig, TransformerConfig, cross_heads

@@ -1,4 +1,5 @@
 """A tiny random Gemma-2 and a tiny tokenizer with the special ids of the real one, shared by the tests."""
+
 import io
 
 import sentencepiece

@@ -105,6 +105,8 @@ def naming(source: str, original_key: Callable[[str], str] = str) -> Iterator[No
     except SanaError as error:
         raise CheckpointError(f"{source}: {error}") from error
     except KeyError as error:
-        raise CheckpointError(f"{source}: the tensor {original_key(error.args[0])} is missing; the file is damaged or of another model") from error
+        raise CheckpointError(
+            f"{source}: the tensor {original_key(error.args[0])} is missing; the file is damaged or of another model"
+        ) from error
     except (TypeError, ValueError, ArithmeticError, AttributeError, IndexError) as error:
         raise CheckpointError(f"{source}: its configuration cannot be read ({error}); the file is damaged or of another model") from error

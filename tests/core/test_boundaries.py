@@ -1,4 +1,5 @@
 """The import rules of the package, read from the syntax trees."""
+
 import ast
 import sys
 from pathlib import Path
@@ -8,7 +9,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "sana_core"
 ALLOWED = {"torch", "safetensors", "numpy", "PIL"}
-LAZY = {"text": {"transformers", "sentencepiece", "tokenizers"}, "kernels": {"triton"}, "cli.py": {"tqdm"}}  # inside functions, in these parts only
+LAZY = {
+    "text": {"transformers", "sentencepiece", "tokenizers"},
+    "kernels": {"triton"},
+    "cli.py": {"tqdm"},
+}  # inside functions, in these parts only
 FORBIDDEN = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "nodes", "latent_preview"}
 LAYERS = (  # a part may import from itself and from what stands before it
     {"errors"},

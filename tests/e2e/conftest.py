@@ -8,19 +8,22 @@ from e2e.server import Server
 
 
 @pytest.fixture(scope="session")
-def comfyui_folder():
-    folder = comfyui.folder()
-    if folder is None:
-        pytest.skip(comfyui.ABSENT)
-    return folder
+def runnable():
+    """(folder, interpreter) of ComfyUI."""
+    return comfyui.runnable() or pytest.skip(comfyui.ABSENT)
 
 
 @pytest.fixture(scope="session")
-def server(comfyui_folder, tmp_path_factory):
+def comfyui_folder(runnable):
+    return runnable[0]
+
+
+@pytest.fixture(scope="session")
+def server(runnable, tmp_path_factory):
     base = tmp_path_factory.mktemp("comfyui")
     tiny_files.write_all(base / "models")
     tiny_files.write_picture(base / "input")
-    server = Server(comfyui_folder, comfyui.python(comfyui_folder), base, extra_packs=[Path(__file__).parent / "tensors_pack"])
+    server = Server(*runnable, base, extra_packs=[Path(__file__).parent / "tensors_pack"])
     yield server
     server.stop()
 

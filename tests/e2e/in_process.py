@@ -9,12 +9,11 @@ from pathlib import Path
 from e2e import comfyui
 
 ROOT = Path(__file__).parents[2]
-NEEDED = ("aiohttp", "einops", "comfy_kitchen", "comfy_aimdo", "torchsde", "av")  # of ComfyUI's requirements, what other projects lack
 
 
 def possible():
     """Is there a ComfyUI, and has this Python what it needs?"""
-    return comfyui.folder() is not None and all(importlib.util.find_spec(name) for name in NEEDED)
+    return comfyui.folder() is not None and all(importlib.util.find_spec(name) for name in comfyui.NEEDED)
 
 
 def start():

@@ -48,9 +48,9 @@ class Node:
 class Server:
     """`base` is ComfyUI's base directory: models, inputs and outputs."""
 
-    def __init__(self, comfyui, python, base, extra_packs=()):
+    def __init__(self, comfyui, python, base, pack=PACK, extra_packs=()):
         self.base, self.port = Path(base), free_port()
-        for pack in (PACK, *extra_packs):
+        for pack in (pack, *extra_packs):
             (self.base / "custom_nodes").mkdir(parents=True, exist_ok=True)
             (self.base / "custom_nodes" / pack.name).symlink_to(pack, target_is_directory=True)
         arguments = f"--cpu --listen 127.0.0.1 --port {self.port} --disable-auto-launch --preview-method auto".split()

@@ -4,6 +4,7 @@
 once per session, or once for all where SANA_ORACLE_CACHE names a folder to keep the results in. Where the scripts or diffusers are missing
 the tests that need them are skipped; `pair` tests build their own models and need diffusers only.
 """
+
 import os
 import subprocess
 import sys
@@ -39,5 +40,9 @@ def oracle(oracle_scripts, tmp_path_factory):
     if not reference.is_file():
         sections = "transformer,vae,text,schedules,sana"
         subprocess.run([sys.executable, oracle_scripts / "make_fixtures.py", fixtures], check=True, stdout=subprocess.DEVNULL)
-        subprocess.run([sys.executable, oracle_scripts / "reference.py", fixtures, reference, "--only", sections], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, oracle_scripts / "reference.py", fixtures, reference, "--only", sections],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
     return Oracle(fixtures, load_file(reference))

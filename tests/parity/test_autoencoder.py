@@ -1,4 +1,5 @@
 """DC-AE against diffusers' AutoencoderDC, float32."""
+
 import pytest
 import torch
 from agreement import assert_agree

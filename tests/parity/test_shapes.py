@@ -1,4 +1,5 @@
 """Keys and shapes of the real releases, on the meta device, in both namings."""
+
 import json
 import re
 import subprocess

@@ -2,6 +2,7 @@
 
 diffusers lower-cases and strips every prompt; `encode` does not, so the tests do it.
 """
+
 import inspect
 import json
 import math

@@ -1,4 +1,5 @@
 """The Linear DiT against diffusers' SanaTransformer2DModel, float32."""
+
 import pytest
 import torch
 from agreement import assert_agree
@@ -9,7 +10,11 @@ from sana_core.checkpoint.load import load_transformer
 TOLERANCE = 1e-4
 FOLDERS = {"sana": "sana", "sana06": "sana06_euler", "sana15": "sana15", "sprint": "sprint", "sana2k": "sana2k", "sana4k": "sana4k"}
 VARIANT = {"sana2k": "2k", "sana4k": "4k"}  # single diffusers files do not tell it
-LAYOUTS = {"single file": "single/transformer_{name}.safetensors", "original": "original/{name}.pth", "folder": "pipelines/{folder}/transformer"}
+LAYOUTS = {
+    "single file": "single/transformer_{name}.safetensors",
+    "original": "original/{name}.pth",
+    "folder": "pipelines/{folder}/transformer",
+}
 
 
 def call(model, latent, timestep, text, mask, guidance):

@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from e2e import comfyui, server, tiny_files
+from e2e import comfyui, tiny_files
+from e2e.server import Server
 
 ROOT = Path(__file__).parents[2]
 NAME = "sana-native"  # of its folder in custom_nodes, as ComfyUI-Manager makes it
@@ -19,18 +20,14 @@ RELEASED = {  # files of the templates -> tiny files of the same kind and layout
 @contextlib.contextmanager
 def serve(base):
     """Start the server in the folder `base` and stop it at the end. Skips the tests where there is no ComfyUI."""
-    folder = comfyui.folder()
-    if folder is None:
-        pytest.skip(comfyui.ABSENT)
+    runnable = comfyui.runnable() or pytest.skip(comfyui.ABSENT)
     models = tiny_files.write_all(base / "models")
     for name, source in RELEASED.items():
         shutil.copy(models / source, models / name)
     pack = base / "packs" / NAME
     pack.parent.mkdir()
     pack.symlink_to(ROOT, target_is_directory=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server, "PACK", pack)
-        running = server.Server(folder, comfyui.python(folder), base)
+    running = Server(*runnable, base, pack=pack)
     try:
         yield running
     finally:

@@ -13,6 +13,7 @@ import argparse
 import json
 import logging
 import random
+import textwrap
 from pathlib import Path
 
 import torch
@@ -42,23 +43,22 @@ def draw(pipeline: SanaPipeline, prompts: list[str], seed: int, **settings) -> T
 
 def sheet(pipeline: SanaPipeline, prompts: list[str], path: Path, seeds: tuple[int, ...] = (0, 1)) -> None:
     """Rows of pictures with the prompt below each; one line per seed."""
-    columns, label, size = 10, 16, IMAGE_SIZE
-    rows = -(-len(prompts) // columns)
-    canvas = Image.new("RGB", (columns * size, rows * (len(seeds) * size + label)), "white")
+    columns, label, size = 10, 30, IMAGE_SIZE
+    height = len(seeds) * size + label
+    canvas = Image.new("RGB", (columns * size, -(-len(prompts) // columns) * height), "white")
     pen = ImageDraw.Draw(canvas)
     for line, seed in enumerate(seeds):
         for index, picture in enumerate(pipeline(prompts, seed=seed)):
-            column, row = index % columns, index // columns
-            canvas.paste(picture, (column * size, row * (len(seeds) * size + label) + line * size))
+            canvas.paste(picture, (index % columns * size, index // columns * height + line * size))
     for index, prompt in enumerate(prompts):
-        place_text = ((index % columns) * size + 3, (index // columns) * (len(seeds) * size + label) + len(seeds) * size + 2)
-        pen.text(place_text, prompt if prompt.isascii() else ascii_label(prompt), fill="black")
+        words = textwrap.fill(ascii_label(prompt), 22, max_lines=2)
+        pen.multiline_text((index % columns * size + 3, index // columns * height + len(seeds) * size + 2), words, fill="black", spacing=1)
     canvas.save(path, quality=88)
 
 
 def ascii_label(prompt: str) -> str:
     """The built-in font has no Chinese and no emoji: show their code points."""
-    return " ".join(char if char.isascii() else f"U+{ord(char):X}" for char in prompt)[:24]
+    return prompt if prompt.isascii() else " ".join(f"{ord(char):X}" for char in prompt)
 
 
 class Gallery:

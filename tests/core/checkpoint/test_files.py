@@ -1,4 +1,5 @@
 """Bad files: one clear error each, and nothing in them runs."""
+
 import json
 import os
 import pickle
@@ -46,7 +47,9 @@ def test_meta_reads_shapes_only(tmp_path, tensors, name):
     save_file(tensors, tmp_path / "m.safetensors")
     torch.save(tensors, tmp_path / "m.pth")
     found = read_checkpoint(tmp_path / name, "meta").tensors
-    assert {key: (t.device.type, t.shape, t.dtype) for key, t in found.items()} == {key: ("meta", t.shape, t.dtype) for key, t in tensors.items()}
+    assert {key: (t.device.type, t.shape, t.dtype) for key, t in found.items()} == {
+        key: ("meta", t.shape, t.dtype) for key, t in tensors.items()
+    }
 
 
 @pytest.mark.parametrize("protocol", ["zip", "plain"])
@@ -74,8 +77,14 @@ BROKEN = {
     "GGUF": (b"GGUF\x03\x00\x00\x00" + bytes(64), "a GGUF file"),
     "text": (b"this is not a model at all, just some text", "not a model file"),
     "header of impossible length": (struct.pack("<Q", 2**60) + b"{" + bytes(80), "truncated or damaged"),
-    "sizes beyond the file": (header({"a": {"dtype": "F32", "shape": [1000, 1000], "data_offsets": [0, 4000000]}}) + bytes(16), "truncated or damaged"),
-    "shape that is not the size": (header({"a": {"dtype": "F32", "shape": [64, 64], "data_offsets": [0, 16]}}) + bytes(16), "truncated or damaged"),
+    "sizes beyond the file": (
+        header({"a": {"dtype": "F32", "shape": [1000, 1000], "data_offsets": [0, 4000000]}}) + bytes(16),
+        "truncated or damaged",
+    ),
+    "shape that is not the size": (
+        header({"a": {"dtype": "F32", "shape": [64, 64], "data_offsets": [0, 16]}}) + bytes(16),
+        "truncated or damaged",
+    ),
     "header that is no JSON": (struct.pack("<Q", 20) + b"{" + b"x" * 40, "truncated or damaged"),
 }
 

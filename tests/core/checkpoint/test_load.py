@@ -1,4 +1,5 @@
 """Every layout gives the same tensors; what does not fit is refused by name."""
+
 import dataclasses
 import json
 
@@ -65,7 +66,9 @@ def test_autoencoder_layouts(tmp_path, lite):
     for name, tensors in {"diffusers": model.state_dict(), "mit": mit(model)}.items():
         save_file({key: t.contiguous() for key, t in tensors.items()}, tmp_path / f"{name}.safetensors")
         loaded = load_autoencoder(tmp_path / f"{name}.safetensors")
-        assert [(s.depth, s.block) for s in loaded.config.decoder if s.depth] == [(s.depth, s.block) for s in model.config.decoder if s.depth]
+        assert [(s.depth, s.block) for s in loaded.config.decoder if s.depth] == [
+            (s.depth, s.block) for s in model.config.decoder if s.depth
+        ]
         for key, tensor in model.state_dict().items():
             assert torch.equal(loaded.state_dict()[key], tensor), key
 
@@ -132,12 +135,18 @@ def test_a_key_too_few_too_many_or_of_another_shape_is_named(tmp_path, network):
 
 
 OTHERS = {
-    "a Stable Diffusion or SDXL model": {"model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3), "first_stage_model.decoder.conv_in.weight": (512, 4, 3, 3)},
+    "a Stable Diffusion or SDXL model": {
+        "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3),
+        "first_stage_model.decoder.conv_in.weight": (512, 4, 3, 3),
+    },
     "a Flux model": {"double_blocks.0.img_attn.qkv.weight": (9216, 3072)},
     "a Lumina 2 model": {"cap_embedder.0.weight": (2304,), "layers.0.attention.qkv.weight": (4096, 2304)},
     "a Gemma-2 text encoder": {"model.layers.0.post_feedforward_layernorm.weight": (2304,)},
     "a LoRA": {"transformer.transformer_blocks.0.attn1.to_q.lora_A.weight": (4, 224)},
-    "an autoencoder of another family": {"decoder.conv_in.weight": (512, 16, 3, 3), "decoder.up_blocks.0.resnets.0.conv1.weight": (8, 8, 3, 3)},
+    "an autoencoder of another family": {
+        "decoder.conv_in.weight": (512, 16, 3, 3),
+        "decoder.up_blocks.0.resnets.0.conv1.weight": (8, 8, 3, 3),
+    },
     "a model of an unknown kind": {"w": (3,)},
 }
 

@@ -1,4 +1,5 @@
 """What DC-AE must do whatever its weights are."""
+
 import pytest
 import tiny
 import torch

@@ -1,4 +1,5 @@
 """The tiny tokenizer and Gemma-2 of `tiny_text`, made once."""
+
 import pytest
 import tiny_text
 

@@ -1,4 +1,5 @@
 """The encoder: against Gemma-2 written out in a few lines, and what `encode` promises about windows, masks and batches."""
+
 import dataclasses
 import math
 
@@ -47,6 +48,7 @@ def gemma2(ids, tensors, config):
     """Gemma-2 (arXiv:2408.00118, sec. 2): ids -> (T, hidden_size) after the final norm."""
     x = tensors["embed_tokens.weight"][ids] * math.sqrt(config.hidden_size)
     for i in range(config.num_hidden_layers):
+
         def get(name, i=i):
             return tensors[f"layers.{i}.{name}.weight"]
 

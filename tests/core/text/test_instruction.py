@@ -1,4 +1,5 @@
 """The instruction's wordings and the token window, against upstream's padded formulation."""
+
 import hashlib
 
 import pytest

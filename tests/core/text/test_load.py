@@ -1,4 +1,5 @@
 """One encoder from every layout; what is no Gemma-2, or not a whole one, is refused by name."""
+
 import json
 import logging
 import math

@@ -1,4 +1,5 @@
 """SentencePiece bytes, tokenizer.model and tokenizer.json give the same ids."""
+
 import io
 
 import pytest

@@ -1,4 +1,5 @@
 """What the Linear DiT must do whatever its weights are."""
+
 import math
 
 import pytest

@@ -1,4 +1,5 @@
 """A node pack for tests alone: NOISE, CONDITIONING and LATENT from tensors in a safetensors file."""
+
 from comfy_api.latest import ComfyExtension, io
 from safetensors.torch import load_file
 
