@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import torch
 from PIL import Image
@@ -154,7 +154,7 @@ def _draw(pipeline: SanaPipeline, job: Job, settings: SamplingDefaults, args: ar
         batch_size=args.batch,
         callback=None if args.quiet else progress_bar(label, settings.steps),
     )
-    return list(pictures)
+    return cast(list[Image.Image], pictures)
 
 
 def progress_bar(label: str, total: int) -> StepCallback:

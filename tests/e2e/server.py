@@ -50,9 +50,9 @@ class Server:
 
     def __init__(self, comfyui, python, base, pack=PACK, extra_packs=()):
         self.base, self.port = Path(base), free_port()
-        for pack in (pack, *extra_packs):
-            (self.base / "custom_nodes").mkdir(parents=True, exist_ok=True)
-            (self.base / "custom_nodes" / pack.name).symlink_to(pack, target_is_directory=True)
+        (self.base / "custom_nodes").mkdir(parents=True, exist_ok=True)
+        for folder in (pack, *extra_packs):
+            (self.base / "custom_nodes" / folder.name).symlink_to(folder, target_is_directory=True)
         arguments = f"--cpu --listen 127.0.0.1 --port {self.port} --disable-auto-launch --preview-method auto".split()
         database = f"sqlite:///{self.base / 'comfyui.db'}"
         arguments += ["--base-directory", str(self.base), "--database-url", database]

@@ -1,8 +1,8 @@
 """The judge of fidelity: diffusers on tiny random models in the published layouts.
 
-`oracle` runs the scripts `make_fixtures.py` and `reference.py` from the folder in SANA_ORACLE (default: `shared/oracle` beside the checkout),
-once per session, or once for all where SANA_ORACLE_CACHE names a folder to keep the results in. Where the scripts or diffusers are missing
-the tests that need them are skipped; `pair` tests build their own models and need diffusers only.
+`oracle` runs the scripts `make_fixtures.py` and `reference.py` from the folder in SANA_ORACLE (default: `shared/oracle` beside the
+checkout), once per session, or once for all where SANA_ORACLE_CACHE names a folder to keep the results in. Where the scripts or diffusers
+are missing the tests that need them are skipped; the other tests here build their own models and need diffusers only.
 """
 
 import os

@@ -34,10 +34,22 @@ def test_other_seeds(tmp_path, lite, seed):
     torch.manual_seed(seed)
     scales, widths = [[], [], [], [5], [5], [5]], [16, 32, 64, 64, 128, 128]
     blocks = ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3
-    decoder = {"decoder_block_types": "ResBlock", "decoder_layers_per_block": [0, 1, 2, 1, 1, 1], "decoder_qkv_multiscales": [[]] * 6,
-               "upsample_block_type": "pixel_shuffle", "decoder_conv_act_fn": "silu"} if lite else {  # fmt: skip
-               "decoder_block_types": blocks, "decoder_layers_per_block": [1, 2, 1, 1, 1, 1], "decoder_qkv_multiscales": scales,
-               "upsample_block_type": "interpolate"}  # fmt: skip
+    decoder = (
+        {
+            "decoder_block_types": "ResBlock",
+            "decoder_layers_per_block": [0, 1, 2, 1, 1, 1],
+            "decoder_qkv_multiscales": [[]] * 6,
+            "upsample_block_type": "pixel_shuffle",
+            "decoder_conv_act_fn": "silu",
+        }
+        if lite
+        else {
+            "decoder_block_types": blocks,
+            "decoder_layers_per_block": [1, 2, 1, 1, 1, 1],
+            "decoder_qkv_multiscales": scales,
+            "upsample_block_type": "interpolate",
+        }
+    )
     theirs = diffusers.AutoencoderDC(
         latent_channels=32, attention_head_dim=32, encoder_block_types=blocks, encoder_block_out_channels=widths,
         decoder_block_out_channels=widths, encoder_layers_per_block=[1, 1, 1, 2, 1, 1], encoder_qkv_multiscales=scales,

@@ -62,9 +62,11 @@ def ascii_label(prompt: str) -> str:
 
 
 class Gallery:
-    """The pictures that captions ask for, as drawn."""
+    """The pictures that captions ask for, as drawn, and their descriptions, each computed once."""
 
-    def __init__(self, work: Path) -> None:
+    def __init__(self, work: Path, autoencoder: DCAE) -> None:
+        self.autoencoder = autoencoder
+        self.descriptions: dict[tuple[str, bool, bool], dict[str, Tensor]] = {}
         self.drawings = load_drawings(work / "images.npz", "concepts")
         self.palette = {name: torch.tensor(colour["rgb"]) / 255 for name, colour in COLOURS.items()}
 
@@ -74,6 +76,12 @@ class Gallery:
         placed = place(self.drawings, scale, torch.zeros(count, 2), torch.full((count,), mirror))
         return compose(placed, self.palette[colour].expand(count, 3))
 
+    def described(self, colour: str, small: bool, mirror: bool) -> dict[str, Tensor]:
+        key = (colour, small, mirror)
+        if key not in self.descriptions:
+            self.descriptions[key] = describe(self.autoencoder, self.on(*key))
+        return self.descriptions[key]
+
 
 @torch.no_grad()
 def describe(autoencoder: DCAE, images: Tensor) -> dict[str, Tensor]:
@@ -82,14 +90,14 @@ def describe(autoencoder: DCAE, images: Tensor) -> dict[str, Tensor]:
     return {"latent": latents.flatten(1), "pixel": F.adaptive_avg_pool2d(images, 16).flatten(1)}
 
 
-def retrieval(gallery: Gallery, autoencoder: DCAE, images: Tensor, captions: list[Caption]) -> dict[str, tuple[float, float]]:
+def retrieval(gallery: Gallery, images: Tensor, captions: list[Caption]) -> dict[str, tuple[float, float]]:
     """Share of pictures whose concept is the nearest (top-1) or among the five nearest (top-5), either way round."""
     hits: dict[str, list[Tensor]] = {"latent": [], "pixel": []}
     for colour, small in {(caption.colour, caption.small) for caption in captions}:
         chosen = [index for index, caption in enumerate(captions) if (caption.colour, caption.small) == (colour, small)]
         targets = torch.tensor([captions[index].concept for index in chosen])
-        asked = [describe(autoencoder, gallery.on(colour, small, mirror)) for mirror in (False, True)]
-        for name, found in describe(autoencoder, images[chosen]).items():
+        asked = [gallery.described(colour, small, mirror) for mirror in (False, True)]
+        for name, found in describe(gallery.autoencoder, images[chosen]).items():
             distance = torch.minimum(*(torch.cdist(found, candidates[name]) for candidates in asked))
             rank = (distance < distance.gather(1, targets[:, None])).sum(dim=1)
             hits[name].append(rank)
@@ -127,19 +135,21 @@ def agreement(prompts: list[str]) -> dict[str, float]:
 
 def measure(work: Path, pipeline: SanaPipeline, seeds: tuple[int, ...], limit: int) -> dict:
     """Everything the model card states, by name; `limit` captions of each split."""
-    concepts, gallery, vae = load_concepts(work), Gallery(work), pipeline.autoencoder
+    concepts, vae = load_concepts(work), pipeline.autoencoder
+    gallery = Gallery(work, vae)
     report: dict = {"reconstruction": reconstruction_report(work, vae), "retrieval": {}}
+    log.info("%s", report["reconstruction"])
     sets = held_out(concepts, load_splits())
     names = sets["names"]
     for name, captions in sets.items():
         captions = random.Random(1).sample(captions, min(limit, len(captions)))
-        runs = [retrieval(gallery, vae, draw(pipeline, [c.text for c in captions], seed), captions) for seed in seeds]
+        runs = [retrieval(gallery, draw(pipeline, [c.text for c in captions], seed), captions) for seed in seeds]
         report["retrieval"][name] = {"captions": len(captions), "runs": runs}
         log.info("%s (%d): %s", name, len(captions), runs)
     white = reconstruct(vae, gallery.on("white"))
-    report["retrieval"]["ceiling: reconstructions"] = {"captions": len(names), "runs": [retrieval(gallery, vae, white, names)]}
+    report["retrieval"]["ceiling: reconstructions"] = {"captions": len(names), "runs": [retrieval(gallery, white, names)]}
     empty = draw(pipeline, [""] * min(limit, len(names)), seeds[0])
-    report["retrieval"]["floor: empty prompt"] = {"captions": len(empty), "runs": [retrieval(gallery, vae, empty, names[: len(empty)])]}
+    report["retrieval"]["floor: empty prompt"] = {"captions": len(empty), "runs": [retrieval(gallery, empty, names[: len(empty)])]}
     report["agreement"] = agreement((HERE / "prompts.txt").read_text(encoding="utf-8").splitlines())
     return report
 

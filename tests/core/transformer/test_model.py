@@ -42,13 +42,13 @@ def test_prepared_context_gives_the_same(changes):
 
 
 def test_host_layers_and_attention_are_used():
-    class Ops:
-        made: list = []
+    made = []
 
+    class Ops:
         class Linear(torch.nn.Linear):
             def __init__(self, *args, **kwargs):
                 super().__init__(*args, **kwargs)
-                Ops.made.append(self)
+                made.append(self)
 
         Conv2d, RMSNorm = torch.nn.Conv2d, torch.nn.RMSNorm
 
@@ -59,7 +59,7 @@ def test_host_layers_and_attention_are_used():
         return query
 
     model = SanaTransformer(tiny.transformer_config(), ops=Ops, attention=attention)
-    assert Ops.made == [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    assert made == [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
     model(LATENT, TIME, CONTEXT)
     assert calls == [(2, None)] * model.config.depth
 
