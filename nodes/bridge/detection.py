@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...sana_core.checkpoint.detect import Canonical, canonical_transformer, stated_config, transformer_config, transformer_prefix
-from ...sana_core.checkpoint.files import Checkpoint
+from ...sana_core.checkpoint.files import CONFIG_KEY, Checkpoint, saved_statement
 from ...sana_core.checkpoint.load import check_fit, fitted
 from ...sana_core.config import SamplingDefaults, TransformerConfig
 from ...sana_core.errors import CheckpointError
@@ -21,9 +21,6 @@ from ...sana_core.transformer.model import SanaTransformer
 
 IMAGE_MODEL = "sana"
 """Value of `image_model` in the host's model configurations."""
-
-CONFIG_KEY = "sana_config"
-"""Key of a tensor with JSON in UTF-8: what neither shapes nor dtypes tell of a model that ComfyUI has saved without its metadata."""
 
 
 def is_sana(keys: Mapping[str, Tensor], prefix: str = "") -> bool:
@@ -37,7 +34,8 @@ def detect(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = N
     metadata: of the safetensors file.  variant: "512", "1024", "2k" or "4k" where the file does not tell.  Raises CheckpointError.
     """
     canonical = canonical_transformer(tensors)
-    stated = _saved_statement(canonical.tensors) or dict(metadata or {})
+    saved = canonical.tensors.get(CONFIG_KEY)
+    stated = dict(metadata or {}) if saved is None else saved_statement(saved)
     config = transformer_config(canonical.tensors, source=tensors, stated=stated_config(stated), variant=variant)
     defaults = sampling_defaults(config, native_size(Checkpoint(dict(tensors), "", stated), variant))
     return {"image_model": IMAGE_MODEL, "config": config, "sampling": _stated_sampling(stated, defaults)}
@@ -65,13 +63,6 @@ def config_tensor(weights: Mapping[str, Tensor], config: TransformerConfig, samp
         return {}
     text = json.dumps({"config": asdict(config), "sampling": asdict(sampling)})
     return {CONFIG_KEY: torch.tensor(list(text.encode()), dtype=torch.uint8)}
-
-
-def _saved_statement(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """What `config_tensor` wrote, in the form of safetensors metadata."""
-    if CONFIG_KEY not in tensors:
-        return {}
-    return {name: json.dumps(value) for name, value in json.loads(tensors[CONFIG_KEY].numpy().tobytes()).items()}
 
 
 def _stated_sampling(stated: Mapping[str, str], defaults: SamplingDefaults) -> SamplingDefaults:

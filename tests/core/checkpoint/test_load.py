@@ -101,6 +101,16 @@ def test_position_class_by_choice_and_by_metadata(tmp_path):
         load_transformer(tmp_path / "bare.safetensors", variant="8k")
 
 
+def test_position_class_that_comfyui_has_saved(tmp_path):
+    """ComfyUI drops metadata when it saves; the nodes write a tensor in its place, which is no weight."""
+    model = tiny.transformer(position=POSITIONS["2k"])
+    text = json.dumps({"config": dataclasses.asdict(model.config)}).encode()
+    tensors = model.state_dict() | {"sana_config": torch.tensor(list(text), dtype=torch.uint8)}
+    save_file({"model.diffusion_model." + key: t for key, t in tensors.items()}, tmp_path / "m.safetensors")
+    assert_same(load_transformer(tmp_path / "m.safetensors"), model)
+    assert load_transformer(tmp_path / "m.safetensors", device="meta").config == model.config
+
+
 def test_a_float16_file_keeps_the_clamp(tmp_path):
     save_file({key: t.half() for key, t in tiny.transformer().state_dict().items()}, tmp_path / "m.safetensors")
     assert load_transformer(tmp_path / "m.safetensors", dtype=torch.float32).config.fp16_trained
