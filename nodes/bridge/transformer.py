@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from comfy.ldm.modules.attention import optimized_attention
@@ -11,23 +11,24 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 from torch import Tensor
 
 from ...sana_core.config import TransformerConfig
-from ...sana_core.transformer.block import Context
+from ...sana_core.transformer.attention import Context
 from ...sana_core.transformer.model import SanaTransformer
 
 EXACT_TIMESTEPS = "sana_exact_timesteps"
 """Key in transformer_options: the model sees fractions of timesteps, which Flow-Euler was released with; otherwise they are cut."""
 
 
-class HostMask(NamedTuple):
-    """What travels through the transformer in place of its attention mask, which only `host_attention` reads."""
+@dataclass(frozen=True, kw_only=True)
+class HostContext(Context):
+    """A context with the options that other nodes pass to the model's blocks and attention."""
 
-    bias: Tensor | None
     transformer_options: dict[str, Any]
 
 
-def host_attention(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Any) -> Tensor:
+def host_attention(query: Tensor, key: Tensor, value: Tensor, heads: int, context: Context) -> Tensor:
     """The host's attention, which other nodes may override. query (B, N, C), key and value (B, L, C) -> (B, N, C)."""
-    return optimized_attention(query, key, value, heads, mask=mask.bias, transformer_options=mask.transformer_options)
+    assert isinstance(context, HostContext)
+    return optimized_attention(query, key, value, heads, mask=context.mask, transformer_options=context.transformer_options)
 
 
 class ComfySana(SanaTransformer):
@@ -71,12 +72,13 @@ class ComfySana(SanaTransformer):
         if not (self.config.guidance_embed or transformer_options.get(EXACT_TIMESTEPS)):
             timesteps = timesteps.trunc()  # as in training: the released code casts 1000 * sigma to an integer
         embedded = self.embed_context(context, None if attention_mask is None else attention_mask.bool())
-        hosted: Any = HostMask(embedded.mask, transformer_options)
-        return super().forward(x, timesteps, replace(embedded, mask=hosted), guidance=guidance)
+        hosted = HostContext(embedded.tokens, embedded.mask, transformer_options=transformer_options)
+        return super().forward(x, timesteps, hosted, guidance=guidance)
 
     def run_block(self, index: int, x: Tensor, context: Context, modulation: Tensor, grid: tuple[int, int]) -> Tensor:
         """Block `index`, or what another node put in its place (`patches_replace["dit"][("double_block", index)]`)."""
-        options = context.mask.transformer_options  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+        assert isinstance(context, HostContext)
+        options = context.transformer_options
         options["block_index"] = index
         replacement = options.get("patches_replace", {}).get("dit", {}).get(("double_block", index))
         if replacement is None:

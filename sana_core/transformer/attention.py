@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
@@ -11,16 +12,30 @@ from torch import Tensor, nn
 from ..config import LINEAR_HEAD_DIM, TransformerConfig
 from ..linear_attention import linear_attention, merge_heads, split_heads
 
-# (query (B, N, C), key (B, L, C), value (B, L, C), heads, mask (B, 1, 1, L) added to the logits, or None) -> (B, N, C)
-Attention = Callable[[Tensor, Tensor, Tensor, int, Tensor | None], Tensor]
-
 FLOAT16_MAX = 65504.0
 
 
-def softmax_attention(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None) -> Tensor:
+@dataclass(frozen=True)
+class Context:
+    """The caption as the blocks see it; a host may subclass it to pass more to its attention.
+
+    tokens: (B, L, C), projected and normalised.  mask: (B, 1, 1, L), 0 or a large negative number, added to the logits; None if every
+    token counts.  keys_values: per block the keys and values, (B, L, C) each, where they were computed ahead.
+    """
+
+    tokens: Tensor
+    mask: Tensor | None = None
+    keys_values: tuple[tuple[Tensor, Tensor], ...] | None = None
+
+
+# (query (B, N, C), key (B, L, C), value (B, L, C), heads, the context that key and value come from) -> (B, N, C)
+Attention = Callable[[Tensor, Tensor, Tensor, int, Context], Tensor]
+
+
+def softmax_attention(query: Tensor, key: Tensor, value: Tensor, heads: int, context: Context) -> Tensor:
     """Multi-head softmax attention by PyTorch's own kernels; the scale is 1/sqrt(head size)."""
     query, key, value = (split_heads(x, x.shape[-1] // heads) for x in (query, key, value))
-    return merge_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=mask))
+    return merge_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=context.mask))
 
 
 class LinearAttention(nn.Module):
@@ -70,5 +85,5 @@ class CrossAttention(nn.Module):
     def project_context(self, context: Tensor) -> tuple[Tensor, Tensor]:
         return self.norm_k(self.to_k(context)), self.to_v(context)
 
-    def forward(self, x: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        return self.to_out[0](self.attention(self.norm_q(self.to_q(x)), key, value, self.heads, mask))
+    def forward(self, x: Tensor, key: Tensor, value: Tensor, context: Context) -> Tensor:
+        return self.to_out[0](self.attention(self.norm_q(self.to_q(x)), key, value, self.heads, context))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,21 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import TransformerConfig
-from .attention import Attention, CrossAttention, LinearAttention
+from .attention import Attention, Context, CrossAttention, LinearAttention
 from .ffn import GLUMBConv
-
-
-@dataclass(frozen=True)
-class Context:
-    """The caption as the blocks see it.
-
-    tokens: (B, L, C), projected and normalised.  mask: (B, 1, 1, L), 0 or a large negative number, added to the logits; None if every
-    token counts.  keys_values: per block the keys and values, (B, L, C) each, where they were computed ahead.
-    """
-
-    tokens: Tensor
-    mask: Tensor | None = None
-    keys_values: tuple[tuple[Tensor, Tensor], ...] | None = None
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -43,12 +29,10 @@ class SanaBlock(nn.Module):
         self.ff = GLUMBConv(config, **factory)
         self.scale_shift_table = nn.Parameter(torch.zeros(6, config.hidden_size, device=device, dtype=dtype))
 
-    def forward(
-        self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None, modulation: Tensor, grid: tuple[int, int]
-    ) -> Tensor:
+    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], context: Context, modulation: Tensor, grid: tuple[int, int]) -> Tensor:
         """x: (B, h*w, C); keys and values of the caption: (B, L, C); modulation: (B, 6, C) -> (B, h*w, C)."""
         table = self.scale_shift_table.to(x) + modulation
         shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = table.chunk(6, dim=1)
         x = x + gate_attn * self.attn1(modulated_norm(x, shift_attn, scale_attn))
-        x = x + self.attn2(x, *keys_values, mask)
+        x = x + self.attn2(x, *keys_values, context)
         return x + gate_ff * self.ff(modulated_norm(x, shift_ff, scale_ff), grid)

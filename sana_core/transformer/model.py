@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..config import TransformerConfig
 from ..errors import InputError
-from .attention import Attention, softmax_attention
-from .block import Context, SanaBlock, modulated_norm
+from .attention import Attention, Context, softmax_attention
+from .block import SanaBlock, modulated_norm
 from .embeddings import CaptionProjection, GuidedTimeEmbed, PatchEmbed, TimeEmbed
 
 
@@ -66,7 +66,7 @@ class SanaTransformer(nn.Module):
         """Block `index` on tokens x (B, h*w, C). A host overrides this to patch blocks."""
         block = self.blocks[index]
         keys_values = context.keys_values[index] if context.keys_values else block.attn2.project_context(context.tokens)
-        return block(x, keys_values, context.mask, modulation, grid)
+        return block(x, keys_values, context, modulation, grid)
 
     @property
     def blocks(self) -> Sequence[SanaBlock]:

@@ -54,8 +54,8 @@ def test_host_layers_and_attention_are_used():
 
     calls = []
 
-    def attention(query, key, value, heads, mask):
-        calls.append((heads, mask))
+    def attention(query, key, value, heads, context):
+        calls.append((heads, context.mask))
         return query
 
     model = SanaTransformer(tiny.transformer_config(), ops=Ops, attention=attention)
