@@ -14,6 +14,7 @@ from torch import Tensor
 from .checkpoint.load import load_autoencoder, load_transformer
 from .config import DOWNSCALE, SamplingDefaults
 from .dcae.autoencoder import DCAE
+from .device import pick_device
 from .errors import InputError
 from .images import mask_latents, picture_tensor, to_pil
 from .latents import latent_size, noise
@@ -21,7 +22,7 @@ from .samplers.denoiser import make_denoiser
 from .samplers.flow_dpm import sample_flow_dpm
 from .samplers.flow_euler import Denoise, StepCallback, sample_flow_euler
 from .samplers.schedules import flow_dpm_sigmas, flow_euler_sigmas, img2img_tail
-from .sources import pick_device, pipeline_files, released_sampling
+from .sources import pipeline_files, released_sampling
 from .text.gemma import GemmaTextEncoder
 from .text.load import load_text_encoder
 from .transformer.model import SanaTransformer

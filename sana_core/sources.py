@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .checkpoint.detect import stated_config
 from .checkpoint.files import Checkpoint, component_folder, read_checkpoint
 from .config import DOWNSCALE, SamplingDefaults, TransformerConfig
@@ -82,22 +80,6 @@ def native_size(header: Checkpoint, variant: str | None = None) -> int | None:
     table = next((tensor for key, tensor in header.tensors.items() if key.endswith("pos_embed") and tensor.ndim == 3), None)
     cells = sample_size if isinstance(sample_size, int) else math.isqrt(table.shape[1]) if table is not None else 0
     return cells * DOWNSCALE or None
-
-
-def pick_device(device: str | torch.device | None) -> torch.device:
-    """None: the GPU if there is one, else the CPU. Raises InputError for a device that this machine does not have."""
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f'"{device}" is not a device: use cpu, cuda, or cuda:1 for the second GPU') from error
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if chosen.type == "cuda" and (chosen.index or 0) >= found:
-        raise InputError(
-            f"the device {chosen} was asked for, but PyTorch finds {found} CUDA GPUs here: use cpu, or install PyTorch for your GPU"
-        )
-    return chosen
 
 
 def _named_files(source: Mapping[str, str | Path]) -> PipelineFiles:

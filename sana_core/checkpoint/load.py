@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..dcae.autoencoder import DCAE
+from ..device import pick_device
 from ..errors import CheckpointError, SanaError
 from ..transformer.model import SanaTransformer
 from .detect import Canonical, autoencoder_config, canonical_autoencoder, canonical_transformer, stated_config, transformer_config
@@ -26,16 +27,20 @@ def load_transformer(
     """A SANA transformer from a file of any layout, a diffusers component folder or a whole diffusers pipeline folder.
 
     variant: "512", "1024", "2k" or "4k" for files that do not tell it; None: from the file. dtype None: the file's own.
-    `device="meta"` checks every key and shape without reading tensors. Raises CheckpointError.
+    `device="meta"` checks every key and shape without reading tensors. Raises CheckpointError, and InputError for a device that is not
+    there.
     """
+    device = pick_device(device)
     return build_transformer(read_checkpoint(component_folder(path, "transformer"), device), device, dtype, variant)
 
 
 def load_autoencoder(path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> DCAE:
     """DC-AE f32c32 sana-1.0, 1.1 or Lite from a file of either naming, a component folder or a whole diffusers pipeline folder.
 
-    dtype None: the file's own. `device="meta"` checks every key and shape without reading tensors. Raises CheckpointError.
+    dtype None: the file's own. `device="meta"` checks every key and shape without reading tensors. Raises CheckpointError, and InputError
+    for a device that is not there.
     """
+    device = pick_device(device)
     return build_autoencoder(read_checkpoint(component_folder(path, "vae"), device), device, dtype)
 
 

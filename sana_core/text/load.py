@@ -11,6 +11,7 @@ from torch import Tensor
 from ..checkpoint.detect import Canonical
 from ..checkpoint.files import Checkpoint, component_folder, read_checkpoint
 from ..checkpoint.load import check_fit, naming
+from ..device import pick_device
 from ..errors import CheckpointError
 from .detect import SPIECE_KEY, check_gemma2, key_prefix, text_config
 from .gemma import GemmaTextEncoder, build_gemma2
@@ -33,6 +34,7 @@ def load_text_encoder(
     Raises CheckpointError for another model, a quantised one, a missing, unexpected or mis-shaped key, or a missing tokenizer. All of it is
     checked before the first tensor is read.
     """
+    device = pick_device(device)
     path = component_folder(path, "text_encoder")
     header = read_checkpoint(path, "meta")
     with naming(header.source):
@@ -42,7 +44,7 @@ def load_text_encoder(
         config = text_config(header, tensors)
         check_fit(tensors, build_gemma2(config).state_dict(), Canonical(tensors, prefix))
     dtype = _run_dtype(dtype or tensors["embed_tokens.weight"].dtype)
-    if torch.device(device).type == "meta":
+    if device.type == "meta":
         return GemmaTextEncoder(config).to(dtype)
     _check_has_tokenizer(path, header, tokenizer)
     checkpoint = read_checkpoint(path)

@@ -17,7 +17,7 @@ LAZY = {
 FORBIDDEN = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "nodes", "latent_preview"}
 LAYERS = (  # a part may import from itself and from what stands before it
     {"errors"},
-    {"config"},
+    {"config", "device"},
     {"presets", "latents", "linear_attention"},
     {"transformer", "dcae", "samplers", "text", "checkpoint"},
     {"images", "sources", "prompt_file"},

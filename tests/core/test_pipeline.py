@@ -11,11 +11,12 @@ from safetensors.torch import load_file, save_file
 
 from sana_core.checkpoint.files import read_checkpoint
 from sana_core.config import SamplingDefaults
+from sana_core.device import pick_device
 from sana_core.errors import CheckpointError, InputError
 from sana_core.latents import noise
 from sana_core.pipeline import load_pipeline
 from sana_core.samplers.schedules import flow_dpm_sigmas
-from sana_core.sources import native_size, pick_device, pipeline_files, released_sampling
+from sana_core.sources import native_size, pipeline_files, released_sampling
 
 SHAPE = (1, 32, 2, 3)
 

@@ -12,7 +12,8 @@ from sana_core.checkpoint.detect import canonical_autoencoder, canonical_transfo
 from sana_core.checkpoint.key_maps import AUTOENCODER_MIT, GUIDED_TIME_EMBED_NVLABS, TIME_EMBED_NVLABS, TRANSFORMER_NVLABS, foreign_key
 from sana_core.checkpoint.load import load_autoencoder, load_transformer
 from sana_core.config import POSITIONS
-from sana_core.errors import CheckpointError
+from sana_core.errors import CheckpointError, InputError
+from sana_core.text.load import load_text_encoder
 
 TRANSFORMERS = {
     "sana": {},
@@ -176,6 +177,13 @@ def test_the_wrong_slot(tmp_path):
         load_transformer(tmp_path / "vae.safetensors")
     with pytest.raises(CheckpointError, match="expected the DC-AE autoencoder of SANA, found a SANA transformer"):
         load_autoencoder(tmp_path / "dit.safetensors")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("load", [load_transformer, load_autoencoder, load_text_encoder])
+def test_a_gpu_where_there_is_none(tmp_path, load):
+    with pytest.raises(InputError, match="finds 0 CUDA GPUs"):
+        load(tmp_path / "any.safetensors", device="cuda")
 
 
 def test_another_dc_ae_build_is_refused(tmp_path):
