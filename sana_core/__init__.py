@@ -2,7 +2,7 @@
 
     presets.py, config.py    the published releases and the configurations of the networks
     checkpoint/              model files of every published layout: open safely, recognise, load strictly
-    sources.py               what a pipeline is made from: files, device, released sampling settings
+    sources.py, device.py    what a pipeline is made from: files, released sampling settings, a device
     text/                    prompt -> embeddings: Gemma-2 and the instruction before the prompt
     latents.py, images.py    sizes, seeded noise, pictures as tensors
     transformer/             the Linear DiT: latent, timestep, embeddings -> flow velocity
