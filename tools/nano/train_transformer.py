@@ -27,6 +27,7 @@ from workers import agree, average_gradients, launch, start_worker
 from sana_core.dcae.autoencoder import DCAE
 from sana_core.text.instruction import prompt_tokens
 from sana_core.text.tokenizer import GemmaTokenizer, read_tokenizer
+from sana_core.transformer.attention import Context
 from sana_core.transformer.model import SanaTransformer
 
 log = logging.getLogger("nano")
@@ -153,11 +154,11 @@ class TextToLatent(nn.Module):
         }
 
 
-def plain_attention(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None) -> Tensor:
+def plain_attention(query: Tensor, key: Tensor, value: Tensor, heads: int, context: Context) -> Tensor:
     """Softmax attention as three products: for 16 query tokens several times faster on a CPU than the flash kernels."""
     query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
     logits = (query @ key.transpose(-2, -1)).float() * query.shape[-1] ** -0.5
-    weights = (logits if mask is None else logits + mask).softmax(dim=-1)
+    weights = (logits if context.mask is None else logits + context.mask).softmax(dim=-1)
     return (weights.to(value.dtype) @ value).transpose(1, 2).flatten(2)
 
 
