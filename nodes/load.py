@@ -59,7 +59,7 @@ class SanaNativeLoad(io.ComfyNode):
                     "weight_dtype",
                     options=list(DTYPES),
                     default="default",
-                    tooltip="Number type of the transformer's weights in memory. default is what the release was trained in; "
+                    tooltip="Number type of the transformer's weights in memory. default: float16 for a file stored in it, else bfloat16; "
                     "fp8_e4m3fn halves the memory.",
                     advanced=True,
                 ),

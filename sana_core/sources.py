@@ -1,4 +1,4 @@
-"""What a pipeline is made from: its files, the device, and how the model was released to be sampled."""
+"""What a pipeline is made from: its files, and how the model was released to be sampled."""
 
 from __future__ import annotations
 

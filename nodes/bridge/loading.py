@@ -20,8 +20,9 @@ def load_model(
 ) -> comfy.model_patcher.ModelPatcher:
     """The transformer in a file of any layout.
 
-    variant: "512", "1024", "2k" or "4k" for a file that does not tell; None: from the file.  dtype: of the weights in memory; None: what
-    the release was trained in, where the device can.  disable_dynamic: the host asks for it when it needs a copy that is wholly in memory.
+    variant: "512", "1024", "2k" or "4k" for a file that does not tell; None: from the file.  dtype: of the weights in memory; None:
+    float16 for a file stored in it, else bfloat16, where the device can.  disable_dynamic: the host asks for it when it needs a copy that
+    is wholly in memory.
     Raises CheckpointError.
     """
     with naming(path):
