@@ -2,78 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import DOWNSCALE, AutoencoderConfig, StageConfig
+from ..config import DOWNSCALE, AutoencoderConfig
 from ..errors import InputError
-from .layers import Downsample, EfficientViTBlock, InterpolateUpsample, ResBlock, RMSNorm2d, ShuffleUpsample
-
-BLOCKS = {"res": ResBlock, "vit": EfficientViTBlock}
-
-
-def stage_blocks(stage: StageConfig, **factory: Any) -> list[nn.Module]:
-    return [BLOCKS[stage.block](stage.channels, **factory) for _ in range(stage.depth)]
-
-
-class Encoder(nn.Module):
-    """(B, 3, H, W) in -1..1 -> raw latent (B, 32, H/32, W/32). Deterministic: there is no KL sampling."""
-
-    def __init__(self, config: AutoencoderConfig, *, ops: Any, device=None, dtype=None) -> None:
-        super().__init__()
-        factory = {"device": device, "dtype": dtype}
-        stages = config.encoder
-        self.latent_channels = config.latent_channels
-        self.conv_in = ops.Conv2d(3, stages[0].channels, 3, padding=1, **factory)
-        layers = [stage_blocks(stage, ops=ops, **factory) for stage in stages]
-        for blocks, (stage, deeper) in zip(layers, pairwise(stages)):
-            blocks.append(Downsample(stage.channels, deeper.channels, ops=ops, **factory))
-        self.down_blocks = nn.ModuleList(nn.Sequential(*blocks) for blocks in layers)
-        self.conv_out = ops.Conv2d(stages[-1].channels, config.latent_channels, 3, padding=1, **factory)
-
-    def forward(self, image: Tensor) -> Tensor:
-        x = self.conv_in(image)
-        for stage in self.down_blocks:
-            x = stage(x)
-        return self.conv_out(x) + x.unflatten(1, (self.latent_channels, -1)).mean(dim=2)
-
-
-class Decoder(nn.Module):
-    """Raw latent (B, 32, h, w) -> (B, 3, 32 h, 32 w), about -1..1, not clamped."""
-
-    def __init__(self, config: AutoencoderConfig, *, ops: Any, device=None, dtype=None) -> None:
-        super().__init__()
-        factory = {"ops": ops, "device": device, "dtype": dtype}
-        stages = config.decoder
-        self.conv_in = ops.Conv2d(config.latent_channels, stages[-1].channels, 3, padding=1, device=device, dtype=dtype)
-        layers = [stage_blocks(stage, **factory) for stage in stages]
-        for blocks, (stage, deeper) in zip(layers, pairwise(stages)):
-            if stage.depth:
-                blocks.insert(0, _upsample(config.lite, deeper.channels, stage.channels, **factory))
-        self.up_blocks = nn.ModuleList(nn.Sequential(*blocks) for blocks in layers)
-        top = next(stage for stage in stages if stage.depth)
-        self.norm_out = RMSNorm2d(top.channels, device=device, dtype=dtype)
-        if config.lite:
-            self.activation, self.conv_out = F.silu, ShuffleUpsample(top.channels, 3, shortcut=False, **factory)
-        else:
-            self.activation, self.conv_out = F.relu, ops.Conv2d(top.channels, 3, 3, padding=1, device=device, dtype=dtype)
-
-    def forward(self, latent: Tensor) -> Tensor:
-        x = self.conv_in(latent)
-        x = x + latent.repeat_interleave(x.shape[1] // latent.shape[1], dim=1)
-        for stage in reversed(self.up_blocks):
-            x = stage(x)
-        return self.conv_out(self.activation(self.norm_out(x)))
-
-
-def _upsample(lite: bool, in_channels: int, out_channels: int, **factory: Any) -> nn.Module:
-    if lite:
-        return ShuffleUpsample(in_channels, out_channels, shortcut=True, **factory)
-    return InterpolateUpsample(in_channels, out_channels, **factory)
+from .memory import auto_tile
+from .networks import Decoder, Encoder
+from .tiling import decode_tiled, encode_tiled
 
 
 class DCAE(nn.Module):
@@ -85,17 +23,32 @@ class DCAE(nn.Module):
         self.encoder = Encoder(config, ops=ops, device=device, dtype=dtype)
         self.decoder = Decoder(config, ops=ops, device=device, dtype=dtype)
 
-    def encode(self, image: Tensor) -> Tensor:
-        """image: (B, 3, H, W) in -1..1, H and W multiples of 32 -> latent (B, 32, H/32, W/32) of about unit variance."""
+    def encode(self, image: Tensor, *, tile: int | Literal["auto"] | None = None) -> Tensor:
+        """image: (B, 3, H, W) in -1..1, H and W multiples of 32 -> latent (B, 32, H/32, W/32) of about unit variance.
+
+        tile: as in `decode`.
+        """
         if image.ndim != 4 or image.shape[1] != 3 or image.shape[-1] % DOWNSCALE or image.shape[-2] % DOWNSCALE:
             expected = f"(B, 3, H, W) with H and W divisible by {DOWNSCALE}"
             raise InputError(f"DC-AE encodes {expected}, got {tuple(image.shape)}: crop or pad the picture")
-        return self.encoder(image) * self.config.scaling_factor
+        if tile is None:
+            return self.encoder(image) * self.config.scaling_factor
+        side = auto_tile(self.config, image.shape[-2], image.shape[-1], image, encode=True) if tile == "auto" else tile
+        return encode_tiled(self.encoder, image, tile=side) * self.config.scaling_factor
 
-    def decode(self, latent: Tensor) -> Tensor:
-        """latent: (B, 32, h, w) of about unit variance -> image (B, 3, 32 h, 32 w), about -1..1, not clamped."""
+    def decode(self, latent: Tensor, *, tile: int | Literal["auto"] | None = None) -> Tensor:
+        """latent: (B, 32, h, w) of about unit variance -> image (B, 3, 32 h, 32 w), about -1..1, not clamped.
+
+        tile: side of exact tiles in pixels, a multiple of 32 from 128, which saves memory and changes nothing but rounding, without
+        gradients. "auto": as large as the free memory allows. None: the whole picture at once.
+        """
         channels = self.config.latent_channels
         if latent.ndim != 4 or latent.shape[1] != channels:
             found = tuple(latent.shape)
             raise InputError(f"DC-AE decodes latents (B, {channels}, h, w), got {found}: these latents come from another model")
-        return self.decoder(latent / self.config.scaling_factor)
+        raw = latent / self.config.scaling_factor
+        if tile is None:
+            return self.decoder(raw)
+        height, width = latent.shape[-2] * DOWNSCALE, latent.shape[-1] * DOWNSCALE
+        side = auto_tile(self.config, height, width, raw) if tile == "auto" else tile
+        return decode_tiled(self.decoder, raw, tile=side)

@@ -1,4 +1,10 @@
-"""Building blocks of DC-AE (arXiv:2410.10733), on (B, C, H, W) maps. Parameter names follow diffusers' `AutoencoderDC`."""
+"""Building blocks of DC-AE (arXiv:2410.10733), on (B, C, H, W) maps. Parameter names follow diffusers' `AutoencoderDC`.
+
+All but the attention are local. Tiles and strips must know of each: `reach(start, stop)`, the input rows (columns alike) that its output
+rows [start, stop) depend on, disregarding the borders of the picture; `scale`, output size by input size; `out_channels`; and
+`working_bytes(size)`, what it holds at its worst moment with numbers of `size` bytes, result included, in bytes per output position.
+Blocks with a residual are `x + branch(x)`, and these figures are those of the branch.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +17,11 @@ from torch import Tensor, nn
 from ..config import LINEAR_HEAD_DIM
 from ..linear_attention import linear_attention
 
+ATTENTION_EPS = 1e-15
+
 
 class RMSNorm2d(nn.Module):
-    """RMS normalisation over the channels with weight and bias, eps 1e-5, computed in float32 and cast once."""
+    """RMS normalisation over the channels with weight and bias, eps 1e-5, computed in float32 (float64 for float64) and cast once."""
 
     def __init__(self, channels: int, *, device=None, dtype=None) -> None:
         super().__init__()
@@ -21,23 +29,42 @@ class RMSNorm2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels, device=device, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x.float()
-        y = y * torch.rsqrt(y.square().mean(dim=1, keepdim=True) + 1e-5)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        mean_square = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=wide).square() / x.shape[1]
+        y = x * torch.rsqrt(mean_square + 1e-5)
         weight, bias = (p.to(y)[:, None, None] for p in (self.weight, self.bias))
-        return (y * weight + bias).to(x.dtype)
+        return y.mul_(weight).add_(bias).to(x.dtype)  # in place: this is the largest map of the network
+
+
+def norm_bytes(size: int) -> int:
+    """Bytes per number while `RMSNorm2d` runs: its input, the float32 map and the result, which may be one."""
+    return size + max(size, 4) + (size if size < 4 else 0)
 
 
 class ResBlock(nn.Module):
     """x + norm(conv(silu(conv(x))))."""
+
+    scale = 1
 
     def __init__(self, channels: int, *, ops: Any, device=None, dtype=None) -> None:
         super().__init__()
         self.conv1 = ops.Conv2d(channels, channels, 3, padding=1, device=device, dtype=dtype)
         self.conv2 = ops.Conv2d(channels, channels, 3, padding=1, bias=False, device=device, dtype=dtype)
         self.norm = RMSNorm2d(channels, device=device, dtype=dtype)
+        self.out_channels = channels
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.norm(self.conv2(F.silu(self.conv1(x))))
+        return x + self.branch(x)
+
+    def branch(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv2(F.silu(self.conv1(x))))
+
+    def working_bytes(self, size: int) -> int:
+        return self.out_channels * norm_bytes(size)
+
+    @staticmethod
+    def reach(start: int, stop: int) -> tuple[int, int]:
+        return start - 2, stop + 2
 
 
 class MultiscaleProjection(nn.Module):
@@ -59,6 +86,8 @@ class LiteMLA(nn.Module):
     Head h owns channels [96 h, 96 h + 96) of the concatenated scales, as q, k, v of 32 channels each.
     """
 
+    scale = 1
+
     def __init__(self, channels: int, *, ops: Any, device=None, dtype=None) -> None:
         super().__init__()
         factory = {"bias": False, "device": device, "dtype": dtype}
@@ -68,20 +97,43 @@ class LiteMLA(nn.Module):
         self.to_qkv_multiscale = nn.ModuleList([MultiscaleProjection(3 * channels, ops=ops, device=device, dtype=dtype)])
         self.to_out = ops.Linear(2 * channels, channels, **factory)
         self.norm_out = RMSNorm2d(channels, device=device, dtype=dtype)
+        self.out_channels = channels
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
+        attended = linear_attention(*self.heads(self.scales(x)), eps=ATTENTION_EPS)
+        return x + self.merge(attended, x)
+
+    def scales(self, x: Tensor) -> Tensor:
+        """q, k and v at both scales, (B, 6 C, H, W). The second one reaches two rows and columns."""
         tokens = x.movedim(1, -1)
         qkv = torch.cat([self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)], dim=-1).movedim(-1, 1)
-        scales = torch.cat([qkv, self.to_qkv_multiscale[0](qkv)], dim=1)  # (B, 6 C, H, W)
-        heads = scales.flatten(2).unflatten(1, (-1, 3, LINEAR_HEAD_DIM)).transpose(-2, -1)  # (B, heads, 3, HW, 32)
-        y = linear_attention(*heads.unbind(2), eps=1e-15).to(x.dtype)
-        y = y.transpose(-2, -1).flatten(1, 2).unflatten(-1, (height, width))  # (B, 2 C, H, W)
-        return x + self.norm_out(self.to_out(y.movedim(1, -1)).movedim(-1, 1))
+        return torch.cat([qkv, self.to_qkv_multiscale[0](qkv)], dim=1)
+
+    @staticmethod
+    def heads(scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 6 C, H, W) -> query, key, value, each (B, heads, H W, 32)."""
+        query, key, value = scales.flatten(2).unflatten(1, (-1, 3, LINEAR_HEAD_DIM)).transpose(-2, -1).unbind(2)
+        return query, key, value
+
+    def merge(self, attended: Tensor, x: Tensor) -> Tensor:
+        """(B, heads, H W, 32) -> what is added to x (B, C, H, W)."""
+        y = attended.to(x.dtype).transpose(-2, -1).flatten(1, 2).unflatten(-1, x.shape[-2:])  # (B, 2 C, H, W)
+        return self.norm_out(self.to_out(y.movedim(1, -1)).movedim(-1, 1))
+
+    def working_bytes(self, size: int) -> int:
+        """All scales, and as much again in float32: query, answer and its quotient."""
+        return 6 * self.out_channels * (size + max(size, 4))
+
+    @staticmethod
+    def reach(start: int, stop: int) -> tuple[int, int]:
+        """Of `scales`; the sums over tokens reach everywhere."""
+        return start - 2, stop + 2
 
 
 class GLUMBConv(nn.Module):
     """Gated inverted bottleneck of width 4 C with a 3x3 depthwise convolution, RMS norm and residual (SANA, sec. 2.2)."""
+
+    scale = 1
 
     def __init__(self, channels: int, *, ops: Any, device=None, dtype=None) -> None:
         super().__init__()
@@ -91,10 +143,22 @@ class GLUMBConv(nn.Module):
         self.conv_depth = ops.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, **factory)
         self.conv_point = ops.Conv2d(hidden, channels, 1, bias=False, **factory)
         self.norm = RMSNorm2d(channels, **factory)
+        self.out_channels = channels
 
     def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x)
+
+    def branch(self, x: Tensor) -> Tensor:
         y, gate = self.conv_depth(F.silu(self.conv_inverted(x))).chunk(2, dim=1)
-        return x + self.norm(self.conv_point(y * F.silu(gate)))
+        return self.norm(self.conv_point(y * F.silu(gate)))
+
+    def working_bytes(self, size: int) -> int:
+        """Two maps of the expanded width."""
+        return 16 * self.out_channels * size
+
+    @staticmethod
+    def reach(start: int, stop: int) -> tuple[int, int]:
+        return start - 1, stop + 1
 
 
 class EfficientViTBlock(nn.Module):
@@ -112,30 +176,51 @@ class EfficientViTBlock(nn.Module):
 class Downsample(nn.Module):
     """3x3 convolution of stride 2, plus pixel-unshuffle averaged over groups of channels (DC-AE, sec. 3.1)."""
 
+    scale = 0.5
+
     def __init__(self, in_channels: int, out_channels: int, *, ops: Any, device=None, dtype=None) -> None:
         super().__init__()
         self.conv = ops.Conv2d(in_channels, out_channels, 3, stride=2, padding=1, device=device, dtype=dtype)
-        self.out_channels = out_channels
+        self.in_channels, self.out_channels = in_channels, out_channels
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = F.pixel_unshuffle(x, 2).unflatten(1, (self.out_channels, -1)).mean(dim=2)
         return self.conv(x) + shortcut
 
+    def working_bytes(self, size: int) -> int:
+        return max(4 * self.in_channels + self.out_channels, 3 * self.out_channels) * size
+
+    @staticmethod
+    def reach(start: int, stop: int) -> tuple[int, int]:
+        """One row above the first; two, so that the pairs of rows stay pairs."""
+        return 2 * start - 2, 2 * stop
+
 
 class InterpolateUpsample(nn.Module):
     """Nearest-neighbour doubling and a 3x3 convolution, plus repeated channels pixel-shuffled (DC-AE, sec. 3.1)."""
 
+    scale = 2
+
     def __init__(self, in_channels: int, out_channels: int, *, ops: Any, device=None, dtype=None) -> None:
         super().__init__()
         self.conv = ops.Conv2d(in_channels, out_channels, 3, padding=1, device=device, dtype=dtype)
-        self.out_channels = out_channels
+        self.in_channels, self.out_channels = in_channels, out_channels
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest")) + channel_to_space(x, self.out_channels)
 
+    def working_bytes(self, size: int) -> int:
+        return max(self.in_channels + self.out_channels, 3 * self.out_channels) * size
+
+    @staticmethod
+    def reach(start: int, stop: int) -> tuple[int, int]:
+        return (start - 1) // 2, (stop + 2) // 2
+
 
 class ShuffleUpsample(nn.Module):
     """The Lite decoder's upsampling: a 3x3 convolution to four times the channels and pixel-shuffle, with or without the shortcut."""
+
+    scale = 2
 
     def __init__(self, in_channels: int, out_channels: int, *, shortcut: bool, ops: Any, device=None, dtype=None) -> None:
         super().__init__()
@@ -146,6 +231,13 @@ class ShuffleUpsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.pixel_shuffle(self.conv(x), 2)
         return y + channel_to_space(x, self.out_channels) if self.shortcut else y
+
+    def working_bytes(self, size: int) -> int:
+        return 3 * self.out_channels * size
+
+    @staticmethod
+    def reach(start: int, stop: int) -> tuple[int, int]:
+        return start // 2 - 1, (stop + 1) // 2 + 1
 
 
 def channel_to_space(x: Tensor, out_channels: int) -> Tensor:

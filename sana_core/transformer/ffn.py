@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import TransformerConfig
+from .passes import in_passes
 
 
 class GLUMBConv(nn.Module):
@@ -25,7 +26,11 @@ class GLUMBConv(nn.Module):
         self.conv_point = ops.Linear(config.ffn_size, config.hidden_size, bias=False, **factory)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        y = F.silu(self.conv_inverted(x))
+        return in_passes(lambda part: self._mix(part, grid), x)
+
+    def _mix(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        y = self.conv_inverted(x)
+        y = F.silu(y, inplace=not y.requires_grad)  # in training its input is needed again
         y = y.transpose(1, 2).unflatten(2, grid)  # (B, 2 ffn, h, w), channels-last in memory
         y, gate = self.conv_depth(y).flatten(2).transpose(1, 2).chunk(2, dim=-1)
         return self.conv_point(y * F.silu(gate))

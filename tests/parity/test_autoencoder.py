@@ -6,6 +6,7 @@ from agreement import assert_agree
 from safetensors.torch import save_file
 
 from sana_core.checkpoint.load import load_autoencoder
+from sana_core.dcae.blending import decode_blended, encode_blended
 
 TOLERANCE = 2e-4
 LAYOUTS = ("single/{name}.safetensors", "original/{mit}.safetensors", "original/{mit}.pt", "vae_dirs/{name}")
@@ -25,6 +26,31 @@ def test_oracle(oracle, name, layout):
             assert_agree(run(given), expected, TOLERANCE)
             checked += 1
     assert checked >= 6
+
+
+@pytest.mark.parametrize("tile", [128, 256, 512])
+def test_exact_tiles_are_the_untiled_oracle(oracle, tile):
+    model, outputs = load_autoencoder(oracle.fixtures / "single/vae.safetensors"), oracle.reference
+    scale = model.config.scaling_factor
+    picture = model.decode(outputs["vae/vae_decode_tiled/in_latent"] * scale, tile=tile)
+    assert_agree(picture, outputs["vae/vae_decode_tiled/out_untiled"], TOLERANCE)
+    latent = model.encode(outputs["vae/vae_encode_tiled/in_image"], tile=tile)
+    assert_agree(latent, outputs["vae/vae_encode_tiled/out_untiled"] * scale, TOLERANCE)
+
+
+@pytest.mark.parametrize("side, entry, tile, overlap", [
+    ("decode", "out", 512, 64), ("decode", "out_tile256_stride192", 256, 64), ("encode", "out", 512, 64),
+])  # fmt: skip
+def test_blended_tiles_oracle(oracle, side, entry, tile, overlap):
+    model, outputs = load_autoencoder(oracle.fixtures / "single/vae.safetensors"), oracle.reference
+    if side == "decode":
+        result = decode_blended(model.decoder, outputs["vae/vae_decode_tiled/in_latent"], tile=tile, overlap=overlap)
+    else:
+        result = encode_blended(model.encoder, outputs["vae/vae_encode_tiled/in_image"], tile=tile, overlap=overlap)
+    expected = outputs[f"vae/vae_{side}_tiled/{entry}"]
+    assert_agree(result, expected, TOLERANCE)
+    untiled = outputs[f"vae/vae_{side}_tiled/out_untiled"]
+    assert (untiled - expected).abs().max() > 100 * (result - expected).abs().max()
 
 
 @pytest.mark.parametrize("seed", [11, 12])

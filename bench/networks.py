@@ -1,0 +1,109 @@
+"""The published networks in sana_core's and in diffusers' code, without weights or with random ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from sana_core.config import AutoencoderConfig, StageConfig, TransformerConfig
+from sana_core.dcae.autoencoder import DCAE
+from sana_core.transformer.model import SanaTransformer
+
+WIDTHS = (128, 256, 512, 512, 1024, 1024)
+RES, VIT = ("res",) * 6, ("res",) * 3 + ("vit",) * 3
+BLOCK_TYPES = {"res": "ResBlock", "vit": "EfficientViTBlock"}  # diffusers' names
+
+
+def _stages(depths: tuple[int, ...], blocks: tuple[str, ...], widths: tuple[int, ...] = WIDTHS) -> tuple[StageConfig, ...]:
+    return tuple(StageConfig(channels=width, depth=depth, block=block) for width, depth, block in zip(widths, depths, blocks))
+
+
+ENCODER = _stages((2, 2, 2, 3, 3, 3), VIT)
+AUTOENCODERS = {
+    "DC-AE 1.0, 1.1": AutoencoderConfig(encoder=ENCODER, decoder=_stages((3, 3, 3, 3, 3, 3), VIT)),
+    "DC-AE Lite": AutoencoderConfig(encoder=ENCODER, decoder=_stages((0, 3, 5, 4, 4, 4), RES), lite=True),
+}
+TINY = _stages((1,) * 6, VIT, (16, 32, 64, 64, 128, 128))
+TINY_AUTOENCODER = AutoencoderConfig(encoder=TINY, decoder=TINY)
+
+
+def autoencoder(config: AutoencoderConfig, device: torch.device, dtype: torch.dtype) -> DCAE:
+    return randomized(DCAE(config, device=device, dtype=dtype))
+
+
+def transformer(config: TransformerConfig, device: torch.device, dtype: torch.dtype) -> SanaTransformer:
+    return randomized(SanaTransformer(config, device=device, dtype=dtype))
+
+
+def diffusers_autoencoder(config: AutoencoderConfig, device: torch.device, dtype: torch.dtype) -> Any:
+    """diffusers' `AutoencoderDC` of the same structure."""
+    from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
+
+    upsampling: dict[str, Any] = {"upsample_block_type": "interpolate"}
+    if config.lite:
+        upsampling = {"upsample_block_type": "pixel_shuffle", "decoder_conv_act_fn": "silu"}
+    with _made(device, dtype):
+        model = AutoencoderDC(
+            latent_channels=config.latent_channels,
+            downsample_block_type="Conv",
+            scaling_factor=config.scaling_factor,
+            **_side("encoder", config.encoder),
+            **_side("decoder", config.decoder),
+            **upsampling,
+        )
+    return randomized(model)
+
+
+def diffusers_transformer(config: TransformerConfig, sample_size: int, device: torch.device, dtype: torch.dtype) -> Any:
+    """diffusers' `SanaTransformer2DModel` of the same structure. sample_size: side of its latents, for the position table."""
+    from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel
+
+    with _made(device, dtype):
+        model = SanaTransformer2DModel(
+            num_attention_heads=config.num_heads,
+            attention_head_dim=config.hidden_size // config.num_heads,
+            num_cross_attention_heads=config.num_cross_heads,
+            cross_attention_head_dim=config.hidden_size // config.num_cross_heads,
+            cross_attention_dim=config.hidden_size,
+            num_layers=config.depth,
+            caption_channels=config.caption_channels,
+            sample_size=sample_size,
+            interpolation_scale=None if config.position is None else config.position.interpolation,  # pyright: ignore[reportArgumentType]
+        )
+    return randomized(model)
+
+
+@torch.no_grad()
+def randomized(model: nn.Module) -> Any:
+    """Evaluation mode, no gradients, and random weights that keep activations in range; on meta there are none to draw."""
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(std=parameter[0].numel() ** -0.5)
+        else:
+            parameter.normal_(mean=0.5, std=0.1)
+    return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def _made(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """What is made inside is on `device` and of `dtype`."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _side(name: str, stages: tuple[StageConfig, ...]) -> dict[str, Any]:
+    return {
+        f"{name}_block_types": [BLOCK_TYPES[stage.block] for stage in stages],
+        f"{name}_block_out_channels": [stage.channels for stage in stages],
+        f"{name}_layers_per_block": [stage.depth for stage in stages],
+        f"{name}_qkv_multiscales": [[5] if stage.block == "vit" else [] for stage in stages],
+    }

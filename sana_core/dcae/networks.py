@@ -1,0 +1,124 @@
+"""The encoder and the decoder of DC-AE f32c32 (arXiv:2410.10733)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise, takewhile
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import AutoencoderConfig, StageConfig
+from .layers import Downsample, EfficientViTBlock, InterpolateUpsample, ResBlock, RMSNorm2d, ShuffleUpsample, norm_bytes
+from .strips import Local, Part, conv3x3_reach
+
+BLOCKS = {"res": ResBlock, "vit": EfficientViTBlock}
+
+
+def stage_blocks(stage: StageConfig, **factory: Any) -> list[nn.Module]:
+    return [BLOCKS[stage.block](stage.channels, **factory) for _ in range(stage.depth)]
+
+
+def tiled_stages(stages: Sequence[StageConfig]) -> int:
+    """How many of the stages, highest resolution first, run in tiles: convolutions only, and at most three.
+
+    These three hold the large maps. A fourth, which Lite could run in tiles too, would need more work around a tile of 512 than in it.
+    """
+    return min(3, len(list(takewhile(lambda stage: stage.block == "res", stages))))
+
+
+class Encoder(nn.Module):
+    """(B, 3, H, W) in -1..1 -> raw latent (B, 32, H/32, W/32). Deterministic: there is no KL sampling."""
+
+    def __init__(self, config: AutoencoderConfig, *, ops: Any, device=None, dtype=None) -> None:
+        super().__init__()
+        factory = {"device": device, "dtype": dtype}
+        self.stages = stages = config.encoder
+        self.latent_channels = config.latent_channels
+        self.map_channels = stages[tiled_stages(stages)].channels
+        self.conv_in = ops.Conv2d(3, stages[0].channels, 3, padding=1, **factory)
+        layers = [stage_blocks(stage, ops=ops, **factory) for stage in stages]
+        for blocks, (stage, deeper) in zip(layers, pairwise(stages)):
+            blocks.append(Downsample(stage.channels, deeper.channels, ops=ops, **factory))
+        self.down_blocks = nn.ModuleList(nn.Sequential(*blocks) for blocks in layers)
+        self.conv_out = ops.Conv2d(stages[-1].channels, config.latent_channels, 3, padding=1, **factory)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.conv_in(image)
+        for block in _blocks(self.down_blocks):
+            x = block(x)
+        return self.head(x)
+
+    def head(self, x: Tensor) -> Tensor:
+        return self.conv_out(x) + x.unflatten(1, (self.latent_channels, -1)).mean(dim=2)
+
+    def chains(self) -> tuple[list[Local], list[Local]]:
+        """All layers up to the head in two chains: picture to the map that the low-resolution stages see whole, and on from there."""
+        tiled = tiled_stages(self.stages)
+        top = self.stages[0].channels
+        conv_in = Part(run=self.conv_in, reach=conv3x3_reach, out_channels=top, working_bytes=lambda size: top * size)
+        return [conv_in, *_layers(self.down_blocks[:tiled])], _layers(self.down_blocks[tiled:])
+
+
+class Decoder(nn.Module):
+    """Raw latent (B, 32, h, w) -> (B, 3, 32 h, 32 w), about -1..1, not clamped."""
+
+    def __init__(self, config: AutoencoderConfig, *, ops: Any, device=None, dtype=None) -> None:
+        super().__init__()
+        factory = {"ops": ops, "device": device, "dtype": dtype}
+        self.stages = stages = config.decoder
+        self.conv_in = ops.Conv2d(config.latent_channels, stages[-1].channels, 3, padding=1, device=device, dtype=dtype)
+        layers = [stage_blocks(stage, **factory) for stage in stages]
+        for blocks, (stage, deeper) in zip(layers, pairwise(stages)):
+            if stage.depth:
+                blocks.insert(0, _upsample(config.lite, deeper.channels, stage.channels, **factory))
+        self.up_blocks = nn.ModuleList(nn.Sequential(*blocks) for blocks in layers)
+        self.top_channels = next(stage.channels for stage in stages if stage.depth)
+        self.norm_out = RMSNorm2d(self.top_channels, device=device, dtype=dtype)
+        if config.lite:
+            self.activation, self.conv_out = F.silu, ShuffleUpsample(self.top_channels, 3, shortcut=False, **factory)
+        else:
+            self.activation, self.conv_out = F.relu, ops.Conv2d(self.top_channels, 3, 3, padding=1, device=device, dtype=dtype)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        x = self.stem(latent)
+        for block in _blocks(reversed(self.up_blocks)):
+            x = block(x)
+        return self.head(x)
+
+    def stem(self, latent: Tensor) -> Tensor:
+        x = self.conv_in(latent)
+        return x + latent.repeat_interleave(x.shape[1] // latent.shape[1], dim=1)
+
+    def head(self, x: Tensor) -> Tensor:
+        return self.conv_out(self.activation(self.norm_out(x)))
+
+    def chains(self) -> tuple[list[Local], list[Local]]:
+        """All layers after the stem in two chains: the low-resolution stages, which see all of the picture, and on to the picture."""
+        tiled = tiled_stages(self.stages)
+        out, top = self.conv_out, self.top_channels
+        reach, scale = (out.reach, out.scale) if isinstance(out, ShuffleUpsample) else (conv3x3_reach, 1)
+
+        def working_bytes(size: int) -> int:
+            """The normed map, and what makes it or what is made of it; not the input, which is there anyway."""
+            return top * max(norm_bytes(size) - size, 2 * size) // scale**2
+
+        head = Part(run=self.head, reach=reach, scale=scale, out_channels=3, working_bytes=working_bytes)
+        return _layers(reversed(self.up_blocks[tiled:])), [*_layers(reversed(self.up_blocks[:tiled])), head]
+
+
+def _blocks(stages: Iterable[nn.Module]) -> list[nn.Module]:
+    """Of all stages in a row, so that nothing holds the map that a stage began with."""
+    return [block for stage in stages for block in stage.children()]
+
+
+def _layers(stages: Iterable[nn.Module]) -> list[Any]:
+    """The local layers of some stages in a row, and the attentions between them."""
+    return [layer for block in _blocks(stages) for layer in (block.children() if isinstance(block, EfficientViTBlock) else [block])]
+
+
+def _upsample(lite: bool, in_channels: int, out_channels: int, **factory: Any) -> nn.Module:
+    if lite:
+        return ShuffleUpsample(in_channels, out_channels, shortcut=True, **factory)
+    return InterpolateUpsample(in_channels, out_channels, **factory)
