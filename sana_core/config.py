@@ -37,6 +37,7 @@ POSITIONS: dict[str, PositionConfig | None] = {
     "2k": PositionConfig(base_size=64, interpolation=1.0),
     "4k": PositionConfig(base_size=128, interpolation=2.0),
 }
+NATIVE_SIZES = {"512": 512, "1024": 1024, "2k": 2048, "4k": 4096}  # pixels a side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class TransformerConfig:
     qk_norm: bool = False  # SANA-1.5 and Sprint
     guidance_embed: bool = False  # Sprint
     position: PositionConfig | None = None  # 2K and 4K
-    fp16_trained: bool = False  # the release relies on the clamp at the float16 range
+    fp16_trained: bool | None = False  # True: relies on the clamp at float16's range; None: not known, see `precision.py`
 
     def __post_init__(self) -> None:
         if self.num_heads * LINEAR_HEAD_DIM != self.hidden_size:

@@ -1,4 +1,8 @@
-"""The published SANA releases as data: what they are, how they are sampled, where they come from."""
+"""The published SANA releases and what goes with them as data: what they are, how they are sampled, where they come from.
+
+Sources: the projects' own lists of models (NVlabs/Sana `asset/docs/model_zoo.md`, the Hugging Face names in its configurations and in
+diffusers' documentation) and, for the text encoder, Comfy-Org's repackaged file that ComfyUI's Lumina 2 templates name.
+"""
 
 from __future__ import annotations
 
@@ -16,28 +20,50 @@ LICENCE = (
 
 BASE_06 = TransformerConfig(hidden_size=1152, depth=28, num_heads=36, num_cross_heads=16, ffn_size=2880)
 BASE_16 = TransformerConfig(hidden_size=2240, depth=20, num_heads=70, num_cross_heads=20, ffn_size=5600)
+GEMMA_LICENCE = "Gemma Terms of Use and Gemma Prohibited Use Policy (Google)"
+AUTOENCODER_LICENCE = "stated on the repository's page; read it before use"
 BASE, FOUR_K = SamplingDefaults(), SamplingDefaults(shift=6.0)
 SPRINT = SamplingDefaults(steps=2, guidance_scale=4.5, shift=1.0, sampler="scm")
+PAG_LAYERS = {
+    112: (8, 20),
+    72: (14, 28),
+}  # size of cross-attention heads -> the block that the released configurations perturb, of how many
 
 
 @dataclass(frozen=True, kw_only=True)
-class Release:
-    """One published text-to-image model. `file` lies in `repository` in the original layout; `native_size` is the class of its trained
-    sizes in pixels, see `latents.RESOLUTION_BINS`.
-    """
+class Part:
+    """One file of a released model: `file` lies ungated in `repository` on Hugging Face, `directory` is its folder in ComfyUI's models."""
 
     name: str
-    config: TransformerConfig
-    native_size: int
-    sampling: SamplingDefaults
-    file: str
     repository: str
-    diffusers_repository: str
+    file: str
+    directory: str
     licence: str = LICENCE
 
     @property
+    def url(self) -> str:
+        return f"https://huggingface.co/{self.repository}/resolve/main/{self.file}"
+
+    @property
+    def file_name(self) -> str:
+        """As a browser saves it."""
+        return self.file.rpartition("/")[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release(Part):
+    """One published text-to-image model, in the original layout; `native_size` is the class of its trained sizes in pixels, see
+    `latents.RESOLUTION_BINS`. diffusers' folders lie in `diffusers_repository`.
+    """
+
+    config: TransformerConfig
+    native_size: int
+    sampling: SamplingDefaults
+    diffusers_repository: str
+
+    @property
     def dtype(self) -> torch.dtype:
-        """What it was trained in; run in the other 16-bit type it gives noise."""
+        """What it was trained in."""
         return torch.float16 if self.config.fp16_trained else torch.bfloat16
 
 
@@ -51,6 +77,7 @@ def _release(
         sampling=replace(sampling, width=size, height=size),
         file=f"checkpoints/{file or name}.pth",
         repository=f"{OWNER}/{name}",
+        directory="diffusion_models",
         diffusers_repository=f"{OWNER}/{name}_diffusers",
     )
 
@@ -75,6 +102,50 @@ RELEASES = (
 )
 
 
+NETWORKS = {
+    "SANA 0.6B": BASE_06,
+    "SANA 1.6B": BASE_16,
+    "SANA-1.5 1.6B": SANA15_16,
+    "SANA-1.5 4.8B": replace(SANA15_16, depth=60),
+    "SANA-Sprint 0.6B": replace(BASE_06, qk_norm=True, guidance_embed=True),
+    "SANA-Sprint 1.6B": replace(SANA15_16, guidance_embed=True),
+}
+
+TEXT_ENCODER = Part(
+    name="Gemma-2-2B",
+    repository="Comfy-Org/Lumina_Image_2.0_Repackaged",
+    file="split_files/text_encoders/gemma_2_2b_fp16.safetensors",
+    directory="text_encoders",
+    licence=GEMMA_LICENCE,
+)
+AUTOENCODERS = tuple(
+    Part(
+        name=name,
+        repository=f"mit-han-lab/{name}-diffusers",
+        file="diffusion_pytorch_model.safetensors",
+        directory="vae",
+        licence=AUTOENCODER_LICENCE,
+    )
+    for name in ("dc-ae-f32c32-sana-1.1", "dc-ae-f32c32-sana-1.0", "dc-ae-lite-f32c32-sana-1.1")
+)
+CONTROLNETS = tuple(
+    Part(name=name, repository=f"{OWNER}/{name}", file=f"checkpoints/{name}.pth", directory="controlnet")
+    for name in ("Sana_1600M_1024px_BF16_ControlNet_HED", "Sana_600M_1024px_ControlNet_HED")
+)
+
+
+def same_network(config: TransformerConfig, other: TransformerConfig) -> bool:
+    """Are these the same apart from the position table and the number type of training?"""
+    fields = ("hidden_size", "depth", "qk_norm", "guidance_embed")
+    return all(getattr(config, field) == getattr(other, field) for field in fields)
+
+
+def network_name(config: TransformerConfig) -> str:
+    """ "SANA-1.5 4.8B" and the like; a description for sizes that were not published."""
+    published = (name for name, network in NETWORKS.items() if same_network(network, config))
+    return next(published, f"a SANA of {config.depth} blocks, {config.hidden_size} wide")
+
+
 def sampling_defaults(config: TransformerConfig, native_size: int | None = None) -> SamplingDefaults:
     """How a model of this configuration is sampled as released: Sprint, 4K, or the rest; other widths and depths are as their family.
 
@@ -84,3 +155,11 @@ def sampling_defaults(config: TransformerConfig, native_size: int | None = None)
     release = next((r for r in RELEASES if r.native_size >= 1024 and (r.config.guidance_embed, r.config.position) == family), None)
     defaults = release.sampling if release else BASE
     return replace(defaults, width=native_size, height=native_size) if native_size else defaults
+
+
+def pag_layer(config: TransformerConfig) -> int:
+    """The block that perturbed-attention guidance perturbs: 8 in the 1.6B family at any released depth, 14 in the 0.6B family (upstream's
+    `pag_applied_layers`); in a shallower model the block at the same fraction of its depth.
+    """
+    layer, depth = PAG_LAYERS.get(config.hidden_size // config.num_cross_heads, PAG_LAYERS[112])
+    return min(layer, config.depth * layer // depth)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .checkpoint.detect import stated_config
-from .checkpoint.files import Checkpoint, component_folder, read_checkpoint
-from .config import DOWNSCALE, SamplingDefaults, TransformerConfig
+from .checkpoint.detect import native_size, stated_config
+from .checkpoint.files import component_folder, read_checkpoint
+from .config import SamplingDefaults, TransformerConfig
 from .errors import CheckpointError, InputError
 from .presets import sampling_defaults
 
 NANO = Path(__file__).parent / "nano"
 PARTS = ("transformer", "autoencoder", "text_encoder")
-NATIVE_SIZES = {"512": 512, "1024": 1024, "2k": 2048, "4k": 4096}
+OPTIONAL_PARTS = ("tokenizer", "controlnet")
 SCHEDULERS = {  # diffusers' class -> (sampler, the key of its shift)
     "DPMSolverMultistepScheduler": ("flow_dpm", "flow_shift"),
     "FlowMatchEulerDiscreteScheduler": ("flow_euler", "shift"),
@@ -32,6 +31,7 @@ class PipelineFiles:
     autoencoder: Path
     text_encoder: Path
     tokenizer: Path | None = None
+    controlnet: Path | None = None
     scheduler: Path | None = None  # diffusers' scheduler_config.json
 
 
@@ -54,14 +54,21 @@ def pipeline_files(source: str | Path | Mapping[str, str | Path]) -> PipelineFil
             f'{folder} is not a diffusers pipeline folder (no model_index.json in it): name one, or "nano" for the embedded model, '
             "or give transformer, autoencoder and text encoder as single files"
         )
-    scheduler = folder / "scheduler" / "scheduler_config.json"
-    return PipelineFiles(transformer=folder, autoencoder=folder, text_encoder=folder, scheduler=scheduler if scheduler.is_file() else None)
+    scheduler, controlnet = folder / "scheduler" / "scheduler_config.json", folder / "controlnet"
+    return PipelineFiles(
+        transformer=folder,
+        autoencoder=folder,
+        text_encoder=folder,
+        controlnet=controlnet if controlnet.is_dir() else None,
+        scheduler=scheduler if scheduler.is_file() else None,
+    )
 
 
 def released_sampling(files: PipelineFiles, config: TransformerConfig, variant: str | None = None) -> SamplingDefaults:
     """How the model says it is sampled: the JSON under `sampling` in its file, else diffusers' scheduler, else the published releases."""
     header = read_checkpoint(component_folder(files.transformer, "transformer"), "meta")
-    defaults = sampling_defaults(config, native_size(header, variant))
+    size = native_size(header.tensors, stated_config(header.metadata, header.config), variant)
+    defaults = sampling_defaults(config, size)
     if files.scheduler is not None:
         scheduler = _json_object(_text(files.scheduler), str(files.scheduler))
         sampler, shift = SCHEDULERS.get(scheduler.get("_class_name", ""), (defaults.sampler, ""))
@@ -72,22 +79,13 @@ def released_sampling(files: PipelineFiles, config: TransformerConfig, variant: 
     return defaults
 
 
-def native_size(header: Checkpoint, variant: str | None = None) -> int | None:
-    """Side of the square pictures the model was trained on: from `variant`, its folder's config or the length of `pos_embed`."""
-    if variant is not None:
-        return NATIVE_SIZES.get(variant)
-    sample_size = stated_config(header.metadata, header.config).get("sample_size")
-    table = next((tensor for key, tensor in header.tensors.items() if key.endswith("pos_embed") and tensor.ndim == 3), None)
-    cells = sample_size if isinstance(sample_size, int) else math.isqrt(table.shape[1]) if table is not None else 0
-    return cells * DOWNSCALE or None
-
-
 def _named_files(source: Mapping[str, str | Path]) -> PipelineFiles:
     missing = [name for name in PARTS if not source.get(name)]
-    unknown = [name for name in source if name not in (*PARTS, "tokenizer")]
+    unknown = [name for name in source if name not in (*PARTS, *OPTIONAL_PARTS)]
     if missing or unknown:
         problems = [*(f"{name} is missing" for name in missing), *(f"{name} is unknown" for name in unknown)]
-        raise InputError(f"a pipeline of single files needs {', '.join(PARTS)} and may have tokenizer: {', '.join(problems)}")
+        needed, optional = ", ".join(PARTS), " and ".join(OPTIONAL_PARTS)
+        raise InputError(f"a pipeline of single files needs {needed} and may have {optional}: {', '.join(problems)}")
     return PipelineFiles(**{name: Path(path) for name, path in source.items() if path})
 
 

@@ -4,25 +4,47 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
+import math
 import re
 from collections.abc import Iterable, Mapping
 from statistics import mode
 
-import torch
 from torch import Tensor
 
-from ..config import LINEAR_HEAD_DIM, POSITIONS, AutoencoderConfig, PositionConfig, StageConfig, TransformerConfig, cross_heads
+from ..config import (
+    DOWNSCALE,
+    LINEAR_HEAD_DIM,
+    NATIVE_SIZES,
+    POSITIONS,
+    AutoencoderConfig,
+    PositionConfig,
+    StageConfig,
+    TransformerConfig,
+    cross_heads,
+)
 from ..errors import CheckpointError
-from .key_maps import AUTOENCODER_MIT, GUIDED_TIME_EMBED_NVLABS, TIME_EMBED_NVLABS, TRANSFORMER_NVLABS, KeyMap, foreign_key, rename
+from ..precision import precision_words, trained_in_fp16
+from ..presets import network_name
+from .key_maps import (
+    AUTOENCODER_MIT,
+    CONTROLNET_NVLABS,
+    GUIDED_TIME_EMBED_NVLABS,
+    TIME_EMBED_NVLABS,
+    TRANSFORMER_NVLABS,
+    KeyMap,
+    foreign_key,
+    rename,
+)
 from .kinds import describe
-
-log = logging.getLogger("sana")
 
 _TRANSFORMER = re.compile(
     r"(?P<prefix>(?:\w+\.)*?)(?:transformer_blocks\.\d+\.ff\.conv_inverted|blocks\.\d+\.mlp\.inverted_conv\.conv)\.(?:weight|bias)"
 )
 _CONTROLNET_OR_VIDEO = re.compile(r"controlnet_blocks\.|controlnet\.|transformer_blocks\.0\.ff\.conv_temp|blocks\.0\.mlp\.t_conv")
+_CONTROLNET = re.compile(
+    r"(?P<prefix>(?:\w+\.)*?)(?:controlnet_blocks\.\d+|controlnet\.\d+\.(?:before_proj|after_proj|copied_block)(?:\.\w+)*)\.\w+"
+)
+_COPIED_BLOCK = re.compile(r"transformer_blocks\.\d+\.ff\.conv_inverted\.\w+|controlnet\.\d+\.copied_block\.mlp\.inverted_conv\.conv\.\w+")
 _AUTOENCODER = re.compile(r"(?P<prefix>(?:\w+\.)*?)(?:decoder\.up_blocks\.\d+\.\d+\.|decoder\.stages\.\d+\.op_list\.)")
 _COMPANIONS = ("vae.", "first_stage_model.", "text_encoders.", "cond_stage_model.", "model.diffusion_model.")  # parts of an all-in-one file
 
@@ -61,6 +83,26 @@ def transformer_prefix(keys: Iterable[str]) -> str | None:
     return prefix
 
 
+def canonical_controlnet(tensors: Mapping[str, Tensor]) -> Canonical:
+    """The SANA ControlNet in a state dict of either layout, under any prefix. Raises CheckpointError if there is none."""
+    prefix = controlnet_prefix(tensors)
+    if prefix is None:
+        raise CheckpointError(f"expected a SANA ControlNet, found {describe(tensors)}: choose the file of a ControlNet for SANA")
+    own = _without_prefix(tensors, prefix)
+    if not any(key.startswith("controlnet.") for key in own):
+        return Canonical(own, prefix)
+    return Canonical(rename(own, CONTROLNET_NVLABS), prefix, CONTROLNET_NVLABS)
+
+
+def controlnet_prefix(keys: Iterable[str]) -> str | None:
+    """What stands before the keys of the SANA ControlNet among `keys` ("" where nothing does), or None if there is none."""
+    keys = list(keys)
+    prefix = next((match["prefix"] for match in map(_CONTROLNET.fullmatch, keys) if match), None)
+    if prefix is None or not any(_COPIED_BLOCK.fullmatch(key.removeprefix(prefix)) for key in keys):
+        return None
+    return prefix
+
+
 def canonical_autoencoder(tensors: Mapping[str, Tensor]) -> Canonical:
     """The DC-AE in a state dict, in MIT's or diffusers' naming, under any prefix. Raises CheckpointError if there is none."""
     prefix = next((match["prefix"] for match in map(_AUTOENCODER.match, tensors) if match), None)
@@ -79,16 +121,35 @@ def _without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Ten
 
 
 def transformer_config(
-    tensors: Mapping[str, Tensor], *, source: Mapping[str, Tensor] | None = None, stated: Mapping | None = None, variant: str | None = None
+    tensors: Mapping[str, Tensor],
+    *,
+    source: Mapping[str, Tensor] | None = None,
+    stated: Mapping | None = None,
+    variant: str | None = None,
+    trained_precision: str | None = None,
 ) -> TransformerConfig:
     """Configuration of a canonical state dict.
 
     source: the state dict before renaming, where the length of `pos_embed` tells the position class.  stated: what the file or its folder
-    says of itself, which wins.  variant: "512", "1024", "2k" or "4k", which wins for the position class.  Raises CheckpointError, KeyError.
+    says of itself, which wins.  variant: "512", "1024", "2k" or "4k", which wins for the position class.  trained_precision: "float16" or
+    "bfloat16", which wins for that; None: decided as `precision.py` says.  Raises CheckpointError, InputError, KeyError.
     """
-    stated = stated or {}
+    return detect_transformer(tensors, source=source, stated=stated, variant=variant, trained_precision=trained_precision)[0]
+
+
+def detect_transformer(
+    tensors: Mapping[str, Tensor],
+    *,
+    source: Mapping[str, Tensor] | None = None,
+    stated: Mapping | None = None,
+    variant: str | None = None,
+    trained_precision: str | None = None,
+) -> tuple[TransformerConfig, str]:
+    """`transformer_config`, and one line for the log: what it is, and by what that was decided which the weights do not tell."""
+    source, stated = source or {}, stated or {}
     places = (("caption_norm.weight", 0), ("patch_embed.proj.weight", 0), ("scale_shift_table", 1), ("proj_out.weight", 1))
     hidden = mode(tensors[key].shape[axis] for key, axis in places if key in tensors and tensors[key].ndim > axis)
+    position, size_words = _position(source, stated, variant)
     config = TransformerConfig(
         hidden_size=hidden,
         depth=1 + max(int(key.split(".")[1]) for key in tensors if key.startswith("transformer_blocks.")),
@@ -98,28 +159,80 @@ def transformer_config(
         caption_channels=tensors["caption_projection.linear_1.weight"].shape[-1],
         qk_norm=any(key.endswith("attn1.norm_q.weight") for key in tensors),
         guidance_embed=any(key.startswith("time_embed.guidance_embedder.") for key in tensors),
-        position=_position(source or {}, stated, variant),
-        fp16_trained=tensors["patch_embed.proj.weight"].dtype == torch.float16,
+        position=position,
     )
-    if "hidden_size" not in stated:  # stated in diffusers' terms or not at all
-        return config
-    names = {field.name for field in dataclasses.fields(config)} - {"position"}
-    return dataclasses.replace(config, **{name: stated[name] for name in names if name in stated})
+    if "hidden_size" in stated:  # not in diffusers' terms, but in ours
+        names = {field.name for field in dataclasses.fields(config)} - {"position"}
+        config = dataclasses.replace(config, **{name: stated[name] for name in names if name in stated})
+    fp16_trained, reason = trained_in_fp16(
+        config,
+        tensors["patch_embed.proj.weight"].dtype,
+        native_size=native_size(source, stated, variant),
+        chosen=trained_precision,
+        stated=stated.get("fp16_trained"),
+    )
+    config = dataclasses.replace(config, fp16_trained=fp16_trained)
+    return config, f"{network_name(config)}, {size_words}, {precision_words(config, reason)}"
 
 
-def _position(source: Mapping[str, Tensor], stated: Mapping, variant: str | None) -> PositionConfig | None:
+def controlnet_config(tensors: Mapping[str, Tensor], stated: Mapping | None = None) -> TransformerConfig:
+    """Configuration of a canonical ControlNet: its depth is the number of copied blocks.
+
+    Its clamp is on, which does nothing to models trained without it.  stated: the folder's config.json.  Raises CheckpointError, KeyError.
+    """
+    stated = stated or {}
+    hidden = mode(tensor.shape[0] for key, tensor in tensors.items() if re.fullmatch(r"(input_block|controlnet_blocks\.\d+)\.bias", key))
+    caption = tensors.get("caption_projection.linear_1.weight")
+    config = TransformerConfig(
+        hidden_size=hidden,
+        depth=1 + max(int(key.split(".")[1]) for key in tensors if key.startswith("transformer_blocks.")),
+        num_heads=hidden // LINEAR_HEAD_DIM,
+        num_cross_heads=stated.get("num_cross_attention_heads") or cross_heads(hidden),
+        ffn_size=mode(tensor.shape[0] for key, tensor in tensors.items() if key.endswith("ff.conv_inverted.bias")) // 2,
+        qk_norm=any(key.endswith("attn1.norm_q.weight") for key in tensors),
+        position=_position({}, stated, None)[0],
+        fp16_trained=None,
+    )
+    return config if caption is None else dataclasses.replace(config, caption_channels=caption.shape[-1])
+
+
+def has_embedders(tensors: Mapping[str, Tensor]) -> bool:
+    """Does a canonical ControlNet bring embedders of its own?"""
+    return any(key.startswith(("patch_embed.", "time_embed.", "caption_")) for key in tensors)
+
+
+def native_size(source: Mapping[str, Tensor], stated: Mapping, variant: str | None = None) -> int | None:
+    """Side in pixels of the square pictures a model was trained on: from `variant`, its folder's config or the length of `pos_embed`."""
+    if variant is not None:
+        return NATIVE_SIZES.get(variant)
+    sample_size = stated.get("sample_size")
+    cells = sample_size if isinstance(sample_size, int) else math.isqrt(_position_tokens(source))
+    return cells * DOWNSCALE or None
+
+
+def _position_tokens(source: Mapping[str, Tensor]) -> int:
+    return next((tensor.shape[1] for key, tensor in source.items() if key.endswith("pos_embed") and tensor.ndim == 3), 0)
+
+
+def _position(source: Mapping[str, Tensor], stated: Mapping, variant: str | None) -> tuple[PositionConfig | None, str]:
+    """The position table, and the picture size with what tells it."""
     if variant is not None:
         if variant not in POSITIONS:
             raise CheckpointError(f'unknown variant "{variant}", expected one of {", ".join(POSITIONS)}')
-        return POSITIONS[variant]
+        return POSITIONS[variant], f"{NATIVE_SIZES[variant]} px (as chosen)"
+    size = native_size(source, stated)
     if stated.get("position"):
-        return PositionConfig(**stated["position"])
+        return PositionConfig(**stated["position"]), "position table as its file states"
     if stated.get("interpolation_scale") is not None:  # diffusers' config.json
-        return PositionConfig(base_size=stated["sample_size"], interpolation=float(stated["interpolation_scale"]))
-    tokens = next((tensor.shape[1] for key, tensor in source.items() if key.endswith("pos_embed") and tensor.ndim == 3), 0)
-    if not tokens and not stated:
-        log.info("the file does not tell its position class: taken as a 512 or 1024 px model; state 2k or 4k for those")
-    return next((position for position in POSITIONS.values() if position and position.base_size**2 == tokens), None)
+        position = PositionConfig(base_size=stated["sample_size"], interpolation=float(stated["interpolation_scale"]))
+        return position, f"{size} px (by its config.json)"
+    tokens = _position_tokens(source)
+    if tokens:
+        table = next((position for position in POSITIONS.values() if position and position.base_size**2 == tokens), None)
+        return table, f"{size} px (by the length of its pos_embed)"
+    if size or "hidden_size" in stated:
+        return None, f"{size} px (by its config.json)" if size else "no position table, as its file states"
+    return None, "taken for 512 or 1024 px, as the file does not tell (choose 2k or 4k for those)"
 
 
 def autoencoder_config(tensors: Mapping[str, Tensor]) -> AutoencoderConfig:

@@ -59,6 +59,13 @@ GUIDED_TIME_EMBED_NVLABS: KeyMap = (
     ("logvar_linear.{p}", ()),  # the training loss's weighting
 )
 
+CONTROLNET_NVLABS: KeyMap = (  # the file may hold the whole model besides, which is not used
+    ("controlnet.0.before_proj.{p}", ("input_block.{p}",)),
+    ("controlnet.{i}.after_proj.{p}", ("controlnet_blocks.{i}.{p}",)),
+    *_under("controlnet.{i}.copied_block.", "transformer_blocks.{i}.", _BLOCK),
+    *((key, ()) for key, _ in TRANSFORMER_NVLABS + GUIDED_TIME_EMBED_NVLABS),
+)
+
 _STAGE: KeyMap = (
     ("main.conv1.conv.{p}", ("conv1.{p}",)),
     ("main.conv2.conv.{p}", ("conv2.{p}",)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,25 +14,45 @@ from torch import Tensor, nn
 from ..dcae.autoencoder import DCAE
 from ..device import pick_device
 from ..errors import CheckpointError, SanaError
+from ..precision import loaded_dtype, precision_warning
+from ..transformer.controlnet import SanaControlNet
 from ..transformer.model import SanaTransformer
-from .detect import Canonical, autoencoder_config, canonical_autoencoder, canonical_transformer, stated_config, transformer_config
+from .detect import (
+    Canonical,
+    autoencoder_config,
+    canonical_autoencoder,
+    canonical_controlnet,
+    canonical_transformer,
+    controlnet_config,
+    detect_transformer,
+    has_embedders,
+    stated_config,
+)
 from .files import Checkpoint, component_folder, read_checkpoint
 
+log = logging.getLogger("sana")
 Network = TypeVar("Network", bound=nn.Module)
 NAMED = 6  # keys a message names of each sort
 
 
 def load_transformer(
-    path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None, variant: str | None = None
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    variant: str | None = None,
+    trained_precision: str | None = None,
 ) -> SanaTransformer:
     """A SANA transformer from a file of any layout, a diffusers component folder or a whole diffusers pipeline folder.
 
-    variant: "512", "1024", "2k" or "4k" for files that do not tell it; None: from the file. dtype None: the file's own.
-    `device="meta"` checks every key and shape without reading tensors. Raises CheckpointError, and InputError for a device that is not
-    there.
+    variant: "512", "1024", "2k" or "4k" for files that do not tell it; None: from the file. trained_precision: "float16" or "bfloat16" for
+    files that do not tell how the model was trained; None: decided as `precision.py` says. dtype None: the file's own, or the trained one
+    where the model cannot run in the file's. `device="meta"` checks every key and shape without reading tensors. Raises CheckpointError,
+    and InputError for a device that is not there.
     """
     device = pick_device(device)
-    return build_transformer(read_checkpoint(component_folder(path, "transformer"), device), device, dtype, variant)
+    checkpoint = read_checkpoint(component_folder(path, "transformer"), device)
+    return build_transformer(checkpoint, device, dtype, variant, trained_precision)
 
 
 def load_autoencoder(path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> DCAE:
@@ -44,16 +65,48 @@ def load_autoencoder(path: str | Path, *, device: str | torch.device = "cpu", dt
     return build_autoencoder(read_checkpoint(component_folder(path, "vae"), device), device, dtype)
 
 
+def load_controlnet(
+    path: str | Path, *, order: str = "upstream", device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> SanaControlNet:
+    """A SANA ControlNet from an original file (the model in it is not used), diffusers' single file or folder, or a whole pipeline folder.
+
+    order: "upstream" or "diffusers", how it is connected to the transformer, see `transformer/controlnet.py`; any file takes either.
+    dtype None: the file's own; the transformer's is needed. `device="meta"` checks every key and shape without reading tensors. Raises
+    CheckpointError, and InputError for another order or a device that is not there.
+    """
+    device = pick_device(device)
+    checkpoint = read_checkpoint(component_folder(path, "controlnet"), device)
+    with naming(checkpoint.source):
+        canonical = canonical_controlnet(checkpoint.tensors)
+    stated = stated_config(checkpoint.metadata, checkpoint.config)
+    with naming(checkpoint.source, canonical.original_key):
+        config = controlnet_config(canonical.tensors, stated)
+    model = SanaControlNet(config, embedders=has_embedders(canonical.tensors), order=order, device="meta")
+    with naming(checkpoint.source, canonical.original_key):
+        return load_strictly(model, canonical, device, dtype)
+
+
 def build_transformer(
-    checkpoint: Checkpoint, device: str | torch.device = "cpu", dtype: torch.dtype | None = None, variant: str | None = None
+    checkpoint: Checkpoint,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    variant: str | None = None,
+    trained_precision: str | None = None,
 ) -> SanaTransformer:
     """`load_transformer` for an opened checkpoint."""
     with naming(checkpoint.source):
         canonical = canonical_transformer(checkpoint.tensors)
     stated = stated_config(checkpoint.metadata, checkpoint.config)
     with naming(checkpoint.source, canonical.original_key):
-        config = transformer_config(canonical.tensors, source=checkpoint.tensors, stated=stated, variant=variant)
-        return load_strictly(SanaTransformer(config, device="meta"), canonical, device, dtype)
+        config, found = detect_transformer(
+            canonical.tensors, source=checkpoint.tensors, stated=stated, variant=variant, trained_precision=trained_precision
+        )
+        dtype = dtype or loaded_dtype(config, canonical.tensors["patch_embed.proj.weight"].dtype)
+        model = load_strictly(SanaTransformer(config, device="meta"), canonical, device, dtype)
+    log.info("%s: %s", checkpoint.source, found)
+    if warning := precision_warning(config, dtype):
+        log.warning("%s: %s", checkpoint.source, warning)
+    return model
 
 
 def build_autoencoder(checkpoint: Checkpoint, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> DCAE:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from ..config import TextConfig
 from ..errors import InputError
-from .instruction import MAX_LENGTH, PromptTokens, Tokenizer, prompt_tokens
+from .instruction import MAX_LENGTH, PAD_ID, PromptTokens, Tokenizer, prompt_tokens
 
 if TYPE_CHECKING:
     from transformers import Gemma2Model
 
-PAD_ID, BOS_ID = 0, 2
+BOS_ID = 2
 
 
 class GemmaTextEncoder(nn.Module):
@@ -31,31 +31,43 @@ class GemmaTextEncoder(nn.Module):
         self.model = build_gemma2(config, state_dict)
         self.eval().requires_grad_(False)
 
-    def forward(self, input_ids: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Token ids (B, T), padded on the right with anything -> hidden states (B, T, hidden_size) after the final norm.
 
-        Attention is causal, so padding on the right cannot reach the real tokens and needs no mask.
+        Attention is causal, so padding on the right cannot reach the real tokens. mask (B, T) of bool, False for padding: needed only where
+        the states of the padding itself are wanted, which then do not attend to one another.
         """
-        return self.model(input_ids=input_ids, use_cache=False).last_hidden_state
+        return self.model(input_ids=input_ids, attention_mask=mask, use_cache=False).last_hidden_state
 
-    def tokenize(self, prompts: list[str], *, instruction: str | None = None, max_length: int = MAX_LENGTH) -> list[PromptTokens]:
+    def tokenize(
+        self, prompts: list[str], *, instruction: str | None = None, max_length: int = MAX_LENGTH, kept_lengths: list[int] | None = None
+    ) -> list[PromptTokens]:
         """What `encode` sends for each prompt: exact text, token ids, kept positions, and whether the prompt was cut."""
         if isinstance(prompts, str) or not prompts or not all(isinstance(prompt, str) for prompt in prompts):
             raise InputError(f"prompts must be a list of at least one text, got {prompts!r:.80}")
         if self.tokenizer is None:
             raise InputError("this text encoder has no tokenizer: it was loaded on the meta device, which only checks a file")
-        return [prompt_tokens(self.tokenizer, prompt, instruction, max_length) for prompt in prompts]
+        lengths = kept_lengths or [None] * len(prompts)
+        if len(lengths) != len(prompts):
+            raise InputError(f"{len(lengths)} kept lengths for {len(prompts)} prompts, expected one for each")
+        pairs = zip(prompts, lengths)
+        return [prompt_tokens(self.tokenizer, prompt, instruction, max_length, kept_length=length) for prompt, length in pairs]
 
     @torch.no_grad()
-    def encode(self, prompts: list[str], *, instruction: str | None = None, max_length: int = MAX_LENGTH) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, prompts: list[str], *, instruction: str | None = None, max_length: int = MAX_LENGTH, kept_lengths: list[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Embeddings (B, L, hidden_size) and mask (B, L) bool, L the longest kept length of the batch, at most `max_length`.
 
         instruction: None, "default" (upstream's wording), "diffusers", or an own text; it is put before every prompt, empty ones too, and
-        its embeddings are dropped. Prompts are used as they are: no lower-casing, no stripping. Rows outside the mask are zero.
+        its embeddings are dropped. Prompts are used as they are: no lower-casing, no stripping. kept_lengths: one for each prompt, which is
+        cut or padded to it, as `prompt_tokens` says. Rows outside the mask are zero.
         """
-        tokens = self.tokenize(prompts, instruction=instruction, max_length=max_length)
+        tokens = self.tokenize(prompts, instruction=instruction, max_length=max_length, kept_lengths=kept_lengths)
         device = self.model.embed_tokens.weight.device
-        hidden = self(_pad([item.ids for item in tokens], PAD_ID).to(device))
+        read = _pad([[1] * (len(item.ids) - item.num_padding) for item in tokens], 0, longest=max(len(item.ids) for item in tokens))
+        padded = any(item.num_padding for item in tokens)
+        hidden = self(_pad([item.ids for item in tokens], PAD_ID).to(device), read.bool().to(device) if padded else None)
         kept = _pad([item.kept for item in tokens], 0).to(device)
         lengths = torch.tensor([len(item.kept) for item in tokens], device=device)
         mask = torch.arange(kept.shape[1], device=device) < lengths[:, None]
@@ -87,7 +99,7 @@ def build_gemma2(config: TextConfig, state_dict: dict[str, Tensor] | None = None
     return model
 
 
-def _pad(rows: list[list[int]], value: int) -> Tensor:
-    """Lists of different length -> (B, longest) int64, filled up on the right."""
-    longest = max(map(len, rows))
+def _pad(rows: list[list[int]], value: int, longest: int = 0) -> Tensor:
+    """Lists of different length -> (B, longest) int64, filled up on the right. longest: 0 for that of the rows."""
+    longest = longest or max(map(len, rows))
     return torch.tensor([row + [value] * (longest - len(row)) for row in rows])

@@ -22,6 +22,8 @@ from ..errors import InputError
 
 MAX_LENGTH = 300
 """Tokens of a caption in training, BOS included."""
+PAD_ID = 0
+"""Of Gemma's padding token."""
 
 _DEFAULT = (
     'Given a user prompt, generate an "Enhanced prompt" that provides detailed visual descriptions suitable for image generation. '
@@ -62,12 +64,14 @@ class PromptTokens:
     ids: token ids, BOS first, unpadded.
     kept: positions in `ids`, ascending, whose embeddings the transformer sees: BOS and the prompt, not the instruction.
     truncated: the end of the prompt was cut off.
+    num_padding: so many padding tokens end `ids` and are kept; no token attends to them.
     """
 
     text: str
     ids: list[int]
     kept: list[int]
     truncated: bool
+    num_padding: int = 0
 
 
 def instruction_text(instruction: str | None) -> str:
@@ -94,15 +98,24 @@ def kept_positions(num_tokens: int, num_instruction: int) -> list[int]:
     return [0, *range(max(num_instruction - 1, 1), num_tokens)]
 
 
-def prompt_tokens(tokenizer: Tokenizer, prompt: str, instruction: str | None = None, max_length: int = MAX_LENGTH) -> PromptTokens:
-    """Tokenize one prompt behind its instruction and choose the positions to keep. Instruction as in `instruction_text`."""
+def prompt_tokens(
+    tokenizer: Tokenizer, prompt: str, instruction: str | None = None, max_length: int = MAX_LENGTH, *, kept_length: int | None = None
+) -> PromptTokens:
+    """Tokenize one prompt behind its instruction and choose the positions to keep. Instruction as in `instruction_text`.
+
+    kept_length: keep exactly so many, by cutting off or by padding. Upstream shows the transformer as much of a negative prompt as there is
+    of the positive one (`app/sana_pipeline.py` passes the positive prompt's mask for both), and so it was trained.
+    """
     prefix = instruction_text(instruction)
     num_instruction = len(tokenizer.encode(prefix)) if prefix else 0
-    limit = token_limit(num_instruction, max_length)
+    limit = token_limit(num_instruction, max_length if kept_length is None else max(kept_length, 2))
     text = prefix + prompt
     ids = tokenizer.encode(text)
     truncated = len(ids) > limit
     if truncated:
         ids = ids[:limit]
         text = tokenizer.decode(ids)
-    return PromptTokens(text=text, ids=ids, kept=kept_positions(len(ids), num_instruction), truncated=truncated)
+    num_padding = max((kept_length or 0) - len(kept_positions(len(ids), num_instruction)), 0)
+    ids = ids + [PAD_ID] * num_padding
+    kept = kept_positions(len(ids), num_instruction)
+    return PromptTokens(text=text, ids=ids, kept=kept, truncated=truncated, num_padding=num_padding)

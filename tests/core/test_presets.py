@@ -8,7 +8,7 @@ import torch
 
 from sana_core.config import POSITIONS, PositionConfig
 from sana_core.latents import RESOLUTION_BINS
-from sana_core.presets import RELEASES, sampling_defaults
+from sana_core.presets import AUTOENCODERS, CONTROLNETS, NETWORKS, RELEASES, TEXT_ENCODER, network_name, sampling_defaults
 from sana_core.transformer.model import SanaTransformer
 
 BY_NAME = {release.name: release for release in RELEASES}
@@ -63,3 +63,26 @@ def test_defaults_of_other_shapes_are_those_of_their_family():
     assert sampling_defaults(sprint) == BY_NAME["Sana_Sprint_0.6B_1024px"].sampling
     unknown = sampling_defaults(tiny.transformer_config(position=PositionConfig(base_size=32, interpolation=1.0)), 256)
     assert (unknown.steps, unknown.shift, unknown.width, unknown.height) == (20, 3.0, 256, 256)
+
+
+@pytest.mark.parametrize("name, expected", [
+    ("Sana_600M_512px", "SANA 0.6B"), ("Sana_1600M_4Kpx_BF16", "SANA 1.6B"),
+    ("SANA1.5_1.6B_1024px", "SANA-1.5 1.6B"), ("SANA1.5_4.8B_1024px", "SANA-1.5 4.8B"),
+    ("Sana_Sprint_0.6B_1024px", "SANA-Sprint 0.6B"), ("Sana_Sprint_1.6B_1024px", "SANA-Sprint 1.6B"),
+])  # fmt: skip
+def test_network_names(name, expected):
+    assert network_name(BY_NAME[name].config) == expected
+    assert set(NETWORKS) == {network_name(release.config) for release in RELEASES}
+
+
+def test_a_network_that_was_not_published_is_described():
+    assert network_name(tiny.transformer_config()) == "a SANA of 2 blocks, 224 wide"
+
+
+def test_where_parts_come_from():
+    parts = (*RELEASES, *AUTOENCODERS, *CONTROLNETS, TEXT_ENCODER)
+    assert len({part.url for part in parts}) == len(parts)
+    assert all(part.url.startswith(f"https://huggingface.co/{part.repository}/resolve/main/") and part.licence for part in parts)
+    assert {part.directory for part in parts} == {"diffusion_models", "vae", "controlnet", "text_encoders"}
+    assert TEXT_ENCODER.file_name == "gemma_2_2b_fp16.safetensors"
+    assert BY_NAME["Sana_600M_512px"].file_name == "Sana_600M_512px_MultiLing.pth"

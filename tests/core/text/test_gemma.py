@@ -30,7 +30,7 @@ def rotate(x):
     return torch.cat([a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()], -1)
 
 
-def attention(x, get, config):
+def attention(x, get, config, num_padding=0):
     def split(weight, heads):
         return (x @ weight.T).view(len(x), heads, config.head_dim).transpose(0, 1)
 
@@ -41,18 +41,19 @@ def attention(x, get, config):
     cap = config.attn_logit_softcapping
     logits = cap * torch.tanh(query @ key.transpose(1, 2) / math.sqrt(config.query_pre_attn_scalar) / cap)
     logits = logits + torch.full((len(x), len(x)), -torch.inf).triu(1)
+    logits[:, :, len(x) - num_padding :] = -torch.inf  # nothing attends to padding, not even padding
     return (logits.softmax(-1) @ value).transpose(0, 1).flatten(1) @ get("o_proj").T
 
 
-def gemma2(ids, tensors, config):
-    """Gemma-2 (arXiv:2408.00118, sec. 2): ids -> (T, hidden_size) after the final norm."""
+def gemma2(ids, tensors, config, num_padding=0):
+    """Gemma-2 (arXiv:2408.00118, sec. 2): ids, of which the last are padding -> (T, hidden_size) after the final norm."""
     x = tensors["embed_tokens.weight"][ids] * math.sqrt(config.hidden_size)
     for i in range(config.num_hidden_layers):
 
         def get(name, i=i):
             return tensors[f"layers.{i}.{name}.weight"]
 
-        y = attention(rms_norm(x, get("input_layernorm")), lambda name, get=get: get(f"self_attn.{name}"), config)
+        y = attention(rms_norm(x, get("input_layernorm")), lambda name, get=get: get(f"self_attn.{name}"), config, num_padding)
         x = x + rms_norm(y, get("post_attention_layernorm"))
         y = rms_norm(x, get("pre_feedforward_layernorm"))
         y = (gelu(y @ get("mlp.gate_proj").T, approximate="tanh") * (y @ get("mlp.up_proj").T)) @ get("mlp.down_proj").T
@@ -142,3 +143,26 @@ def test_building_leaves_the_global_generator_alone(config, tokenizer, state_dic
     assert torch.equal(torch.random.get_rng_state(), before)
     assert not any(tensor.is_meta for tensor in [*encoder.parameters(), *encoder.buffers()])
     assert encoder.state_dict().keys() == {f"model.{key}" for key in state_dict}
+
+
+@pytest.mark.parametrize("negative", ["", "blurry", "a small fluffy white cat sleeping on a warm sunny windowsill"])
+def test_upstreams_unconditional_mask(encoder, tokenizer, config, state_dict, negative):
+    """As long as the positive prompt: the states of BOS and padding for an empty negative prompt, a longer one is cut."""
+    _, positive = encoder.encode(["a red apple"], instruction="default")
+    length = int(positive.sum())
+    ids = tokenizer.encode(negative)[:length]
+    padding = length - len(ids)
+    states, mask = encoder.encode([negative], kept_lengths=[length])
+    assert torch.equal(mask, positive)
+    expected = gemma2(torch.tensor(ids + [0] * padding), state_dict, config, padding)
+    assert (states[0] - expected).abs().max() < 2e-5 * expected.abs().max()
+
+
+def test_kept_lengths_are_per_prompt_and_leave_the_others_of_a_batch_alone(encoder):
+    together = encoder.encode(["", "a red apple on a wooden table", "blurry"], kept_lengths=[7, 4, 9])
+    assert together[1].sum(1).tolist() == [7, 4, 9]
+    for row, (prompt, length) in enumerate([("", 7), ("a red apple on a wooden table", 4), ("blurry", 9)]):
+        alone = encoder.encode([prompt], kept_lengths=[length])[0]
+        assert torch.allclose(together[0][row, :length], alone[0], atol=1e-4)
+    with pytest.raises(InputError, match="1 kept lengths for 2 prompts"):
+        encoder.encode(["a", "b"], kept_lengths=[5])
