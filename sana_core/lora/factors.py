@@ -1,0 +1,105 @@
+"""The change of a weight that adapter factors stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+# Tensors that have to be there together for each kind of adapter. LoKr's two factors may each be given as a product.
+KINDS: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
+    ("LoRA", (("up", "down"),)),
+    ("LoHa", (("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),)),
+    ("LoKr", tuple((*first, *second) for first in (("lokr_w1",), ("lokr_w1_a", "lokr_w1_b"))
+                   for second in (("lokr_w2",), ("lokr_w2_a", "lokr_w2_b")))),
+    ("full difference", (("diff",), ("diff_b",))),
+)  # fmt: skip
+RANKED = ("down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")  # the first dimension of the first one present is the rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factors:
+    """What a file says of one module: its tensors by role, and alpha, None where the file states none (the scale is then 1)."""
+
+    tensors: dict[str, Tensor]
+    alpha: float | None = None
+
+    @property
+    def kind(self) -> str | None:
+        """Name of the method, with "DoRA" before it where the file also sets the lengths of rows or columns; None for an incomplete set."""
+        found = next((kind for kind, sets in KINDS if any(all(role in self.tensors for role in roles) for roles in sets)), None)
+        return f"DoRA {found}" if found and {"dora_scale", "magnitude"} & self.tensors.keys() else found
+
+    @property
+    def rank(self) -> int | None:
+        return next((self.tensors[role].shape[0] for role in RANKED if role in self.tensors), None)
+
+    @property
+    def scale(self) -> float:
+        return 1.0 if self.alpha is None or self.rank is None else self.alpha / self.rank
+
+    def to(self, device: str | torch.device) -> Factors:
+        return replace(self, tensors={role: tensor.to(device) for role, tensor in self.tensors.items()})
+
+    def delta(self) -> Tensor | None:
+        """The difference of the weight, (out, in, ...) or (out, in), float32, before any DoRA; None if only the bias changes."""
+        t = {role: tensor.float() for role, tensor in self.tensors.items()}
+        if "up" in t:
+            return self.scale * (_product(t["up"], t["down"]) if "mid" not in t else _tucker(t["mid"], _matrix(t["up"]).T, t["down"]))
+        if "hada_w1_a" in t:
+            return self.scale * _hadamard_part(t, 1) * _hadamard_part(t, 2)
+        if not {"lokr_w1", "lokr_w1_a"} & t.keys():
+            return t.get("diff")
+        first, second = _kronecker_part(t, 1), _kronecker_part(t, 2)
+        return self.scale * torch.kron(first.reshape(*first.shape, *[1] * (second.ndim - first.ndim)), second)
+
+    def change(self, weight: Tensor) -> Tensor | None:
+        """What is added to `weight` (float32) at strength 1. DoRA (arXiv:2402.09353, eq. 5) depends on the weight it meets."""
+        delta = self.delta()
+        if delta is None:
+            return None
+        delta = delta.reshape(weight.shape)
+        lengths = self.tensors.get("magnitude", self.tensors.get("dora_scale"))
+        if lengths is None:
+            return delta
+        return rescaled(weight + delta, lengths.float(), per_row=self.per_row(weight.shape[0])) - weight
+
+    def per_row(self, rows: int) -> bool:
+        """Does DoRA set the lengths of rows (PEFT's always, else where the shape says so) or of columns, over all rows?"""
+        return "magnitude" in self.tensors or self.tensors["dora_scale"].shape[0] == rows
+
+
+def _matrix(tensor: Tensor) -> Tensor:
+    return tensor.flatten(1) if tensor.ndim > 1 else tensor
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    return _matrix(left) @ _matrix(right)
+
+
+def _tucker(core: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """core (r, s, ...), left (r, out), right (s, in) -> (out, in, ...) (LyCORIS, arXiv:2309.14859)."""
+    return torch.einsum("rs...,ro,si->oi...", core, left, _matrix(right))
+
+
+def _hadamard_part(t: dict[str, Tensor], index: int) -> Tensor:
+    a, b, core = t[f"hada_w{index}_a"], t[f"hada_w{index}_b"], t.get(f"hada_t{index}")
+    return _product(a, b) if core is None else _tucker(core, a, b)
+
+
+def _kronecker_part(t: dict[str, Tensor], index: int) -> Tensor:
+    name = f"lokr_w{index}"
+    if name in t:
+        return t[name]
+    core = t.get("lokr_t2") if index == 2 else None
+    return _product(t[f"{name}_a"], t[f"{name}_b"]) if core is None else _tucker(core, t[f"{name}_a"], t[f"{name}_b"])
+
+
+def rescaled(weight: Tensor, lengths: Tensor, *, per_row: bool) -> Tensor:
+    """`weight` (out, in, ...) with each row, or each column over all rows, at its length in `lengths`."""
+    axis = 0 if per_row else 1
+    norm = weight.transpose(0, axis).flatten(1).norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+    shape = [1] * weight.ndim
+    shape[axis] = weight.shape[axis]
+    return weight * (lengths.flatten() / norm).reshape(shape)

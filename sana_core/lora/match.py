@@ -1,0 +1,139 @@
+"""Which modules of a network a LoRA changes, checked before anything is changed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..checkpoint.kinds import describe_lora
+from ..errors import CheckpointError
+from .factors import Factors
+from .file import Lora
+from .names import TEXT_ENCODER, aliases, module_names
+from .report import NETWORKS, LoraReport
+
+RELEASES = {1152: "SANA 0.6B", 2240: "SANA 1.6B or 4.8B"}  # by width
+_BLOCK = re.compile(r"(?:transformer_blocks|blocks|layers)[._](\d+)[._]")
+
+
+@dataclass(frozen=True)
+class Match:
+    """Factors, the modules they change, and their name in the file. Several modules stand for the rows of a fused one."""
+
+    name: str
+    factors: Factors
+    modules: tuple[str, ...]
+
+
+def match_lora(lora: Lora, parameters: Mapping[str, Tensor], strength: float = 1.0) -> tuple[list[Match], LoraReport]:
+    """Which modules of a network with these parameters a LoRA changes, perhaps none.
+
+    Raises CheckpointError for a LoRA of a network of another width or depth.
+    """
+    known = aliases(module_names(parameters))
+    matches = [Match(name, factors, known[name]) for name, factors in lora.modules.items() if name in known]
+    is_text_encoder = _is_text_encoder(parameters)
+    rest = [key for name, keys in lora.keys.items() if name not in known for key in keys]
+    elsewhere = tuple(key for key in rest if key.startswith(TEXT_ENCODER) != is_text_encoder)
+    unmatched = tuple(key for key in rest if key not in elsewhere)
+    for match in matches:
+        _check_shapes(lora, match, parameters)
+    if matches:
+        _check_depth(lora, parameters, unmatched)
+    by_module = {module: match.factors for match in matches for module in match.modules}
+    return matches, LoraReport(
+        source=lora.source,
+        network=NETWORKS[is_text_encoder],
+        strength=strength,
+        matched=tuple(by_module),
+        unmatched=(*unmatched, *lora.unknown),
+        elsewhere=elsewhere,
+        kinds={module: str(factors.kind) for module, factors in by_module.items()},
+        ranks={module: factors.rank for module, factors in by_module.items()},
+        alphas={module: factors.alpha for module, factors in by_module.items()},
+    )
+
+
+def _check_shapes(lora: Lora, match: Match, parameters: Mapping[str, Tensor]) -> None:
+    """The change is computed on the meta device, which costs nothing and meets every shape error there is."""
+    weights = [parameters[f"{name}.weight"] for name in match.modules]
+    expected = torch.empty(sum(len(weight) for weight in weights), *weights[0].shape[1:], device="meta")
+    factors = match.factors.to("meta")
+    try:
+        delta = factors.delta()
+        if delta is None or _matrix_shape(delta) == _matrix_shape(expected) or _is_grouped(delta, expected):
+            factors.change(expected)
+        else:
+            raise CheckpointError(_mismatch(lora, match.name, delta.shape, expected.shape))
+    except (RuntimeError, IndexError) as error:
+        shapes = ", ".join(f"{role} {tuple(tensor.shape)}" for role, tensor in factors.tensors.items())
+        raise CheckpointError(
+            f"{lora.source}: the tensors of {match.name} ({shapes}) do not make a change of a {tuple(expected.shape)} weight; "
+            "the file is damaged or of another model. Nothing was changed"
+        ) from error
+    if "diff_b" in factors.tensors:
+        size = sum(parameters[f"{name}.bias"].numel() for name in match.modules if f"{name}.bias" in parameters)
+        if factors.tensors["diff_b"].shape != (size,):
+            raise CheckpointError(_mismatch(lora, f"{match.name} (bias)", factors.tensors["diff_b"].shape, (size,)))
+
+
+def _matrix_shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.flatten(1).shape) if tensor.ndim > 1 else tuple(tensor.shape)
+
+
+def _is_grouped(delta: Tensor, weight: Tensor) -> bool:
+    """OneTrainer's factors of a depthwise convolution: the up-projection has out / groups = 1 rows, the down-projection all channels.
+
+    Their product has the weight's elements in its order, which is how Microsoft's loralib and ComfyUI take it.
+    """
+    return weight.ndim == 4 and weight.shape[1] == 1 and delta.shape[0] == 1 and delta.numel() == weight.numel()
+
+
+def _mismatch(lora: Lora, name: str, found: Sequence[int], expected: Sequence[int]) -> str:
+    return (
+        f"{lora.source}: this LoRA is of another model. Its change of {name} is {tuple(found)}{_release(found)}, the weight here is "
+        f"{tuple(expected)}{_release(expected)}. Use a LoRA that was trained on this release, or load the model it was trained on. "
+        "Nothing was changed"
+    )
+
+
+def _release(shape: Sequence[int]) -> str:
+    return next((f" ({RELEASES[size]})" for size in shape if size in RELEASES), "")
+
+
+def _check_depth(lora: Lora, parameters: Mapping[str, Tensor], unmatched: tuple[str, ...]) -> None:
+    """A LoRA of a deeper network fits the first blocks of this one by shape, and means nothing there."""
+
+    def depth(keys: Iterable[str]) -> int:
+        return 1 + max((int(found[1]) for found in map(_BLOCK.search, keys) if found), default=-1)
+
+    has, needs = depth(parameters), depth(unmatched)
+    if needs > has:
+        raise CheckpointError(
+            f"{lora.source}: this LoRA was trained on a model with {needs} blocks, this one has {has}: "
+            "use a LoRA that was trained on this release. Nothing was changed"
+        )
+
+
+def nothing_matches(lora: Lora, parameters: Mapping[str, Tensor]) -> str:
+    """What to say of a LoRA of which nothing fits a network with these parameters."""
+    is_text_encoder, names = _is_text_encoder(parameters), list(lora.modules)
+    if names and not is_text_encoder and not lora.has_transformer:
+        return (
+            f"{lora.source}: this LoRA changes a text encoder only (such as {names[0]}), not the transformer: apply it to the text encoder"
+        )
+    if not names:
+        return f"{lora.source}: expected a LoRA, found none of a known kind (one of its keys is {next(iter(lora.unknown), None)})"
+    example = next(name for name in parameters if "blocks.0." in name or "layers.0." in name)
+    return (
+        f"{lora.source}: expected a LoRA of this SANA {NETWORKS[is_text_encoder]}, found {describe_lora(names)}. Nothing in it fits: "
+        f"it changes {names[0]}, this model has weights such as {example}. Use a LoRA that was trained on SANA"
+    )
+
+
+def _is_text_encoder(parameters: Mapping[str, Tensor]) -> bool:
+    return not any(name.startswith("transformer_blocks.") for name in parameters)
