@@ -5,10 +5,13 @@
     sources.py, device.py    what a pipeline is made from: files, released sampling settings, a device
     text/                    prompt -> embeddings: Gemma-2 and the instruction before the prompt
     latents.py, images.py    sizes, seeded noise, pictures as tensors
-    transformer/             the Linear DiT: latent, timestep, embeddings -> flow velocity
+    transformer/             the Linear DiT: latent, timestep, embeddings -> flow velocity; its ControlNet
+    control.py, soft_edge.py the picture that a ControlNet follows
     samplers/                schedules, solvers, guidance
     dcae/                    DC-AE: picture <-> latent, 32 x 32 pixels in one cell
+    lora/                    LoRA files of every dialect, added to the weights of a network
     nano/                    the embedded model
+    start.py                 what a run starts from: noise, or a picture
     pipeline.py              all of it together: prompt -> picture
     prompt_file.py, cli.py   `python -m sana_core "a red apple" -o apple.png`
 
@@ -16,19 +19,25 @@ Errors are `SanaError`, a ValueError: what was found, what was expected, what to
 encoder is loaded.
 """
 
-from .checkpoint.load import load_autoencoder, load_transformer
+from .checkpoint.load import load_autoencoder, load_controlnet, load_transformer
 from .config import SamplingDefaults
 from .errors import CheckpointError, InputError, SanaError
+from .lora import Lora, LoraReport, apply_lora, load_lora
 from .pipeline import SanaPipeline, load_pipeline
 from .text.load import load_text_encoder
 
 __all__ = [
     "CheckpointError",
     "InputError",
+    "Lora",
+    "LoraReport",
     "SamplingDefaults",
     "SanaError",
     "SanaPipeline",
+    "apply_lora",
     "load_autoencoder",
+    "load_controlnet",
+    "load_lora",
     "load_pipeline",
     "load_text_encoder",
     "load_transformer",

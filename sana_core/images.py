@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 from .config import DOWNSCALE
 from .errors import InputError
 
+Picture: TypeAlias = Image.Image | Tensor  # a tensor: in 0..1
+
 
 def to_pil(image: Tensor) -> list[Image.Image]:
     """(B, 3, H, W) in 0..1 -> one picture per item."""
@@ -23,8 +25,28 @@ def to_pil(image: Tensor) -> list[Image.Image]:
     return [Image.fromarray(item.numpy()) for item in pixels]
 
 
+def natural_size(latents: Tensor | None, image: Picture | None) -> tuple[int | None, int | None]:
+    """(width, height) in pixels of the latents, or of the picture cut down to whole latent cells, or None each."""
+    if latents is not None and latents.ndim == 4:
+        return latents.shape[-1] * DOWNSCALE, latents.shape[-2] * DOWNSCALE
+    if image is None:
+        return None, None
+    width, height = image.size if isinstance(image, Image.Image) else (image.shape[-1], image.shape[-2])
+    return max(width // DOWNSCALE, 1) * DOWNSCALE, max(height // DOWNSCALE, 1) * DOWNSCALE
+
+
+def open_picture(path: str | Path) -> Image.Image:
+    """A picture file, turned upright as its camera says. Raises InputError."""
+    try:
+        with Image.open(path) as picture:
+            return ImageOps.exif_transpose(picture)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} is not a picture that can be read ({error}): give a PNG, JPEG or WebP file") from error
+
+
 def picture_tensor(picture: Image.Image | Tensor, width: int, height: int) -> Tensor:
-    """A PIL picture of any size, resized and cropped to fill width x height, or a tensor (3, H, W) or (B, 3, H, W) in 0..1 of that size.
+    """A PIL picture of any size, resized and cropped to fill width x height, or a tensor (3, H, W) or (B, 3, H, W) in 0..1 of that size or
+    larger by less than a latent cell, which is cropped at the centre.
 
     Returns (B, 3, H, W), float32, in -1..1. Raises InputError for a tensor of another shape.
     """
@@ -36,8 +58,8 @@ def picture_tensor(picture: Image.Image | Tensor, width: int, height: int) -> Te
 def mask_latents(mask: Image.Image | Tensor, width: int, height: int) -> Tensor:
     """Where a picture is to be redrawn (bright) -> (B, 1, h, w) of 0 and 1 on the latent grid.
 
-    mask: PIL of any size, or a tensor (1, H, W) or (B, 1, H, W) in 0..1. A latent cell is redrawn if any of its 32 x 32 pixels is above
-    one half. Raises InputError for a tensor of another shape.
+    mask: PIL of any size, or a tensor (1, H, W) or (B, 1, H, W) in 0..1, of a size as for `picture_tensor`. A latent cell is redrawn if any
+    of its 32 x 32 pixels is above one half. Raises InputError for a tensor of another shape.
     """
     if isinstance(mask, Image.Image):
         mask = _fitted(mask.convert("L"), width, height)[None]
@@ -71,6 +93,8 @@ def _fitted(picture: Image.Image, width: int, height: int) -> Tensor:
 
 def _batch(tensor: Tensor, channels: int, width: int, height: int, name: str) -> Tensor:
     tensor = tensor[None] if tensor.ndim == 3 else tensor
-    if tensor.ndim != 4 or tensor.shape[1:] != (channels, height, width):
+    top, left = (tensor.shape[-2] - height) // 2, (tensor.shape[-1] - width) // 2
+    cropped = tensor[..., max(top, 0) : max(top, 0) + height, max(left, 0) : max(left, 0) + width]
+    if max(top, left) >= DOWNSCALE // 2 or tensor.ndim != 4 or cropped.shape[1:] != (channels, height, width):
         raise InputError(f"a {name} tensor is (B, {channels}, {height}, {width}) here, got {tuple(tensor.shape)}: resize it first")
-    return tensor.float()
+    return cropped.float()

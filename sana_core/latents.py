@@ -5,7 +5,7 @@ A latent cell stands for 32 x 32 pixels and has 32 channels. The scale factor is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -37,10 +37,16 @@ def noise(shape: Sequence[int], seed: int) -> Tensor:
     One generator draws the whole batch, as ComfyUI does: the same seed gives the same noise in both. Raises InputError for a seed
     outside -2**63..2**64 - 1.
     """
+    return next(noises(shape, seed))
+
+
+def noises(shape: Sequence[int], seed: int) -> Iterator[Tensor]:
+    """All noise of a run from one generator: what it starts from, which is `noise`, then what its steps add, without end."""
     if not -(2**63) <= seed < 2**64:
         raise InputError(f"the seed {seed} is out of range: a seed is a whole number of at most 64 bits")
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(tuple(shape), generator=generator, dtype=torch.float32)
+    while True:
+        yield torch.randn(tuple(shape), generator=generator, dtype=torch.float32)
 
 
 def closest_bin(height: int, width: int, native: int) -> tuple[int, int]:

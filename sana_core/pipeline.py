@@ -2,48 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from .checkpoint.load import load_autoencoder, load_transformer
+from .checkpoint.load import load_autoencoder, load_controlnet, load_transformer
 from .config import DOWNSCALE, SamplingDefaults
+from .control import control_picture
 from .dcae.autoencoder import DCAE
+from .dcae.memory import auto_tile
 from .device import pick_device
 from .errors import InputError
-from .images import mask_latents, picture_tensor, to_pil
-from .latents import latent_size, noise
+from .images import Picture, natural_size, picture_tensor, to_pil
+from .latents import latent_size
+from .offload import on_device
+from .presets import pag_layer
 from .samplers.denoiser import make_denoiser
-from .samplers.flow_dpm import sample_flow_dpm
-from .samplers.flow_euler import Denoise, StepCallback, sample_flow_euler
-from .samplers.schedules import flow_dpm_sigmas, flow_euler_sigmas, img2img_tail
+from .samplers.flow_euler import Denoise, StepCallback
+from .samplers.methods import SAMPLERS, check_sampler, check_shift
 from .sources import pipeline_files, released_sampling
+from .start import redrawn_share, start_from_picture, start_noise, step_noises
 from .text.gemma import GemmaTextEncoder
 from .text.load import load_text_encoder
+from .transformer.controlnet import ControlBranch, SanaControlNet
 from .transformer.model import SanaTransformer
 
-
-@dataclass(frozen=True)
-class Sampler:
-    """A solver, its grid of sigmas by (steps, shift), and whether the model sees whole timesteps, as in the released code."""
-
-    sample: Callable[..., Tensor]
-    sigmas: Callable[[int, float], Tensor]
-    truncate_timestep: bool
-
-
-SAMPLERS = {
-    "flow_dpm": Sampler(sample_flow_dpm, flow_dpm_sigmas, truncate_timestep=True),
-    "flow_euler": Sampler(sample_flow_euler, flow_euler_sigmas, truncate_timestep=False),
-}
-Picture: TypeAlias = Image.Image | Tensor
+log = logging.getLogger("sana")
+EncodedText: TypeAlias = tuple[Tensor, Tensor]  # text states (B, L, C) and their mask (B, L) of bool
 OUTPUTS = ("pil", "latent", "tensor")
-REDRAWN = 0.6  # strength of img2img where none is given; with a mask everything under it is redrawn
+NEGATIVE_MASKS = ("own", "positive")
+OFFLOADED_TILE = 1024  # pixels; larger pictures are encoded and decoded in such tiles at the most, 1 GB beside the weights at 4096 px
 
 
 def load_pipeline(
@@ -52,37 +47,62 @@ def load_pipeline(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     variant: str | None = None,
+    trained_precision: str | None = None,
+    controlnet: str | Path | None = None,
+    control_order: str = "upstream",
+    offload: bool = False,
 ) -> SanaPipeline:
-    """Load the three networks of SANA.
+    """Load the three networks of SANA, and a ControlNet where there is one.
 
     source: "nano", the embedded model; a diffusers pipeline folder; or paths under "transformer", "autoencoder", "text_encoder" and, where
-    the text encoder has none inside, "tokenizer". device: None takes the GPU if there is one. dtype: of the transformer; None is float32 on
-    the CPU and the file's own on a GPU. Autoencoder and text encoder run in float32 where dtype is float32, else in bfloat16:
-    both overflow float16. variant: "512", "1024", "2k" or "4k" for a transformer file that does not tell.
+    the text encoder has none inside, "tokenizer"; "controlnet" is optional. device: None takes the GPU if there is one. dtype: of the
+    transformer; None is float32 on the CPU and the file's own on a GPU. Autoencoder and text encoder run in float32 where dtype is float32,
+    else in bfloat16: both overflow float16. variant: "512", "1024", "2k" or "4k" for a transformer file that does not tell,
+    trained_precision: "float16" or "bfloat16" for one that does not tell how the model was trained, see `precision.py`.
+    controlnet: a file or folder, in place of what `source` has. control_order: how it is connected, "upstream" or "diffusers", see
+    `transformer/controlnet.py`.
+    offload: the networks live on the CPU and take turns on the device, see `SanaPipeline`.
 
     Raises CheckpointError or InputError.
     """
     place, files = pick_device(device), pipeline_files(source)
     if dtype is None and place.type == "cpu":
         dtype = torch.float32
+    home = torch.device("cpu") if offload else place
     companions = torch.float32 if dtype == torch.float32 else torch.bfloat16
-    transformer = load_transformer(files.transformer, device=place, dtype=dtype, variant=variant)
+    transformer = load_transformer(files.transformer, device=home, dtype=dtype, variant=variant, trained_precision=trained_precision)
+    network, path = None, controlnet or files.controlnet
+    if path is not None:
+        network = load_controlnet(path, order=control_order, device=home, dtype=transformer.scale_shift_table.dtype)
+        network.check_base(transformer.config)
     return SanaPipeline(
         transformer=transformer,
-        autoencoder=load_autoencoder(files.autoencoder, device=place, dtype=companions),
-        text_encoder=load_text_encoder(files.text_encoder, tokenizer=files.tokenizer, device=place, dtype=companions),
+        autoencoder=load_autoencoder(files.autoencoder, device=home, dtype=companions),
+        text_encoder=load_text_encoder(files.text_encoder, tokenizer=files.tokenizer, device=home, dtype=companions),
+        controlnet=network,
         defaults=released_sampling(files, transformer.config, variant),
+        device=place,
+        offload=offload,
     )
 
 
 @dataclass(kw_only=True)
 class SanaPipeline:
-    """The three networks on one device, and how the model is sampled when the caller says nothing. Made by `load_pipeline`."""
+    """The networks, the device they run on, and how the model is sampled when the caller says nothing. Made by `load_pipeline`.
+
+    offload: the networks are on the CPU, and each is on the device only for its turn: the text encoder, the transformer with its ControlNet
+    for all steps, the autoencoder. The peak is that of the largest turn, weights included. For 1.6B in bfloat16 with guidance, counted by
+    bench/memory.py: text encoder 5.3 GB, transformer 3.4 GB at 1024 px and 4.6 GB at 4096 px (3.2 of weights, 0.1 of keys and values of
+    the prompts, 1.3 for a step), autoencoder 2.0 GB (0.6 of weights, 1.3 for 1024 px at once or 1.0 for 4096 px in tiles).
+    """
 
     transformer: SanaTransformer
     autoencoder: DCAE
     text_encoder: GemmaTextEncoder
+    controlnet: SanaControlNet | None = None
     defaults: SamplingDefaults
+    device: torch.device
+    offload: bool = False
 
     @torch.no_grad()
     def __call__(
@@ -97,11 +117,17 @@ class SanaPipeline:
         sampler: str | None = None,
         shift: float | None = None,
         instruction: str | None = "default",
+        negative_mask: str = "own",
+        pag_scale: float = 0.0,
+        pag_layers: Sequence[int] | None = None,
         seed: int | None = None,
         latents: Tensor | None = None,
+        step_noise: Tensor | None = None,
         image: Picture | None = None,
         strength: float | None = None,
         mask: Picture | None = None,
+        control_image: Picture | None = None,
+        control_scale: float = 1.0,
         batch_size: int = 1,
         callback: StepCallback | None = None,
         output: str = "pil",
@@ -109,10 +135,14 @@ class SanaPipeline:
         """Draw `batch_size` pictures of each prompt. None stands for the model's own default.
 
         negative_prompt: one for all or one per prompt. width, height: pixels, multiples of 32; where neither is given, those of latents or
-        image. instruction: what stands before prompts, never before negative ones: "default", "diffusers", None or an own text. seed: None
-        draws another picture each time. latents: unit-variance noise (B, 32, h, w) in place of a seed. image: a picture to start from (PIL,
-        or a tensor in 0..1), of which `strength` in (0, 1] is redrawn, all over or where `mask` is bright. callback: called after each step
-        with (step, sigma, latents after the step, predicted x0).
+        image. shift: not for scm, whose grid has none. instruction: what stands before prompts, never before negative ones: "default",
+        "diffusers", None or an own text. negative_mask: "own" shows the model the negative prompt's own tokens, as diffusers does;
+        "positive" as many as the prompt has, with padding, as upstream does. pag_scale: of perturbed-attention guidance, 0 is off,
+        upstream's demo takes 2; pag_layers: the blocks it perturbs. seed: None draws another picture each time. latents: unit-variance
+        noise (B, 32, h, w) in place of a seed, and step_noise (steps or steps - 1, B, 32, h, w) in place of what scm draws in its steps.
+        image: a picture to start from (PIL, or a tensor in 0..1), of which `strength` in (0, 1] is redrawn, all over or where `mask` is
+        bright. control_image: what the ControlNet follows, such as an edge map, control_scale times as strongly as trained. callback:
+        called after each step with (step, sigma, latents after the step, predicted x0).
 
         Returns PIL pictures, or with output="tensor" (B, 3, H, W) in 0..1, with output="latent" (B, 32, h, w) of about unit variance, both
         float32. Raises InputError.
@@ -124,19 +154,24 @@ class SanaPipeline:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else list(negative_prompt)
         if width is None and height is None:
-            width, height = _natural_size(latents, image)
+            width, height = natural_size(latents, image)
         settings = self.settings(width=width, height=height, steps=steps, guidance_scale=guidance_scale, sampler=sampler, shift=shift)
-        method = SAMPLERS[settings.sampler]
-        sigmas = method.sigmas(settings.steps, settings.shift)
+        for warning in (check_sampler(settings.sampler, self.transformer.config), check_shift(settings.shift, self.defaults)):
+            if warning:
+                log.warning(warning)
+        share = redrawn_share(image, strength, mask)
+        sigmas = self.sigmas(settings, share)
+        seed = torch.Generator().seed() if seed is None else seed
         x = self.start_noise(settings, len(prompts) * batch_size, seed, latents)
-        denoise = self.denoiser(prompts, negatives, settings, instruction=instruction, repeats=batch_size)
-        if image is not None:
-            strength = strength if strength is not None else REDRAWN if mask is None else 1.0
-            sigmas = img2img_tail(sigmas, strength)
-            x, denoise = self._from_image(x, denoise, image, mask, settings, sigmas[0].item())
-        elif strength is not None or mask is not None:
-            raise InputError("strength and mask say how to redraw a picture: give the picture as image=")
-        x = method.sample(denoise, x, sigmas, callback=callback)
+        control = self.control_branches(control_image, settings, control_scale, len(x))
+        original = None if image is None else self.encode_image(image, settings)
+        draws = step_noises(settings.sampler, x, len(sigmas) - 2, seed, step_noise)
+        texts = self.encode_prompts(prompts, negatives, settings, instruction=instruction, negative_mask=negative_mask, repeats=batch_size)
+        with self._turn(self.transformer, *([self.controlnet] if control and self.controlnet else [])):
+            denoise = self.denoiser(*texts, settings, pag_scale=pag_scale, pag_layers=pag_layers, control=control)
+            if original is not None:
+                x, denoise = start_from_picture(x, denoise, original, mask, settings, sigmas[0].item())
+            x = SAMPLERS[settings.sampler].sample(denoise, x, sigmas, callback=callback, **draws)
         return x if output == "latent" else self.decode(x, pil=output == "pil")
 
     def settings(
@@ -153,66 +188,103 @@ class SanaPipeline:
         given = {"width": width, "height": height, "steps": steps, "guidance_scale": guidance_scale, "sampler": sampler, "shift": shift}
         settings = replace(self.defaults, **{name: value for name, value in given.items() if value is not None})
         latent_size(settings.width, settings.height)
-        if settings.sampler not in SAMPLERS:
-            raise InputError(f'there is no sampler "{settings.sampler}" here, choose one of {", ".join(SAMPLERS)}')
-        SAMPLERS[settings.sampler].sigmas(settings.steps, settings.shift)
+        check_sampler(settings.sampler, self.transformer.config)
+        self.sigmas(settings)
         return settings
 
-    def start_noise(self, settings: SamplingDefaults, batch: int, seed: int | None = None, latents: Tensor | None = None) -> Tensor:
-        """`latents`, or noise of `seed` (None: of a random seed), (batch, 32, h, w), float32, on the transformer's device."""
-        shape = (batch, self.transformer.config.latent_channels, *latent_size(settings.width, settings.height))
-        x = noise(shape, torch.Generator().seed() if seed is None else seed) if latents is None else latents
-        if tuple(x.shape) != shape:
-            size = f"{settings.width} x {settings.height}"
-            raise InputError(f"latents of shape {tuple(x.shape)}, expected {shape} for {batch} pictures of {size}")
-        return x.to(self.transformer.scale_shift_table.device, torch.float32)
+    def sigmas(self, settings: SamplingDefaults, share: float | None = None) -> Tensor:
+        """The grid of a run, (N + 1,), or the end of it that redraws that share of a picture."""
+        method = SAMPLERS[settings.sampler]
+        grid = method.sigmas(settings.steps, settings.shift)
+        return grid if share is None else method.tail(grid, share)
 
-    def denoiser(
-        self, prompts: list[str], negatives: list[str], settings: SamplingDefaults, *, instruction: str | None, repeats: int = 1
-    ) -> Denoise:
-        """`denoise(x, sigma) -> x0` for every prompt `repeats` times, in order."""
+    def start_noise(self, settings: SamplingDefaults, batch: int, seed: int | None = None, latents: Tensor | None = None) -> Tensor:
+        """`latents`, or noise of `seed` (None: of a random seed), (batch, 32, h, w), float32, on the device."""
+        seed = torch.Generator().seed() if seed is None else seed
+        return start_noise(self.transformer.config.latent_channels, settings, batch, seed, latents).to(self.device, torch.float32)
+
+    def encode_prompts(
+        self,
+        prompts: list[str],
+        negatives: list[str],
+        settings: SamplingDefaults,
+        *,
+        instruction: str | None,
+        negative_mask: str = "own",
+        repeats: int = 1,
+    ) -> tuple[EncodedText, EncodedText | None]:
+        """Text states and masks of every prompt `repeats` times, in order, and those of the negative prompts where guidance uses them."""
         if len(negatives) != len(prompts):
             raise InputError(f"{len(negatives)} negative prompts for {len(prompts)} prompts: give one for all, or one for each")
-        cond = self._encode(prompts, instruction, repeats)
-        unguided = settings.guidance_scale == 1.0 or self.transformer.config.guidance_embed
-        uncond = None if unguided else self._encode(negatives, None, repeats)
-        truncate = SAMPLERS[settings.sampler].truncate_timestep
-        return make_denoiser(self.transformer, cond, uncond, guidance_scale=settings.guidance_scale, truncate_timestep=truncate)
+        if negative_mask not in NEGATIVE_MASKS:
+            raise InputError(f'negative_mask="{negative_mask}", expected one of {", ".join(NEGATIVE_MASKS)}')
+        with self._turn(self.text_encoder):
+            cond = self._encode(prompts, instruction, repeats)
+            unguided = settings.guidance_scale == 1.0 or self.transformer.config.guidance_embed
+            lengths = cond[1].sum(1)[::repeats].tolist() if negative_mask == "positive" else None
+            return cond, None if unguided else self._encode(negatives, None, repeats, lengths)
+
+    def denoiser(
+        self,
+        cond: EncodedText,
+        uncond: EncodedText | None,
+        settings: SamplingDefaults,
+        *,
+        pag_scale: float = 0.0,
+        pag_layers: Sequence[int] | None = None,
+        control: Sequence[ControlBranch] = (),
+    ) -> Denoise:
+        """`denoise(x, sigma) -> x0` for the prompts that `encode_prompts` encoded."""
+        if not pag_scale >= 0.0:
+            raise InputError(f"pag_scale is {pag_scale}, expected 0 (off) or more, such as 2")
+        return make_denoiser(
+            self.transformer,
+            cond,
+            uncond,
+            guidance_scale=settings.guidance_scale,
+            truncate_timestep=SAMPLERS[settings.sampler].truncate_timestep,
+            pag_scale=pag_scale,
+            pag_layers=(pag_layer(self.transformer.config),) if pag_layers is None else pag_layers,
+            control=control,
+        )
+
+    def control_branches(self, image: Picture | None, settings: SamplingDefaults, scale: float, batch: int) -> list[ControlBranch]:
+        """The ControlNet at work on a control picture, one for all or one for each; nothing without a picture."""
+        if image is None:
+            return []
+        if self.controlnet is None:
+            raise InputError("there is a control image but no ControlNet: load the pipeline with one, under controlnet or in the folder")
+        latent = self.encode_image(control_picture(image, settings.width, settings.height), settings)
+        if len(latent) not in (1, batch):
+            raise InputError(f"{len(latent)} control pictures for {batch} pictures: give one for all, or one for each")
+        return [ControlBranch(self.controlnet, latent, scale)]
 
     def encode_image(self, image: Picture, settings: SamplingDefaults) -> Tensor:
         """A picture -> its latent (1 or B, 32, h, w) of about unit variance, float32."""
         pixels = picture_tensor(image, settings.width, settings.height)
-        return self.autoencoder.encode(pixels.to(self.autoencoder.decoder.conv_in.weight)).float()
+        with self._turn(self.autoencoder):
+            pixels = pixels.to(self.device, self.autoencoder.decoder.conv_in.weight.dtype)
+            return self.autoencoder.encode(pixels, tile=self._tile(pixels, settings.width, settings.height, encode=True)).float()
 
     def decode(self, latents: Tensor, *, pil: bool = True) -> list[Image.Image] | Tensor:
         """Latents (B, 32, h, w) of about unit variance -> PIL pictures, or (B, 3, 32 h, 32 w) in 0..1, float32."""
-        image = self.autoencoder.decode(latents.to(self.autoencoder.decoder.conv_in.weight)).float()
+        height, width = (side * DOWNSCALE for side in latents.shape[-2:])
+        with self._turn(self.autoencoder):
+            latents = latents.to(self.device, self.autoencoder.decoder.conv_in.weight.dtype)
+            image = self.autoencoder.decode(latents, tile=self._tile(latents, width, height)).float()
         image = (image * 0.5 + 0.5).clamp(0.0, 1.0)
         return to_pil(image) if pil else image
 
-    def _encode(self, prompts: list[str], instruction: str | None, repeats: int) -> tuple[Tensor, Tensor]:
-        states, mask = self.text_encoder.encode(prompts, instruction=instruction)
-        return states.to(self.transformer.scale_shift_table).repeat_interleave(repeats, 0), mask.repeat_interleave(repeats, 0)
+    def _tile(self, given: Tensor, width: int, height: int, *, encode: bool = False) -> int | None:
+        """Side of the autoencoder's exact tiles: the largest that fits; with offload not so large that its turn becomes the largest."""
+        tile = auto_tile(self.autoencoder.config, height, width, given, encode=encode)
+        if self.offload and max(width, height) > OFFLOADED_TILE:
+            return min(tile or OFFLOADED_TILE, OFFLOADED_TILE)
+        return tile
 
-    def _from_image(
-        self, x: Tensor, denoise: Denoise, image: Picture, mask: Picture | None, settings: SamplingDefaults, sigma: float
-    ) -> tuple[Tensor, Denoise]:
-        """Noise x and a denoiser -> the picture at noise level sigma, and a denoiser that keeps what lies outside the mask."""
-        original = self.encode_image(image, settings)
-        if len(original) not in (1, len(x)):
-            raise InputError(f"{len(original)} start pictures for {len(x)} pictures: give one for all, or one for each")
-        x = sigma * x + (1.0 - sigma) * original
-        if mask is None:
-            return x, denoise
-        redrawn = mask_latents(mask, settings.width, settings.height).to(x)
-        return x, lambda x, sigma: torch.lerp(original, denoise(x, sigma), redrawn)
+    def _turn(self, *networks: nn.Module) -> AbstractContextManager[None]:
+        return on_device(self.device, *networks) if self.offload else nullcontext()
 
-
-def _natural_size(latents: Tensor | None, image: Picture | None) -> tuple[int | None, int | None]:
-    """(width, height) in pixels of the latents, or of the picture cut down to whole latent cells, or None each."""
-    if latents is not None and latents.ndim == 4:
-        return latents.shape[-1] * DOWNSCALE, latents.shape[-2] * DOWNSCALE
-    if image is None:
-        return None, None
-    width, height = image.size if isinstance(image, Image.Image) else (image.shape[-1], image.shape[-2])
-    return max(width // DOWNSCALE, 1) * DOWNSCALE, max(height // DOWNSCALE, 1) * DOWNSCALE
+    def _encode(self, prompts: list[str], instruction: str | None, repeats: int, kept_lengths: list[int] | None = None) -> EncodedText:
+        states, mask = self.text_encoder.encode(prompts, instruction=instruction, kept_lengths=kept_lengths)
+        return states.to(self.transformer.scale_shift_table.dtype).repeat_interleave(repeats, 0), mask.repeat_interleave(repeats, 0)

@@ -24,6 +24,13 @@ class Job:
     guidance_scale: float | None = None
     sampler: str | None = None
     shift: float | None = None
+    pag_scale: float | None = None
+    pag_layers: str | None = None  # "8" or "8, 9"
+    image: str | None = None  # this and the other pictures: paths
+    strength: float | None = None
+    mask: str | None = None
+    control_image: str | None = None
+    control_scale: float | None = None
 
     def or_else(self, common: Job) -> Job:
         """This job with the settings of `common` where it has none."""
@@ -31,7 +38,10 @@ class Job:
         return replace(common, **own)
 
 
-TEXTS, WHOLE, NUMBERS = ("prompt", "negative_prompt", "sampler"), ("seed", "width", "height", "steps"), ("guidance_scale", "shift")
+PICTURES = ("image", "mask", "control_image")
+TEXTS = ("prompt", "negative_prompt", "sampler", "pag_layers", *PICTURES)
+WHOLE = ("seed", "width", "height", "steps")
+NUMBERS = ("guidance_scale", "shift", "pag_scale", "strength", "control_scale")
 
 
 def read_prompt_file(path: str | Path) -> list[Job]:

@@ -4,6 +4,7 @@ import torch
 
 from sana_core.config import AutoencoderConfig, StageConfig, TransformerConfig, cross_heads
 from sana_core.dcae.autoencoder import DCAE
+from sana_core.transformer.controlnet import SanaControlNet
 from sana_core.transformer.model import SanaTransformer
 
 
@@ -36,6 +37,11 @@ def randomized(model, seed=0):
 
 def transformer(seed=0, **changes):
     return randomized(SanaTransformer(transformer_config(**changes)), seed)
+
+
+def controlnet(seed=0, embedders=True, order="upstream", **changes):
+    """Of one block, for a transformer of two or more."""
+    return randomized(SanaControlNet(transformer_config(**{"depth": 1, **changes}), embedders=embedders, order=order), seed)
 
 
 def autoencoder(seed=0, **changes):

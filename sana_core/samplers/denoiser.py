@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ..config import TransformerConfig
 from .flow_euler import Denoise
-from .guidance import classifier_free_guidance
+from .guidance import adaptive_scale, check_pag_layers, classifier_free_guidance, perturbed_attention_guidance
 
 TIMESTEPS = 1000  # the transformer's time is 1000 * sigma
 
@@ -22,7 +23,16 @@ class VelocityModel(Protocol):
 
     def prepare_context(self, context: Tensor, context_mask: Tensor | None = None) -> Any: ...
 
-    def __call__(self, latent: Tensor, timestep: Tensor, context: Any, *, guidance: Tensor | None = None) -> Tensor: ...
+    def __call__(
+        self,
+        latent: Tensor,
+        timestep: Tensor,
+        context: Any,
+        *,
+        guidance: Tensor | None = None,
+        control: Sequence[Any] = (),
+        identity_attention: Collection[int] = (),
+    ) -> Tensor: ...
 
 
 def make_denoiser(
@@ -32,28 +42,46 @@ def make_denoiser(
     *,
     guidance_scale: float,
     truncate_timestep: bool = True,
+    pag_scale: float = 0.0,
+    pag_layers: Collection[int] = (),
+    pag_adaptive_scale: float = 0.0,
+    control: Sequence[Any] = (),
 ) -> Denoise:
     """cond, uncond: text states (B, L, C) in the transformer's dtype and their masks (B, L) of bool; L may differ between the two.
 
     Unconditional and conditional run as one batch; uncond None, or guidance_scale 1, leaves the conditional alone. Sprint has its guidance
     scale as an input: uncond is not used and its timestep is never truncated.
     truncate_timestep: the model sees whole timesteps, as it did in training and does in the released code.
+    pag_scale: above 0, a second forward of the conditional prompts with identity attention in the blocks `pag_layers`
+    (upstream leaves a scale of 1 or less out; here any counts as given). pag_adaptive_scale: by how much it falls per timestep.
+    control: `ControlBranch`es of the transformer, for every prediction alike.
+
+    Raises InputError for blocks that the model does not have.
     """
     embedded = transformer.config.guidance_embed
     contexts = [cond] if uncond is None or guidance_scale == 1.0 or embedded else [uncond, cond]
-    states, mask = batch_contexts(contexts)
-    context = transformer.prepare_context(states, mask)
+    context = transformer.prepare_context(*batch_contexts(contexts))
+    layers = check_pag_layers(pag_layers, transformer.config.depth) if pag_scale > 0.0 else ()
+    perturbed_context = transformer.prepare_context(*cond) if layers else None
     truncate = truncate_timestep and not embedded
 
+    def velocity(x: Tensor, timestep: Tensor, context: Any, layers: Collection[int] = ()) -> Tensor:
+        guidance = x.new_full((len(x),), guidance_scale, dtype=torch.float32) if embedded else None
+        timestep = timestep.to(x.device).expand(len(x))
+        latent = x.to(cond[0].dtype)
+        return transformer(latent, timestep, context, guidance=guidance, control=control, identity_attention=layers).float()
+
     def denoise(x: Tensor, sigma: float) -> Tensor:
-        latent = torch.cat([x] * len(contexts))
-        guidance = latent.new_full((len(latent),), guidance_scale, dtype=torch.float32) if embedded else None
-        timestep = model_timestep(sigma, truncate).to(latent.device).expand(len(latent))
-        velocity = transformer(latent.to(states.dtype), timestep, context, guidance=guidance).float()
-        if len(contexts) == 2:
-            uncond_velocity, cond_velocity = velocity.chunk(2)
-            velocity = classifier_free_guidance(cond_velocity, uncond_velocity, guidance_scale)
-        return x - sigma * velocity
+        timestep = model_timestep(sigma, truncate)
+        predicted = velocity(torch.cat([x] * len(contexts)), timestep, context).chunk(len(contexts))
+        cond_velocity = guided = predicted[-1]
+        if len(predicted) == 2:
+            guided = classifier_free_guidance(cond_velocity, predicted[0], guidance_scale)
+        scale = adaptive_scale(pag_scale, pag_adaptive_scale, timestep.item()) if layers else 0.0
+        if scale > 0.0:
+            perturbed = velocity(x, timestep, perturbed_context, layers)
+            guided = perturbed_attention_guidance(guided, cond_velocity, perturbed, scale)
+        return x - sigma * guided
 
     return denoise
 

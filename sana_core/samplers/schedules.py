@@ -13,6 +13,7 @@ from ..errors import InputError
 
 FIRST_TIME = 0.999  # the solver's grid leaves out pure noise: 1 - 1/1000
 EULER_LAST_TIME = 0.001  # 1/1000, the first of the 1000 training timesteps
+SCM_FIRST_ANGLE, SCM_MIDDLE_ANGLE = 1.57080, 1.3  # radians; Sprint's angles of two steps are 1.5708, 1.3, 0
 
 
 def flow_dpm_sigmas(steps: int, shift: float) -> Tensor:
@@ -36,15 +37,56 @@ def flow_euler_sigmas(steps: int, shift: float) -> Tensor:
     return torch.cat([_shifted(times, shift), times.new_zeros(1)]).float()
 
 
+def scm_sigmas(steps: int) -> Tensor:
+    """Grid of SANA-Sprint (arXiv:2503.09641): even angles from pi/2 to 0, except for two steps, whose middle was searched.
+
+    1, 0.7827, 0 for two steps. Returns (steps + 1,). Raises InputError for steps < 1.
+    """
+    if steps < 1:
+        raise InputError(f"sampling takes at least one step, got {steps}: choose 1 to 4 for Sprint")
+    if steps == 2:
+        return angle_sigmas(torch.tensor([SCM_FIRST_ANGLE, SCM_MIDDLE_ANGLE, 0.0], dtype=torch.float64))
+    return angle_sigmas(torch.linspace(SCM_FIRST_ANGLE, 0.0, steps + 1, dtype=torch.float64))
+
+
+def angle_sigmas(angles: Tensor) -> Tensor:
+    """Noise levels of TrigFlow, x = cos(t) * x0 + sin(t) * noise, in flow matching: sin t / (sin t + cos t), float32.
+
+    The released 1.57080 lies beyond pi/2 by 4e-6; what is noisier than pure noise counts as that, 1.
+    """
+    sine, cosine = angles.sin(), angles.cos()
+    return (sine / (sine + cosine)).clamp(max=1.0).float()
+
+
+def check_strength(strength: float) -> None:
+    """Raise InputError for a strength outside (0, 1]."""
+    if not 0.0 < strength <= 1.0:
+        raise InputError(f"strength must be above 0 and at most 1, got {strength}")
+
+
 def img2img_tail(sigmas: Tensor, strength: float) -> Tensor:
     """The end of a grid of N steps that redraws `strength` of a picture: strength 1 keeps all steps, 0.5 half of them, rounded up.
 
     Raises InputError for a strength outside (0, 1].
     """
-    if not 0.0 < strength <= 1.0:
-        raise InputError(f"strength must be above 0 and at most 1, got {strength}")
+    check_strength(strength)
     steps = len(sigmas) - 1
     return sigmas[int(steps - steps * strength) :]
+
+
+def scm_tail(sigmas: Tensor, strength: float) -> Tensor:
+    """`img2img_tail` whose first step begins between two levels of the grid where N * strength is no whole number.
+
+    Two steps are so few that rounding up would begin at pure noise for any strength above 0.5 and lose the picture. (A solver with a memory
+    cannot have this: a first step that happens to be short would spoil its second.)
+    """
+    check_strength(strength)
+    steps = len(sigmas) - 1
+    position = round(steps * (1.0 - strength), 6)  # of the start on the grid, in steps; rounded, as 1 - 0.9 is not 0.1
+    whole = min(int(position), steps - 1)
+    tail = sigmas[whole:].clone()
+    tail[0] = torch.lerp(sigmas[whole], sigmas[whole + 1], min(position - whole, 0.999999))
+    return tail
 
 
 def _shifted(time: Tensor, shift: float) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..config import LINEAR_HEAD_DIM, TransformerConfig
 from ..linear_attention import linear_attention, merge_heads, split_heads
+from .passes import in_passes
 
 FLOAT16_MAX = 65504.0
 
@@ -20,16 +21,25 @@ class Context:
     """The caption as the blocks see it; a host may subclass it to pass more to its attention.
 
     tokens: (B, L, C), projected and normalised.  mask: (B, 1, 1, L), 0 or a large negative number, added to the logits; None if every
-    token counts.  keys_values: per block the keys and values, (B, L, C) each, where they were computed ahead.
+    token counts.  keys_values: per block the keys and values, (B, L, C) each, where they were computed ahead.  states: the text states
+    (B, L, caption channels) behind the tokens, for ControlNets that project them on their own.
     """
 
     tokens: Tensor
     mask: Tensor | None = None
     keys_values: tuple[tuple[Tensor, Tensor], ...] | None = None
+    states: Tensor | None = None
 
 
 # (query (B, N, C), key (B, L, C), value (B, L, C), heads, the context that key and value come from) -> (B, N, C)
 Attention = Callable[[Tensor, Tensor, Tensor, int, Context], Tensor]
+
+SelfAttention = Callable[[Tensor, Tensor, Tensor], Tensor]  # query, key, value, (B, N, C) each -> (B, N, C)
+
+
+def attend_to_itself(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Every token attends to itself alone: the perturbation of PAG (arXiv:2403.17377, sec. 4). Queries and keys have no say."""
+    return value
 
 
 def softmax_attention(query: Tensor, key: Tensor, value: Tensor, heads: int, context: Context) -> Tensor:
@@ -54,14 +64,19 @@ class LinearAttention(nn.Module):
         self.norm_q = ops.RMSNorm(size, eps=1e-5, **factory) if config.qk_norm else nn.Identity()
         self.norm_k = ops.RMSNorm(size, eps=1e-5, **factory) if config.qk_norm else nn.Identity()
         self.to_out = nn.ModuleList([ops.Linear(size, size, **factory)])
-        self.clamp = config.fp16_trained
+        self.clamp = config.fp16_trained is not False
 
-    def forward(self, x: Tensor) -> Tensor:
-        projections = (self.norm_q(self.to_q(x)), self.norm_k(self.to_k(x)), self.to_v(x))
-        query, key, value = (split_heads(projection, LINEAR_HEAD_DIM) for projection in projections)
-        y = merge_heads(linear_attention(query, key, value, eps=1e-8)).to(x.dtype)
-        y = self.to_out[0](y)
+    def forward(self, x: Tensor, attend: SelfAttention | None = None) -> Tensor:
+        """attend: what stands in for the linear attention between the projections."""
+        y = self.to_out[0](in_passes(self._attend, x) if attend is None else attend(*self._projections(x)))
         return y.clamp(-FLOAT16_MAX, FLOAT16_MAX) if self.clamp else y
+
+    def _projections(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.norm_q(self.to_q(x)), self.norm_k(self.to_k(x)), self.to_v(x)
+
+    def _attend(self, x: Tensor) -> Tensor:
+        query, key, value = (split_heads(projection, LINEAR_HEAD_DIM) for projection in self._projections(x))
+        return merge_heads(linear_attention(query, key, value, eps=1e-8)).to(x.dtype)
 
 
 class CrossAttention(nn.Module):

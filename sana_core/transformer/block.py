@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import TransformerConfig
-from .attention import Attention, Context, CrossAttention, LinearAttention
+from .attention import Attention, Context, CrossAttention, LinearAttention, SelfAttention
 from .ffn import GLUMBConv
 
 
@@ -29,10 +29,21 @@ class SanaBlock(nn.Module):
         self.ff = GLUMBConv(config, **factory)
         self.scale_shift_table = nn.Parameter(torch.zeros(6, config.hidden_size, device=device, dtype=dtype))
 
-    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], context: Context, modulation: Tensor, grid: tuple[int, int]) -> Tensor:
-        """x: (B, h*w, C); keys and values of the caption: (B, L, C); modulation: (B, 6, C) -> (B, h*w, C)."""
+    def forward(
+        self,
+        x: Tensor,
+        keys_values: tuple[Tensor, Tensor],
+        context: Context,
+        modulation: Tensor,
+        grid: tuple[int, int],
+        attend: SelfAttention | None = None,
+    ) -> Tensor:
+        """x: (B, h*w, C); keys and values of the caption: (B, L, C); modulation: (B, 6, C) -> (B, h*w, C).
+
+        attend: in place of the linear self-attention.
+        """
         table = self.scale_shift_table.to(x) + modulation
         shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = table.chunk(6, dim=1)
-        x = x + gate_attn * self.attn1(modulated_norm(x, shift_attn, scale_attn))
+        x = x + gate_attn * self.attn1(modulated_norm(x, shift_attn, scale_attn), attend)
         x = x + self.attn2(x, *keys_values, context)
         return x + gate_ff * self.ff(modulated_norm(x, shift_ff, scale_ff), grid)

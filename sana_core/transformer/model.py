@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ..config import TransformerConfig
 from ..errors import InputError
-from .attention import Attention, Context, softmax_attention
+from .attention import Attention, Context, SelfAttention, attend_to_itself, softmax_attention
 from .block import SanaBlock, modulated_norm
+from .controlnet import BaseState, ControlBranch, control_residuals
 from .embeddings import CaptionProjection, GuidedTimeEmbed, PatchEmbed, TimeEmbed
 
 
@@ -44,11 +45,15 @@ class SanaTransformer(nn.Module):
         context_mask: Tensor | None = None,
         *,
         guidance: Tensor | None = None,
+        control: Sequence[ControlBranch] = (),
+        identity_attention: Collection[int] = (),
     ) -> Tensor:
         """latent: (B, 32, h, w); timestep: (B,) in 0..1000, fractions allowed; context: text states (B, L, caption channels) with
         context_mask (B, L) of bool, or what `prepare_context` made of them; guidance: (B,), the plain scale, Sprint only.
+        control: ControlNets, whose effects add up.
+        identity_attention: blocks in which every picture token attends to itself alone, for perturbed-attention guidance.
 
-        Returns the velocity (B, 32, h, w). Raises InputError for latents or text states of another width.
+        Returns the velocity (B, 32, h, w). Raises InputError for latents, text states or a ControlNet of another width.
         """
         self._check(latent)
         grid = (latent.shape[-2], latent.shape[-1])
@@ -56,17 +61,24 @@ class SanaTransformer(nn.Module):
             context = self.embed_context(context, context_mask)
         x = self.patch_embed(latent)
         modulation, embedded = self.time_embed(timestep, guidance, latent.dtype)
+        residuals: Iterator[Tensor | None] = iter(())
         for index in range(self.config.depth):
-            x = self.run_block(index, x, context, modulation, grid)
+            x = self.run_block(index, x, context, modulation, grid, attend_to_itself if index in identity_attention else None)
+            if control and index == 0:
+                residuals = control_residuals(control, self._base_state(latent, timestep, context, modulation, x))
+            residual = next(residuals, None)
+            x = x if residual is None else x + residual
         shift, scale = (self.scale_shift_table.to(x) + embedded[:, None]).chunk(2, dim=1)
         x = self.proj_out(modulated_norm(x, shift, scale))
         return x.transpose(1, 2).unflatten(2, grid)
 
-    def run_block(self, index: int, x: Tensor, context: Context, modulation: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Block `index` on tokens x (B, h*w, C). A host overrides this to patch blocks."""
+    def run_block(
+        self, index: int, x: Tensor, context: Context, modulation: Tensor, grid: tuple[int, int], attend: SelfAttention | None = None
+    ) -> Tensor:
+        """Block `index` on tokens x (B, h*w, C), with another self-attention if given. A host overrides this to patch blocks."""
         block = self.blocks[index]
         keys_values = context.keys_values[index] if context.keys_values else block.attn2.project_context(context.tokens)
-        return block(x, keys_values, context, modulation, grid)
+        return block(x, keys_values, context, modulation, grid, attend)
 
     @property
     def blocks(self) -> Sequence[SanaBlock]:
@@ -79,12 +91,17 @@ class SanaTransformer(nn.Module):
                 f"the text states are {context.shape[-1]} wide, this SANA model takes {self.config.caption_channels}: "
                 "encode the prompt with the text encoder that belongs to the model"
             )
-        return Context(self.caption_norm(self.caption_projection(context)), attention_bias(context_mask, context.dtype))
+        tokens = self.caption_norm(self.caption_projection(context))
+        return Context(tokens, attention_bias(context_mask, context.dtype), states=context)
 
     def prepare_context(self, context: Tensor, context_mask: Tensor | None = None) -> Context:
         """`embed_context` with every block's keys and values computed ahead, for the many steps of one prompt."""
         embedded = self.embed_context(context, context_mask)
         return replace(embedded, keys_values=tuple(block.attn2.project_context(embedded.tokens) for block in self.blocks))
+
+    def _base_state(self, latent: Tensor, timestep: Tensor, context: Context, modulation: Tensor, tokens: Tensor) -> BaseState:
+        given = {"latent": latent, "timestep": timestep, "context": context, "modulation": modulation, "tokens": tokens}
+        return BaseState(config=self.config, patch_embed=self.patch_embed, **given)
 
     def _check(self, latent: Tensor) -> None:
         channels = self.config.latent_channels

@@ -6,11 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 import tiny_pipeline
 from PIL import Image
+from safetensors.torch import save_file
 
 from sana_core.cli import main
 from sana_core.pipeline import load_pipeline
+from sana_core.transformer.controlnet import SanaControlNet
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,6 +62,54 @@ def test_quiet_batch_with_other_settings(model, files, tmp_path, capsys):
         assert first.size == (32, 64) and first.tobytes() != second.tobytes()
 
 
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pictures") / "start.png"
+    Image.radial_gradient("L").resize((100, 70)).convert("RGB").save(path)
+    return path
+
+
+def test_perturbed_attention_and_a_start_picture(model, files, picture, tmp_path, capsys):
+    mask = tmp_path / "mask.png"
+    Image.linear_gradient("L").resize((100, 70)).save(mask)
+    options = f"--pag 2 --pag-layers 0,1 --image {picture} --strength 0.5 --mask {mask} --steps 4 --seed 5"
+    assert main(["a cat", "-o", str(tmp_path / "a.png"), *options.split(), *model]) == 0
+    assert capsys.readouterr().err.endswith("2/2\n")
+    given = {"pag_scale": 2.0, "pag_layers": [0, 1], "image": Image.open(picture), "strength": 0.5, "mask": Image.open(mask)}
+    expected = load_pipeline(files, device="cpu")("a cat", steps=4, seed=5, **given)[0]
+    with Image.open(tmp_path / "a.png") as drawn:
+        assert drawn.size == (96, 64) and drawn.tobytes() == expected.tobytes()
+    names = ("pag_scale", "pag_layers", "image", "strength", "mask")
+    assert [record(tmp_path / "a.png")[name] for name in names] == [2.0, "0,1", str(picture), 0.5, str(mask)]
+
+
+def test_controlnet(model, files, picture, tmp_path):
+    width = load_pipeline(files, device="cpu").transformer.config.caption_channels
+    network = tiny.randomized(SanaControlNet(tiny.transformer_config(depth=1, caption_channels=width)), seed=3)
+    save_file(network.state_dict(), tmp_path / "edges.safetensors")
+    options = f"--controlnet {tmp_path / 'edges.safetensors'} --control-image {picture} --size 96x64 --steps 2 --seed 5 --quiet"
+    for order, scale in (("upstream", 0.5), ("diffusers", 1.0)):
+        path = tmp_path / f"{order}.png"
+        extra = ["--control-order", order, "--control-scale", str(scale)]
+        assert main(["a cat", "-o", str(path), *options.split(), *extra, *model]) == 0
+        pipeline = load_pipeline(files, device="cpu", controlnet=tmp_path / "edges.safetensors", control_order=order)
+        expected = pipeline("a cat", width=96, height=64, steps=2, seed=5, control_image=Image.open(picture), control_scale=scale)[0]
+        with Image.open(path) as drawn:
+            assert drawn.tobytes() == expected.tobytes()
+        found = record(path)
+        assert (found["controlnet"], found["control_order"], found["control_scale"]) == ("edges.safetensors", order, scale)
+    with Image.open(tmp_path / "upstream.png") as first, Image.open(tmp_path / "diffusers.png") as second:
+        assert first.tobytes() != second.tobytes()
+
+
+def test_sprint(tmp_path, capsys):
+    files = tiny_pipeline.write_files(tmp_path, {"width": 64, "height": 64}, qk_norm=True, guidance_embed=True)
+    options = [text for part, path in files.items() for text in (f"--{part.replace('_', '-')}", str(path))]
+    assert main(["a cat", "-o", str(tmp_path / "s.png"), "--seed", "1", "--device", "cpu", *options]) == 0
+    found = record(tmp_path / "s.png")
+    assert (found["sampler"], found["steps"], found["guidance_scale"]) == ("scm", 2, 4.5) and capsys.readouterr().err.endswith("2/2\n")
+
+
 def test_the_recorded_seed_draws_the_picture_again(model, tmp_path):
     assert main(["a cat", "-o", str(tmp_path / "a.png"), "--quiet", *model]) == 0
     assert main(["a cat", "-o", str(tmp_path / "b.png"), "--quiet", "--seed", str(record(tmp_path / "a.png")["seed"]), *model]) == 0
@@ -68,13 +119,15 @@ def test_the_recorded_seed_draws_the_picture_again(model, tmp_path):
 
 def test_prompt_file(model, tmp_path):
     prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text('"plain"\n{"prompt": "own", "seed": 9, "width": 96, "negative_prompt": "n", "sampler": "flow_euler"}\n')
+    own = {"prompt": "own", "seed": 9, "width": 96, "negative_prompt": "n", "sampler": "flow_euler", "pag_scale": 2, "pag_layers": "1"}
+    prompts.write_text(f'"plain"\n{json.dumps(own)}\n')
     options = "--size 32 --steps 1 --seed 2 --quiet"
     assert main(["--prompt-file", str(prompts), "-o", str(tmp_path / "p.png"), *options.split(), *model]) == 0
     names = ("prompt", "negative_prompt", "seed", "width", "height", "sampler")
     first, second = ([record(tmp_path / f"p-000{number}.png")[name] for name in names] for number in (1, 2))
     assert first == ["plain", "", 2, 32, 32, "flow_dpm"]
     assert second == ["own", "n", 9, 96, 32, "flow_euler"]
+    assert "pag_scale" not in record(tmp_path / "p-0001.png") and record(tmp_path / "p-0002.png")["pag_scale"] == 2
 
 
 @pytest.mark.parametrize(
@@ -93,6 +146,13 @@ def test_prompt_file(model, tmp_path):
         (["x", "--shift", "-1"], "shift"),
         (["x", "--seed", str(2**70)], "seed"),
         (["x", "--sampler", "euler"], "invalid choice"),
+        (["x", "--sampler", "scm"], "choose flow_dpm with 14 to 20 steps"),
+        (["x", "--pag-layers", "all"], '"all" does not name blocks of the model'),
+        (["x", "--pag", "2", "--pag-layers", "5"], "this model has the blocks 0 to 1"),
+        (["x", "--image", "none.png"], "none.png is not a picture that can be read"),
+        (["x", "--strength", "0.5"], "give the picture, too"),
+        (["x", "--image", __file__], "is not a picture that can be read"),
+        (["x", "--controlnet", "none.pth"], "none.pth"),
         (["x", "--device", "gpu"], "is not a device"),
         (["x", "--device", "cuda:99"], "CUDA GPUs here"),
         (["x", "--pipeline", "none"], "either --pipeline or the single model files"),
@@ -117,8 +177,8 @@ def test_every_error_is_one_line(model, tmp_path, monkeypatch, capsys, options, 
 
 def test_an_error_in_the_file_comes_before_the_first_picture(model, tmp_path, capsys):
     prompts = tmp_path / "p.jsonl"
-    for line in ('{"prompt": "b", "sampler": "euler"}', '{"prompt": "b", "width": 33}', '{"prompt": "b", "steps": 0}'):
-        prompts.write_text(f'"a"\n{line}\n')
+    for wrong in ({"sampler": "euler"}, {"width": 33}, {"steps": 0}, {"image": "none.png"}, {"strength": 1}, {"pag_layers": "a"}):
+        prompts.write_text(f'"a"\n{json.dumps({"prompt": "b", **wrong})}\n')
         assert main(["--prompt-file", str(prompts), "-o", str(tmp_path / "p.png"), *model]) == 2
         assert capsys.readouterr().err.count("\n") == 1 and not list(tmp_path.glob("*.png"))
 

@@ -1,22 +1,25 @@
 """The pipeline on a whole tiny random SANA, loaded from files."""
 
+import dataclasses
 import json
 import math
 
 import pytest
+import tiny
 import tiny_pipeline
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from sana_core.checkpoint.files import read_checkpoint
+from sana_core.checkpoint.detect import native_size
 from sana_core.config import SamplingDefaults
 from sana_core.device import pick_device
 from sana_core.errors import CheckpointError, InputError
 from sana_core.latents import noise
 from sana_core.pipeline import load_pipeline
 from sana_core.samplers.schedules import flow_dpm_sigmas
-from sana_core.sources import native_size, pipeline_files, released_sampling
+from sana_core.sources import pipeline_files, released_sampling
+from sana_core.transformer.controlnet import SanaControlNet
 
 SHAPE = (1, 32, 2, 3)
 
@@ -136,6 +139,12 @@ def test_less_strength_stays_nearer_to_the_picture(pipeline, picture):
 
 
 def test_size_is_that_of_the_picture(pipeline):
+    """Cut down to whole latent cells; a tensor is cropped at its centre, a PIL picture resized."""
+    odd, sprinkled = torch.rand(1, 3, 45, 78), {"seed": 1, "steps": 1, "output": "latent"}
+    mask = torch.zeros(1, 45, 78)
+    mask[:, 6:38, 39:71] = 1.0
+    cropped = pipeline("a cat", image=odd[..., 6:38, 7:71], mask=mask[:, 6:38, 7:71], **sprinkled)
+    assert torch.equal(pipeline("a cat", image=odd, mask=mask, **sprinkled), cropped)
     assert pipeline("a cat", seed=1, image=Image.new("RGB", (70, 140)), steps=1)[0].size == (64, 128)
     assert pipeline("a cat", seed=1, image=Image.new("RGB", (8, 8)), steps=1)[0].size == (32, 32)
     assert pipeline("a cat", seed=1, image=torch.rand(3, 32, 64), steps=1)[0].size == (64, 32)
@@ -160,7 +169,13 @@ def test_mask_keeps_what_it_does_not_cover(pipeline, picture):
         ({"width": -32, "height": -32}, "nearest sizes"),
         ({"steps": 0}, "at least one step"),
         ({"shift": 0.0}, "shift"),
-        ({"sampler": "scm"}, "flow_dpm, flow_euler"),
+        ({"sampler": "euler"}, "choose one of flow_dpm, flow_euler, scm"),
+        ({"sampler": "scm"}, "scm takes the few large steps .* this model is a SANA of 2 blocks, 224 wide.* choose flow_dpm"),
+        ({"step_noise": torch.zeros(2, *SHAPE)}, "flow_dpm adds none in its steps"),
+        ({"pag_scale": -1.0}, "pag_scale is -1.0, expected 0"),
+        ({"pag_scale": 2.0, "pag_layers": [1, 2]}, "in blocks 2: this model has the blocks 0 to 1"),
+        ({"pag_scale": 2.0, "pag_layers": []}, "in blocks none"),
+        ({"control_image": torch.rand(3, 64, 96)}, "no ControlNet: load the pipeline with one"),
         ({"output": "jpeg"}, "pil, latent, tensor"),
         ({"batch_size": 0}, "batch_size"),
         ({"prompt": []}, "prompt"),
@@ -168,8 +183,8 @@ def test_mask_keeps_what_it_does_not_cover(pipeline, picture):
         ({"latents": torch.zeros(1, 16, 2, 3)}, r"\(1, 16, 2, 3\), expected \(1, 32, 2, 3\)"),
         ({"latents": torch.zeros(2, 32, 2, 3)}, r"expected \(1, 32, 2, 3\) for 1 pictures of 96 x 64"),
         ({"latents": torch.zeros(32, 2, 3)}, "latents of shape"),
-        ({"strength": 0.5}, "image="),
-        ({"mask": torch.ones(1, 64, 96)}, "image="),
+        ({"strength": 0.5}, "give the picture, too"),
+        ({"mask": torch.ones(1, 64, 96)}, "give the picture, too"),
         ({"image": torch.rand(3, 64, 96), "strength": 0.0}, "strength"),
         ({"image": torch.rand(3, 3, 64, 96)}, "3 start pictures for 1 pictures"),
         ({"image": torch.rand(3, 32, 96), "width": 96, "height": 64}, "resize it"),
@@ -182,11 +197,139 @@ def test_one_clear_error(pipeline, arguments, said):
         pipeline(**{"prompt": "a cat", **arguments})
 
 
-def test_sprint_without_a_sampler_for_it_says_so(tmp_path, files):
-    tensors = load_file(files["transformer"])
-    save_file(tensors, tmp_path / "t.safetensors", metadata={"sampling": json.dumps({"sampler": "scm"})})
-    with pytest.raises(InputError, match='no sampler "scm"'):
-        load_pipeline({**files, "transformer": tmp_path / "t.safetensors"}, device="cpu")("a cat")
+# --- perturbed-attention guidance and ControlNet
+
+
+@pytest.mark.parametrize("guidance_scale", [3.0, 1.0])
+def test_pag_is_the_formula_on_one_step(pipeline, guidance_scale):
+    """The result of one step is x0, in which guidance is linear."""
+    plain = {"prompt": "a cat", "seed": 1, "steps": 1, "guidance_scale": guidance_scale, "output": "latent"}
+    without, once, twice = (pipeline(**plain, pag_scale=scale, pag_layers=[1]) for scale in (0.0, 1.0, 2.0))
+    close(twice - without, 2 * (once - without))
+    assert (once - without).abs().max() > 1e-3
+
+
+def test_pag_takes_the_models_own_block(pipeline):
+    given = {"prompt": "a cat", "seed": 1, "pag_scale": 2.0, "output": "latent"}
+    assert torch.equal(pipeline(**given), pipeline(**given, pag_layers=[0]))  # of two, as 8 of 20
+    assert not torch.allclose(pipeline(**given), pipeline(**given, pag_layers=[1]))
+
+
+@pytest.fixture
+def controlled(pipeline):
+    config = tiny.transformer_config(depth=1, caption_channels=pipeline.transformer.config.caption_channels)
+    return dataclasses.replace(pipeline, controlnet=tiny.randomized(SanaControlNet(config), seed=9))
+
+
+def test_control_image(controlled, pipeline, picture):
+    given = {"prompt": "a cat", "seed": 1, "batch_size": 2, "output": "latent"}
+    plain = pipeline(**given)
+    close(controlled(**given), plain)
+    close(controlled(**given, control_image=picture, control_scale=0.0), plain)
+    half, full = (controlled(**given, control_image=picture, control_scale=scale) for scale in (0.5, 1.0))
+    assert (half - plain).abs().max() > 1e-3 and (full - half).abs().max() > 1e-3
+
+
+def test_each_picture_of_a_batch_follows_its_own_control_image(controlled):
+    images, latents = torch.rand(2, 3, 64, 96), noise((2, 32, 2, 3), 3)
+    prompts = ["a cat", "a small fluffy red apple on a wooden table"]
+    together = controlled(prompts, "blurry", latents=latents, control_image=images, pag_scale=2.0, output="latent")
+    for item, prompt in enumerate(prompts):
+        own = slice(item, item + 1)
+        alone = controlled(prompt, "blurry", latents=latents[own], control_image=images[own], pag_scale=2.0, output="latent")
+        close(together[own], alone)
+    with pytest.raises(InputError, match="2 control pictures for 3 pictures"):
+        controlled("a cat", batch_size=3, control_image=images)
+
+
+def test_a_controlnet_of_another_width_is_refused_when_loaded(tmp_path, files):
+    network = tiny.randomized(SanaControlNet(tiny.transformer_config(hidden_size=288, depth=1, caption_channels=96)))
+    save_file(network.state_dict(), tmp_path / "c.safetensors")
+    with pytest.raises((InputError, CheckpointError), match="288 wide, the model is 224 wide"):
+        load_pipeline(files, device="cpu", controlnet=tmp_path / "c.safetensors")
+
+
+# --- Sprint
+
+
+@pytest.fixture(scope="module")
+def sprint(tmp_path_factory):
+    sampling = {"width": 96, "height": 64}
+    files = tiny_pipeline.write_files(tmp_path_factory.mktemp("sprint"), sampling, qk_norm=True, guidance_embed=True)
+    return load_pipeline(files, device="cpu")
+
+
+def test_sprint_is_sampled_as_released(sprint):
+    seen = []
+    sprint("a cat", seed=1, callback=lambda index, sigma, x, x0: seen.append(sigma))
+    assert seen == pytest.approx([1.0, 0.78271], abs=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 9])
+def test_sprint_in_batches(sprint, steps):
+    """A batch is drawn with its own noise in every step, and each picture of it as alone."""
+    latents, draws = noise((2, 32, 2, 3), 3), torch.randn(steps, 2, 32, 2, 3, generator=torch.Generator().manual_seed(4))
+    prompts = ["a cat", "a small fluffy red apple on a wooden table"]
+    together = sprint(prompts, latents=latents, step_noise=draws, steps=steps, output="latent")
+    for item, prompt in enumerate(prompts):
+        own = slice(item, item + 1)
+        close(together[own], sprint(prompt, latents=latents[own], step_noise=draws[:, own], steps=steps, output="latent"))
+
+
+def test_a_seed_gives_all_the_noise_of_sprint(sprint):
+    draws = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(5))
+    drawn, given = sprint("a cat", seed=5, steps=4, output="latent"), {"latents": draws[0], "steps": 4, "output": "latent"}
+    assert not torch.equal(drawn, sprint("a cat", seed=6, **given))
+    assert torch.equal(drawn, sprint("a cat", seed=5, **given))
+    generator = torch.Generator().manual_seed(5)
+    first, *rest = (torch.randn(SHAPE, generator=generator) for _ in range(4))
+    assert torch.equal(drawn, sprint("a cat", latents=first, step_noise=torch.stack(rest), steps=4, output="latent"))
+
+
+def test_sprint_has_its_guidance_inside(sprint):
+    """A negative prompt is not read; the scale counts, 1 too."""
+    plain = {"prompt": "a cat", "seed": 1, "output": "latent"}
+    assert torch.equal(sprint(**plain), sprint(**plain, negative_prompt="blurry"))
+    assert not torch.allclose(sprint(**plain), sprint(**plain, guidance_scale=1.0))
+
+
+@pytest.mark.parametrize("strength", [0.05, 0.3, 0.5, 0.6, 0.95])
+def test_sprint_uses_the_picture_at_every_strength(sprint, picture, strength):
+    seen = []
+    hook = sprint.transformer.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    with hook:
+        sprint("a cat", seed=1, image=picture, strength=strength)
+    sigma = sprint.sigmas(sprint.defaults, strength)[0].item()
+    original = sprint.encode_image(picture, sprint.defaults)
+    assert sigma < 0.99 and len(seen) == math.ceil(2 * strength)
+    close(seen[0], sigma * noise(SHAPE, 1) + (1 - sigma) * original)
+
+
+def test_sprint_keeps_what_a_mask_does_not_cover(sprint, picture):
+    mask = torch.zeros(1, 64, 96)
+    mask[:, :32, :32] = 1.0
+    changed = (sprint("a cat", seed=1, image=picture, mask=mask, output="latent") - sprint.encode_image(picture, sprint.defaults)).abs()
+    assert changed[..., 0, 0].max() > 0.1 and changed[..., 1:, :].max() == 0 and changed[..., 1:].max() == 0
+
+
+@pytest.mark.parametrize("shape", [(2, *SHAPE), (3, 1, 32, 3, 2), (3, 32, 2, 3)])
+def test_step_noise_of_another_shape(sprint, shape):
+    with pytest.raises(InputError, match=r"expected \(3, 1, 32, 2, 3\)"):
+        sprint("a cat", steps=4, step_noise=torch.zeros(shape))
+
+
+def test_samplers_and_shifts_that_do_not_suit_the_model_are_warned_of(sprint, pipeline, caplog):
+    sprint("a cat", sampler="flow_euler", steps=1)
+    assert "flow_euler follows the flow of a base SANA model" in caplog.text and "choose scm with 1 to 4 steps" in caplog.text
+    caplog.clear()
+    pipeline("a cat", steps=1, shift=1.0)
+    assert "flow shift 1 on a SANA model of 96 x 64 pixels that was released with 2" in caplog.text and len(caplog.records) == 1
+    caplog.clear()
+    pipeline("a cat", steps=1, shift=1.5)
+    assert not caplog.records
+
+
+# --- loading
 
 
 @pytest.mark.parametrize(
@@ -263,8 +406,22 @@ def test_scheduler_that_cannot_be_read(tmp_path, files, pipeline, scheduler):
         released_sampling(pipeline_folder(tmp_path, files, scheduler, {}), pipeline.transformer.config)
 
 
-def test_native_size(files):
-    header = read_checkpoint(files["transformer"], "meta")
-    assert native_size(header) is None and native_size(header, "512") == 512 and native_size(header, "4k") == 4096
-    header.tensors["pos_embed"] = torch.empty(1, 256, 224, device="meta")
-    assert native_size(header) == 512
+def test_native_size():
+    assert native_size({}, {}) is None and native_size({}, {}, "512") == 512 and native_size({}, {}, "4k") == 4096
+    assert native_size({"pos_embed": torch.empty(1, 256, 224, device="meta")}, {}) == 512
+    assert native_size({}, {"sample_size": 64}) == 2048
+
+
+def test_negative_prompts_as_long_as_the_prompts(pipeline):
+    """Upstream's unconditional mask: per prompt, and in a batch as alone."""
+    settings = {"width": 64, "height": 64, "steps": 2, "output": "latent", "negative_mask": "positive"}
+    start = noise((2, 32, 2, 2), 0)
+    together = pipeline(["a cat", "a red apple on a wooden table"], ["", "blurry"], latents=start, **settings)
+    alone = [
+        pipeline("a cat", "", latents=start[:1], **settings),
+        pipeline("a red apple on a wooden table", "blurry", latents=start[1:], **settings),
+    ]
+    close(together, torch.cat(alone))
+    assert (together[:1] - pipeline("a cat", "", latents=start[:1], **{**settings, "negative_mask": "own"})).abs().max() > 1e-3
+    with pytest.raises(InputError, match='negative_mask="both", expected one of own, positive'):
+        pipeline("a cat", **{**settings, "negative_mask": "both"})

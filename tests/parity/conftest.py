@@ -5,6 +5,7 @@ checkout), once per session, or once for all where SANA_ORACLE_CACHE names a fol
 are missing the tests that need them are skipped; the other tests here build their own models and need diffusers only.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 SCRIPTS = Path(os.environ.get("SANA_ORACLE", Path(__file__).parents[3] / "shared" / "oracle"))
 
@@ -38,11 +39,15 @@ def oracle(oracle_scripts, tmp_path_factory):
     folder = Path(os.environ.get("SANA_ORACLE_CACHE") or tmp_path_factory.mktemp("oracle"))
     fixtures, reference = folder / "fix", folder / "ref.safetensors"
     if not reference.is_file():
-        sections = "transformer,vae,text,schedules,sana"
-        subprocess.run([sys.executable, oracle_scripts / "make_fixtures.py", fixtures], check=True, stdout=subprocess.DEVNULL)
-        subprocess.run(
-            [sys.executable, oracle_scripts / "reference.py", fixtures, reference, "--only", sections],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+        for script, *arguments in (("make_fixtures.py", fixtures), ("reference.py", fixtures, reference)):
+            subprocess.run([sys.executable, oracle_scripts / script, *arguments], check=True, stdout=subprocess.DEVNULL)
     return Oracle(fixtures, load_file(reference))
+
+
+@pytest.fixture(scope="session")
+def text_file(oracle, tmp_path_factory):
+    """ComfyUI's single file of the text encoder, its tiny heads stated as the real file need not."""
+    path = tmp_path_factory.mktemp("text") / "gemma2.safetensors"
+    config = json.loads((oracle.fixtures / "manifest.json").read_text())["gemma"]
+    save_file(load_file(oracle.fixtures / "text" / "gemma2_comfy.safetensors"), path, metadata={"config": json.dumps(config)})
+    return path

@@ -1,11 +1,8 @@
 """Whole trajectories, prompt to picture, against diffusers' SanaPipeline, float32."""
 
-import json
-
 import pytest
 import torch
 from agreement import assert_agree
-from safetensors.torch import load_file, save_file
 
 from sana_core.pipeline import load_pipeline
 
@@ -55,15 +52,6 @@ def folders(oracle):
 def test_oracle_from_a_diffusers_folder(oracle, folders, case):
     folder, _, arguments = CASES[case]
     check(folders(folder), oracle.reference, case, arguments)
-
-
-@pytest.fixture(scope="module")
-def text_file(oracle, tmp_path_factory):
-    """ComfyUI's single file, its tiny heads stated as the real file need not."""
-    path = tmp_path_factory.mktemp("text") / "gemma2.safetensors"
-    config = json.loads((oracle.fixtures / "manifest.json").read_text())["gemma"]
-    save_file(load_file(oracle.fixtures / "text" / "gemma2_comfy.safetensors"), path, metadata={"config": json.dumps(config)})
-    return path
 
 
 @pytest.mark.parametrize("layout", ["single", "original"])

@@ -4,8 +4,9 @@ import pytest
 import tiny
 import torch
 
+from sana_core.errors import InputError
 from sana_core.samplers.denoiser import batch_contexts, make_denoiser
-from sana_core.samplers.guidance import classifier_free_guidance
+from sana_core.samplers.guidance import adaptive_scale, block_numbers, check_pag_layers, classifier_free_guidance
 
 SIGMA = 0.61837
 
@@ -108,3 +109,58 @@ def test_guidance_formula():
     assert torch.equal(classifier_free_guidance(cond, uncond, 0.0), uncond)
     torch.testing.assert_close(classifier_free_guidance(cond, uncond, 1.0), cond)
     torch.testing.assert_close(classifier_free_guidance(cond, uncond, 3.0), 3 * cond - 2 * uncond)
+
+
+# --- perturbed-attention guidance
+
+
+@pytest.mark.parametrize("guidance", [4.5, 1.0])
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_pag_is_the_formula_on_three_predictions(latent, guidance, qk_norm):
+    model = tiny.transformer(depth=2, qk_norm=qk_norm)
+    cond, uncond = prompts(1, 9), prompts(2, 4)
+    timestep = torch.tensor([float(int(1000 * SIGMA))])
+    perturbed = model(latent, timestep, *cond, identity_attention=[1])
+    velocity_cond, velocity_uncond = (model(latent, timestep, *prompt) for prompt in (cond, uncond))
+    velocity = velocity_uncond + guidance * (velocity_cond - velocity_uncond) + 2.0 * (velocity_cond - perturbed)
+    found = make_denoiser(model, cond, uncond, guidance_scale=guidance, pag_scale=2.0, pag_layers=[1])(latent, SIGMA)
+    torch.testing.assert_close(found, latent - SIGMA * velocity, atol=3e-5, rtol=0)
+    assert (velocity_cond - perturbed).abs().max() > 1e-2
+
+
+def test_the_perturbed_prediction_is_a_forward_of_the_conditional_prompts_alone(transformer):
+    seen, hook = batch_sizes(transformer)
+    with hook:
+        denoise = make_denoiser(transformer, prompts(1, 9, 5), prompts(2, 4, 4), guidance_scale=4.5, pag_scale=0.5, pag_layers=[0])
+        denoise(randn(5, 2, 32, 3, 4), SIGMA)
+    assert seen == [4, 2]
+
+
+def test_without_scale_there_is_no_perturbed_prediction(transformer, latent):
+    seen, hook = batch_sizes(transformer)
+    with hook:
+        make_denoiser(transformer, prompts(1, 9), None, guidance_scale=1.0, pag_scale=0.0, pag_layers=[0])(latent, SIGMA)
+        adaptive = {"pag_scale": 1.0, "pag_layers": [0], "pag_adaptive_scale": 0.01}  # 0 from timestep 900 on
+        denoise = make_denoiser(transformer, prompts(1, 9), None, guidance_scale=1.0, **adaptive)
+        denoise(latent, SIGMA)
+        denoise(latent, 0.95)
+    assert seen == [1, 1, 1, 1]
+
+
+def test_adaptive_scale():
+    found = [adaptive_scale(3.0, 0.005, timestep) for timestep in (1000.0, 900.0, 400.0, 100.0)]
+    assert found == pytest.approx([3.0, 2.5, 0.0, 0.0]) and adaptive_scale(3.0, 0.0, 1.0) == 3.0
+
+
+@pytest.mark.parametrize(("layers", "said"), [([2], "blocks 2"), ([0, -1, 9], "blocks -1, 9"), ([], "blocks none")])
+def test_blocks_that_the_model_does_not_have(layers, said):
+    with pytest.raises(InputError, match=f"{said}: this model has the blocks 0 to 1"):
+        check_pag_layers(layers, 2)
+
+
+def test_blocks_as_people_write_them():
+    assert [block_numbers(text) for text in ("8", "8,9", " 8, 9 ,", "8 9")] == [[8], [8, 9], [8, 9], [8, 9]]
+    assert check_pag_layers([9, 8, 9], 20) == (8, 9)
+    for text in ("", "8-9", "-1", "x", "8;9"):
+        with pytest.raises(InputError, match="does not name blocks"):
+            block_numbers(text)

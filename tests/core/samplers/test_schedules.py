@@ -5,7 +5,7 @@ import torch
 
 from sana_core.errors import InputError
 from sana_core.samplers.denoiser import model_timestep
-from sana_core.samplers.schedules import flow_dpm_sigmas, flow_euler_sigmas, img2img_tail
+from sana_core.samplers.schedules import angle_sigmas, flow_dpm_sigmas, flow_euler_sigmas, img2img_tail, scm_sigmas, scm_tail
 
 RELEASED = {  # (steps, shift) -> timesteps the released model sees, all but the first, which is 999
     (20, 3): "982 963 944 922 899 874 847 817 785 749 710 666 617 562 499 428 345 249 136",
@@ -55,10 +55,59 @@ def test_img2img_keeps_the_end_of_the_grid(strength, steps):
     assert torch.equal(img2img_tail(sigmas, strength), sigmas[8 - steps :])
 
 
-@pytest.mark.parametrize("strength", [0.0, -0.1, 1.01])
-def test_strength_has_a_range(strength):
+@pytest.mark.parametrize("tail", [img2img_tail, scm_tail])
+@pytest.mark.parametrize("strength", [0.0, -0.1, 1.01, float("nan")])
+def test_strength_has_a_range(tail, strength):
     with pytest.raises(InputError, match="strength"):
-        img2img_tail(flow_dpm_sigmas(8, 3.0), strength)
+        tail(flow_dpm_sigmas(8, 3.0), strength)
+
+
+@pytest.mark.parametrize(("steps", "grid"), [
+    (1, [1.0, 0.0]),
+    (2, [1.0, 0.782708, 0.0]),  # sin(1.3) / (sin(1.3) + cos(1.3))
+    (4, [1.0, 0.707107, 0.5, 0.292893, 0.0]),  # angles of 90, 67.5, 45, 22.5 degrees
+])  # fmt: skip
+def test_sprint(steps, grid):
+    torch.testing.assert_close(scm_sigmas(steps), torch.tensor(grid), atol=3e-6, rtol=0)
+    assert scm_sigmas(steps)[0] == 1.0  # the released first angle lies beyond that
+
+
+def test_sprint_takes_at_least_one_step():
+    with pytest.raises(InputError, match="choose 1 to 4 for Sprint"):
+        scm_sigmas(0)
+
+
+def test_angles_are_flow_matching():
+    """x = cos(t) * x0 + sin(t) * noise, divided by cos(t) + sin(t)."""
+    angles = torch.tensor([1.5, 1.0, 0.25], dtype=torch.float64)
+    sigmas, size = angle_sigmas(angles), angles.sin() + angles.cos()
+    torch.testing.assert_close(sigmas.double() * size, angles.sin(), atol=1e-6, rtol=0)
+    torch.testing.assert_close((1.0 - sigmas.double()) * size, angles.cos(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("steps", "strength", "first", "rest"), [
+    (2, 1.0, 1.0, [0.782708, 0.0]),
+    (2, 0.5, 0.782708, [0.0]),
+    (4, 0.75, 0.707107, [0.5, 0.292893, 0.0]),
+    (2, 0.6, 1.0 - 0.8 * 0.217292, [0.782708, 0.0]),  # four fifths of the way from the first level to the second
+    (2, 0.1, 0.2 * 0.782708, [0.0]),
+    (10, 0.7, None, None),
+])  # fmt: skip
+def test_start_between_two_levels(steps, strength, first, rest):
+    grid = scm_sigmas(steps)
+    kept, tail = grid.clone(), scm_tail(grid, strength)
+    if first is None:  # a whole number of steps, however it is rounded
+        assert torch.equal(tail, grid[3:])
+    else:
+        torch.testing.assert_close(tail, torch.tensor([first, *rest]), atol=3e-6, rtol=0)
+    assert torch.equal(grid, kept) and (tail.diff() < 0).all()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize("strength", [1e-9, 0.01, 0.34, 0.5, 0.66, 0.99, 0.999999])
+def test_no_strength_below_1_begins_at_pure_noise(steps, strength):
+    tail = scm_tail(scm_sigmas(steps), strength)
+    assert 0.0 < tail[0] < 1.0 and tail[-1] == 0.0 and (tail.diff() < 0).all()
 
 
 @pytest.mark.parametrize(("sigma", "whole", "exact"), [(0.9996664, 999.0, 999.6664), (0.25, 250.0, 250.0), (0.0089286, 8.0, 8.9286)])

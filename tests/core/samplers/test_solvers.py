@@ -7,7 +7,8 @@ import torch
 
 from sana_core.samplers.flow_dpm import sample_flow_dpm
 from sana_core.samplers.flow_euler import sample_flow_euler
-from sana_core.samplers.schedules import flow_dpm_sigmas, flow_euler_sigmas
+from sana_core.samplers.schedules import flow_dpm_sigmas, flow_euler_sigmas, scm_sigmas
+from sana_core.samplers.scm import sample_scm
 
 SOLVERS = [sample_flow_dpm, sample_flow_euler]
 SPREAD = 0.5  # standard deviation of the Gaussian data
@@ -124,3 +125,59 @@ def test_float32_stays_float32(solver, x):
     before = start.clone()
     assert solver(curved_denoiser, start, flow_dpm_sigmas(4, 3.0)).dtype == torch.float32
     assert torch.equal(start, before)
+
+
+# --- SCM
+
+
+def draws(count, x):
+    generator = torch.Generator().manual_seed(8)
+    return [torch.randn(x.shape, generator=generator, dtype=x.dtype) for _ in range(count)]
+
+
+def trigflow(denoise, noise, angles, step_noise):
+    """The released sampler as it is written: angles, data deviation 0.5 (SANA-Sprint, arXiv:2503.09641, sec. 3). Returns x0 at the end."""
+    x = 0.5 * noise
+    for s, t, drawn in zip(angles, angles[1:], step_noise):
+        size = math.sin(s) + math.cos(s)
+        sigma = math.sin(s) / size
+        x_in = x / 0.5 * math.hypot(sigma, 1.0 - sigma)
+        velocity = (x / 0.5 / size - denoise(x / 0.5 / size, sigma)) / sigma
+        model = ((1 - 2 * sigma) * x_in + (1 - 2 * sigma + 2 * sigma**2) * velocity) / math.hypot(sigma, 1.0 - sigma) * 0.5
+        x0 = math.cos(s) * x - math.sin(s) * model
+        x = math.cos(t) * x0 + math.sin(t) * 0.5 * drawn
+    return x / 0.5
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 10])
+def test_scm_is_the_trigonometric_sampler(steps, x):
+    angles = [math.pi / 2, 1.3, 0.0] if steps == 2 else torch.linspace(math.pi / 2, 0.0, steps + 1, dtype=torch.float64).tolist()
+    noises = draws(steps, x)
+    expected = trigflow(curved_denoiser, x, angles, noises)
+    sigmas = torch.tensor([math.sin(t) / (math.sin(t) + math.cos(t)) for t in angles], dtype=torch.float64)
+    torch.testing.assert_close(sample_scm(curved_denoiser, x, sigmas, step_noise=noises), expected, atol=1e-12, rtol=0)
+
+
+def test_scm_of_a_perfect_model_ends_on_the_data(x):
+    """A consistency model knows x0 from any level; fresh noise in between changes nothing then."""
+    x0 = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(3, 4)
+    path, sigmas, noises = [], scm_sigmas(4), draws(3, x)
+    end = sample_scm(lambda x, sigma: x0, x, sigmas, step_noise=noises, callback=lambda i, sigma, x, x0: path.append(x))
+    for state, sigma, noise in zip(path, sigmas[1:-1].tolist(), noises):
+        torch.testing.assert_close(state, sigma * noise + (1 - sigma) * x0, atol=1e-12, rtol=0)
+    assert torch.equal(end, x0)
+
+
+def test_scm_draws_once_for_each_step_but_the_last(x):
+    drawn = iter(draws(5, x))
+    sample_scm(curved_denoiser, x, scm_sigmas(4), step_noise=drawn)
+    assert len(list(drawn)) == 2
+    assert torch.equal(sample_scm(curved_denoiser, x, torch.tensor([0.7]), step_noise=[]), x)
+
+
+def test_scm_keeps_float32_and_its_input(x):
+    start = x.float()
+    before, seen = start.clone(), []
+    end = sample_scm(curved_denoiser, start, scm_sigmas(2), step_noise=draws(1, x), callback=lambda *step: seen.append(step))
+    assert end.dtype == torch.float32 and torch.equal(start, before)
+    assert [index for index, *_ in seen] == [0, 1] and torch.equal(seen[-1][2], end) and torch.equal(seen[-1][3], end)

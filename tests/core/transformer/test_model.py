@@ -9,6 +9,7 @@ import torch
 from sana_core.config import POSITIONS, PositionConfig
 from sana_core.errors import InputError
 from sana_core.linear_attention import linear_attention
+from sana_core.transformer.attention import attend_to_itself
 from sana_core.transformer.embeddings import position_table, sinusoid
 from sana_core.transformer.model import SanaTransformer, attention_bias
 
@@ -124,3 +125,26 @@ def test_attention_bias():
     assert attention_bias(None, torch.float32) is None
     bias = attention_bias(torch.tensor([[True, False]]), torch.float16)
     assert bias.shape == (1, 1, 1, 2) and bias[0, 0, 0, 0] == 0 and bias[0, 0, 0, 1] == torch.finfo(torch.float16).min
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_identity_attention_is_the_values_alone(qk_norm):
+    """In its block queries, keys and their norms have no say; elsewhere nothing changes."""
+    model = tiny.transformer(depth=3, qk_norm=qk_norm)
+    plain, perturbed = model(LATENT, TIME, CONTEXT), model(LATENT, TIME, CONTEXT, identity_attention=[1])
+    assert (plain - perturbed).abs().max() > 1e-2
+    with torch.no_grad():
+        for name, parameter in model.blocks[1].attn1.named_parameters():
+            if "q" in name or "k" in name:
+                parameter.mul_(-3.0)
+        assert torch.equal(model(LATENT, TIME, CONTEXT, identity_attention=(1,)), perturbed)
+        assert not torch.allclose(model(LATENT, TIME, CONTEXT), plain)
+        model.blocks[1].attn1.to_v.weight.mul_(2.0)
+    assert not torch.allclose(model(LATENT, TIME, CONTEXT, identity_attention=[1]), perturbed)
+
+
+def test_identity_attention_is_to_out_of_to_v_within_float16():
+    block, x = tiny.transformer(fp16_trained=True).blocks[0].attn1, 1e6 * CONTEXT.repeat(1, 1, 3)[..., :224]
+    expected = block.to_out[0](block.to_v(x))
+    found = block(x, attend_to_itself)
+    assert torch.equal(found, expected.clamp(-65504, 65504)) and expected.abs().max() > 65504

@@ -1,0 +1,149 @@
+"""ControlNet for the Linear DiT: copies of its first blocks turn a picture's latent into residuals for the blocks that follow.
+
+The same weights are connected in two ways, which give different pictures. NVlabs trained with the first
+(NVlabs/Sana `diffusion/model/nets/sana_multi_scale_controlnet.py`); the second is diffusers' `SanaControlNetModel`.
+
+    upstream    begins with the output of the transformer's block 0, its modulation and its caption;
+                residual i is added to the output of block i, so that block i + 1 reads it
+    diffusers   begins with the embedded latent, and with modulation and caption from embedders of its own;
+                residual i is added to the output of block i + 1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..config import TransformerConfig
+from ..errors import InputError
+from .attention import Attention, Context, softmax_attention
+from .block import SanaBlock
+from .embeddings import CaptionProjection, PatchEmbed, TimeEmbed
+
+ORDERS = ("upstream", "diffusers")
+
+
+@dataclass(frozen=True)
+class ControlBranch:
+    """A ControlNet at work.
+
+    latent: of the control picture, (B, 32, h, w), scaled by 0.41407; fewer than the transformer's batch are repeated.  scale: factor of
+    the residuals, 1 as trained.
+    """
+
+    network: SanaControlNet
+    latent: Tensor
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseState:
+    """The transformer when its block 0 is done: its inputs, and what it has made of them."""
+
+    config: TransformerConfig
+    patch_embed: PatchEmbed
+    latent: Tensor  # (B, 32, h, w)
+    timestep: Tensor  # (B,)
+    context: Context
+    modulation: Tensor  # (B, 6, C)
+    tokens: Tensor  # (B, h*w, C), after block 0
+
+
+class SanaControlNet(nn.Module):
+    """The copied blocks, a layer before them and a layer behind each. Parameter names follow diffusers' `SanaControlNetModel`.
+
+    config: as of the transformer, with the number of copied blocks as its depth.  embedders: the file brings embedders of its own, as
+    diffusers' do; else the transformer's serve.  order: "upstream" or "diffusers", see above.  Raises InputError for another order.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        *,
+        embedders: bool = False,
+        order: str = "upstream",
+        ops: Any = torch.nn,
+        attention: Attention = softmax_attention,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        if order not in ORDERS:
+            raise InputError(f'order="{order}", expected one of {", ".join(ORDERS)}')
+        factory, size = {"ops": ops, "device": device, "dtype": dtype}, config.hidden_size
+        self.config, self.order = config, order
+        self.patch_embed = PatchEmbed(config, **factory) if embedders else None
+        self.time_embed = TimeEmbed(config, **factory) if embedders else None
+        self.caption_projection = CaptionProjection(config, **factory) if embedders else None
+        self.caption_norm = ops.RMSNorm(size, eps=1e-5, device=device, dtype=dtype) if embedders else None
+        self.input_block = ops.Linear(size, size, device=device, dtype=dtype)
+        self.transformer_blocks = nn.ModuleList(SanaBlock(config, attention=attention, **factory) for _ in range(config.depth))
+        self.controlnet_blocks = nn.ModuleList(ops.Linear(size, size, device=device, dtype=dtype) for _ in range(config.depth))
+
+    def residuals(self, latent: Tensor, base: BaseState, scale: float = 1.0) -> Iterator[Tensor | None]:
+        """What is added to the outputs of the transformer's blocks 0, 1, 2 ...: (B, h*w, C), or None; one at a time, as they are needed.
+
+        latent: of the control picture, (B or fewer, 32, h, w).  Raises InputError if it does not fit.
+        """
+        self.check_base(base.config)
+        control = _matching(latent, base.latent)
+        if self.order == "diffusers":
+            yield None
+            x, context, modulation = self._begin_beside(control, base)
+        else:
+            x, context, modulation = self._begin_behind(control, base)
+        grid = (control.shape[-2], control.shape[-1])
+        for block, project in zip(cast(Sequence[SanaBlock], self.transformer_blocks), self.controlnet_blocks):
+            x = block(x, block.attn2.project_context(context.tokens), context, modulation, grid)
+            yield project(x) * scale
+
+    def check_base(self, base: TransformerConfig) -> None:
+        """Raise InputError unless this ControlNet belongs to a transformer of that size."""
+        own = self.config
+        if own.hidden_size != base.hidden_size:
+            raise InputError(
+                f"this ControlNet is for SANA models {own.hidden_size} wide, the model is {base.hidden_size} wide (0.6B models are 1152 "
+                "wide, 1.6B models 2240): choose the ControlNet that was made for the model"
+            )
+        if own.depth >= base.depth:
+            raise InputError(f"this ControlNet of {own.depth} blocks needs a model of more blocks than that, this one has {base.depth}")
+
+    def _begin_behind(self, control: Tensor, base: BaseState) -> tuple[Tensor, Context, Tensor]:
+        """Behind the transformer's block 0 (upstream). The control latent gets no position table."""
+        embed = base.patch_embed if self.patch_embed is None else self.patch_embed
+        embedded = embed.proj(control).flatten(2).transpose(1, 2)
+        return base.tokens + self.input_block(embedded), base.context, base.modulation
+
+    def _begin_beside(self, control: Tensor, base: BaseState) -> tuple[Tensor, Context, Tensor]:
+        """Beside the transformer's block 0 (diffusers)."""
+        embed = base.patch_embed if self.patch_embed is None else self.patch_embed
+        x = embed(base.latent) + self.input_block(embed(control))
+        if self.time_embed is None or self.caption_projection is None or self.caption_norm is None:
+            return x, base.context, base.modulation
+        modulation, _ = self.time_embed(base.timestep, None, x.dtype)
+        tokens = self.caption_norm(self.caption_projection(base.context.states))
+        return x, replace(base.context, tokens=tokens, keys_values=None), modulation
+
+
+def control_residuals(control: Sequence[ControlBranch], base: BaseState) -> Iterator[Tensor | None]:
+    """The residuals of several ControlNets together, for the outputs of blocks 0, 1, 2 ..."""
+    streams = [branch.network.residuals(branch.latent, base, branch.scale) for branch in control if branch.scale != 0]
+    for residuals in zip_longest(*streams):
+        given = [residual for residual in residuals if residual is not None]
+        yield torch.stack(given).sum(0) if len(given) > 1 else given[0] if given else None
+
+
+def _matching(control: Tensor, latent: Tensor) -> Tensor:
+    """The control latent in the batch, on the device and in the type of the transformer's latent. Raises InputError."""
+    repeats, rest = divmod(len(latent), len(control))
+    if control.ndim != 4 or control.shape[1:] != latent.shape[1:] or rest:
+        raise InputError(
+            f"a control latent of shape {tuple(control.shape)} does not fit latents of shape {tuple(latent.shape)}: encode the control "
+            "picture with SANA's autoencoder, at the size of the picture to make"
+        )
+    return control.to(latent).repeat(repeats, 1, 1, 1)
