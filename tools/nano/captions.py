@@ -1,192 +1,116 @@
-"""Captions and their splits: which phrasing of which picture is trained, and which is kept back for the evaluation.
-
-`splits.json` beside this file fixes what is held out. It was written once, before any training, by `python tools/nano/captions.py WORK`.
-"""
+"""Captions of scenes, trained and held out: phrasings are in templates.json."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-HERE = Path(__file__).parent
-TEMPLATES = json.loads((HERE / "templates.json").read_text(encoding="utf-8"))
-COLOURS = TEMPLATES["colours"]
-SKIPPED = frozenset((HERE / "skip_words.txt").read_text(encoding="utf-8").split())  # CLDR keywords that name no picture ("big", "one")
-WHITE = "white"
-PLURAL = {  # names that take no article
-    "grapes",
-    "cherries",
-    "blueberries",
-    "pancakes",
-    "french fries",
-    "fries",
-    "jeans",
-    "glasses",
-    "sunglasses",
-    "eyeglasses",
-    "scissors",
-    "books",
-    "headphones",
-    "noodles",
-    "bread",
-    "bacon",
-    "popcorn",
-    "spaghetti",
-    "pasta",
-    "sushi",
-    "garlic",
-    "broccoli",
-    "corn",
-    "milk",
-    "coffee",
-    "honey",
-    "soap",
-    "fire",
-    "earth",
-    "halloween",
-    "planet saturn",
-    "chocolate",
-    "beer",
-    "yarn",
-}
+from .concepts import WHITE, Concept, Splits, palette, templates
+from .scenes import Scene
 
-
-@dataclass(frozen=True, kw_only=True)
-class Concept:
-    """One drawing and the names that mean it alone. Keywords are CLDR's, those of no other concept here."""
-
-    index: int
-    name: str
-    aliases: tuple[str, ...]
-    keywords: tuple[str, ...]
-    zh: str
-    zh_aliases: tuple[str, ...]
-    zh_keywords: tuple[str, ...]
-    emoji: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Splits:
-    """What is never trained: CLDR keywords by concept, (concept, background) pairs, concepts without any Chinese caption."""
-
-    keywords: dict[str, str]
-    pairs: frozenset[tuple[str, str]]
-    no_chinese: frozenset[str]
+CHINESE, EMOJI = 0.22, 0.09  # shares of captions
+KEYWORD = 0.09  # share of English captions that name the thing by a CLDR keyword
 
 
 @dataclass(frozen=True, kw_only=True)
 class Caption:
-    """A text and the picture it asks for."""
+    """A text and the scene it asks for."""
 
     text: str
-    concept: int
-    colour: str = WHITE
-    small: bool = False
-
-
-def load_concepts(work: Path) -> list[Concept]:
-    records = json.loads((work / "names.json").read_text(encoding="utf-8"))
-    claimed = {key: Counter(word for record in records for word in set(record[key])) for key in ("keywords", "zh_keywords")}
-    named = {word.lower() for record in records for word in (record["name"], *record["aliases"], record["zh"], *record["zh_aliases"])}
-
-    def own(record: dict, key: str) -> tuple[str, ...]:
-        words = [word for word in record[key] if claimed[key][word] == 1 and word.lower() not in named | SKIPPED]
-        # a Chinese keyword that shares no character with the name is mostly an association ("zoo"), not another name
-        return tuple(word for word in words if key == "keywords" or set(word) & set(record["zh"]))
-
-    return [
-        Concept(
-            index=index,
-            name=record["name"],
-            aliases=tuple(record["aliases"]),
-            keywords=own(record, "keywords"),
-            zh=record["zh"],
-            zh_aliases=tuple(record["zh_aliases"]),
-            zh_keywords=own(record, "zh_keywords"),
-            emoji=record["emoji"],
-        )
-        for index, record in enumerate(records)
-    ]
-
-
-def load_splits(path: Path = HERE / "splits.json") -> Splits:
-    data = json.loads(path.read_text(encoding="utf-8"))
-    pairs = frozenset((name, colour) for name, colour in data["pairs"])
-    return Splits(keywords=data["keywords"], pairs=pairs, no_chinese=frozenset(data["no_chinese"]))
-
-
-def fill(template: str, name: str, concept: Concept, colour: str = WHITE) -> str:
-    """A template with its blanks filled: {a} is the name with its article, {b} the article of the colour."""
-    return template.format(
-        a=with_article(name),
-        name=name,
-        zh=concept.zh,
-        emoji=concept.emoji,
-        colour=colour,
-        zh_colour=COLOURS[colour]["zh"],
-        b="an" if colour[0] in "aeiou" else "a",
-    )
+    scene: Scene
 
 
 def with_article(name: str) -> str:
-    if name in PLURAL:
+    """A name with "a" or "an"; plurals and words that take no article as they are."""
+    last = name.split()[-1]
+    if name in templates()["without_article"] or (last.endswith("s") and not last.endswith(("ss", "us", "is"))):
         return name
     return f"an {name}" if name[0].lower() in "aeiou" and not name.startswith(("unicorn", "ufo")) else f"a {name}"
 
 
 class CaptionSource:
-    """Random trained captions of a concept."""
+    """Random trained captions of scenes."""
 
-    def __init__(self, concepts: list[Concept], splits: Splits) -> None:
-        self.concepts, self.splits = concepts, splits
-        colours = [colour for colour in COLOURS if colour != WHITE]
-        self.colours = [[colour for colour in colours if (concept.name, colour) not in splits.pairs] for concept in concepts]
+    def __init__(self, concepts: list[Concept], splits: Splits, styles: Sequence[str]) -> None:
+        self.concepts, self.splits, self.styles = concepts, splits, styles
 
-    def names(self, concept: Concept) -> list[str]:
-        """English names to draw from: half of the time the first or an everyday one, otherwise a keyword."""
-        return [concept.name, *concept.aliases]
-
-    def keywords(self, concept: Concept) -> list[str]:
-        return [word for word in concept.keywords if word != self.splits.keywords.get(concept.name)]
-
-    def draw(self, concept: Concept, rng: random.Random) -> Caption:
+    def draw(self, scene: Scene, rng: random.Random) -> Caption:
+        things = [self.concepts[index] for index in (scene.concept, scene.second) if index is not None]
         kind = rng.random()
-        if kind < 0.20 and concept.name not in self.splits.no_chinese:
-            return self.chinese(concept, rng)
-        if kind < 0.29:
-            return Caption(text=rng.choice(TEMPLATES["emoji"]).format(emoji=concept.emoji, name=concept.name), concept=concept.index)
-        name = rng.choice(self.names(concept))
-        keywords = self.keywords(concept)
-        if kind < 0.37 and keywords:
-            name = rng.choice(keywords)
-        if rng.random() < 0.1:
-            name = name.lower()
-        kind = rng.random()
-        if kind < 0.72:
-            return Caption(text=cased(fill(rng.choice(TEMPLATES["trained"]), name, concept), rng), concept=concept.index)
-        if kind < 0.92:
-            colour = rng.choice(self.colours[concept.index])
-            text = fill(rng.choice(TEMPLATES["background"]), name, concept, colour)
-            return Caption(text=cased(text, rng), concept=concept.index, colour=colour)
-        return Caption(text=cased(fill(rng.choice(TEMPLATES["small"]), name, concept), rng), concept=concept.index, small=True)
+        if kind < CHINESE and not any(thing.name in self.splits.no_chinese for thing in things):
+            text = chinese(scene, self.styles, [self.chinese_name(thing, rng) for thing in things], rng)
+        elif kind < CHINESE + EMOJI and scene.colour == WHITE and scene.layout in ("full", "beside"):
+            text = emoji(scene, self.styles, things, rng)
+        else:
+            text = cased(english(scene, self.styles, [self.english_name(thing, rng) for thing in things], rng), rng)
+        return Caption(text=text, scene=scene)
 
-    def chinese(self, concept: Concept, rng: random.Random) -> Caption:
-        kind = rng.random()
-        others = concept.zh_aliases * 3 + concept.zh_keywords
-        if kind < 0.2 and others:
-            return Caption(text=rng.choice(others), concept=concept.index)
-        if kind < 0.78:
-            return Caption(text=fill(rng.choice(TEMPLATES["zh"]), concept.name, concept), concept=concept.index)
-        if kind < 0.94:
-            colour = rng.choice(self.colours[concept.index])
-            return Caption(
-                text=fill(rng.choice(TEMPLATES["zh_background"]), concept.name, concept, colour), concept=concept.index, colour=colour
-            )
-        return Caption(text=fill(rng.choice(TEMPLATES["zh_small"]), concept.name, concept), concept=concept.index, small=True)
+    def english_name(self, thing: Concept, rng: random.Random) -> str:
+        keywords = [word for word in thing.keywords if word != self.splits.keywords.get(thing.name)]
+        if keywords and rng.random() < KEYWORD:
+            return rng.choice(keywords)
+        name = rng.choice((thing.name, *thing.aliases))
+        return name.lower() if rng.random() < 0.1 else name
+
+    def chinese_name(self, thing: Concept, rng: random.Random) -> str:
+        others = thing.zh_aliases * 3 + thing.zh_keywords
+        return rng.choice(others) if others and rng.random() < 0.2 else thing.zh
+
+
+def english(scene: Scene, styles: Sequence[str], names: list[str], rng: random.Random, suffix: str = "") -> str:
+    """A caption in English from the templates whose key ends in `suffix` where there are such ("_held_out"), else from the trained ones."""
+    plain = scene.layout == "full" and scene.colour == WHITE and scene.style == 0
+    if plain:
+        return rng.choice(phrasings("trained" if not suffix else suffix.lstrip("_"))).format(a=with_article(names[0]), name=names[0])
+    text, bare = with_article(names[0]), names[0]
+    if scene.layout == "small":
+        text = bare = rng.choice(phrasings("small")).format(name=names[0])
+    elif scene.second is not None:
+        text = bare = rng.choice(phrasings(f"pair_{scene.layout}", suffix)).format(a=with_article(names[0]), b=with_article(names[1]))
+    elif scene.layout != "full":
+        text = bare = rng.choice(phrasings(f"place_{scene.layout}", suffix)).format(a=with_article(names[0]), name=names[0])
+    if scene.colour != WHITE:
+        article = "an" if scene.colour[0] in "aeiou" else "a"
+        text = bare = rng.choice(phrasings("background", suffix)).format(a=text, name=bare, b=article, colour=scene.colour)
+    if scene.style:
+        text = rng.choice(phrasings(style_key(styles[scene.style]), suffix)).format(a=text, name=bare)
+    return text
+
+
+def chinese(scene: Scene, styles: Sequence[str], names: list[str], rng: random.Random, suffix: str = "") -> str:
+    """As `english`. The parts are joined without spaces."""
+    if scene.layout == "full" and scene.colour == WHITE and scene.style == 0:
+        return rng.choice(phrasings("zh", suffix)).format(zh=names[0])
+    text = names[0]
+    if scene.layout == "small":
+        text = rng.choice(phrasings("zh_small")).format(zh=text)
+    elif scene.second is not None:
+        text = rng.choice(phrasings(f"zh_pair_{scene.layout}")).format(zh=names[0], zh_b=names[1])
+    elif scene.layout != "full":
+        text = rng.choice(phrasings(f"zh_place_{scene.layout}")).format(zh=text)
+    if scene.colour != WHITE:
+        text = rng.choice(phrasings("zh_background")).format(zh=text, zh_colour=palette()[scene.colour]["zh"])
+    return rng.choice(phrasings("zh_" + style_key(styles[scene.style]))).format(zh=text) if scene.style else text
+
+
+def emoji(scene: Scene, styles: Sequence[str], things: list[Concept], rng: random.Random) -> str:
+    """The characters themselves, with the style in words."""
+    if scene.second is not None:
+        text = "".join(thing.emoji for thing in things)
+    else:
+        text = rng.choice(phrasings("emoji")).format(emoji=things[0].emoji, name=things[0].name)
+    return rng.choice(phrasings(style_key(styles[scene.style]))).format(a=text, name=text) if scene.style else text
+
+
+def phrasings(key: str, suffix: str = "") -> list[str]:
+    """The templates under key + suffix, or under the key where there are no such."""
+    return templates().get(key + suffix) or templates()[key]
+
+
+def style_key(style: str) -> str:
+    """The key of the templates that call for a style."""
+    return templates()["styles"][style]
 
 
 def cased(text: str, rng: random.Random) -> str:
@@ -196,52 +120,34 @@ def cased(text: str, rng: random.Random) -> str:
     return text + "." if rng.random() < 0.1 else text
 
 
-def held_out(concepts: list[Concept], splits: Splits) -> dict[str, list[Caption]]:
-    """The evaluation captions by split; "names" is the trained one to compare with."""
+def evaluation_sets(concepts: list[Concept], splits: Splits, styles: Sequence[str]) -> dict[str, list[Caption]]:
+    """The evaluation captions by split. "names", "Chinese names" and "emoji" are trained; what is held out says so."""
     rng = random.Random(0)
-    sets: dict[str, list[Caption]] = {
-        "names": [Caption(text=with_article(c.name), concept=c.index) for c in concepts],
-        "trained templates": [Caption(text=fill(rng.choice(TEMPLATES["trained"]), c.name, c), concept=c.index) for c in concepts],
-        "held-out templates": [Caption(text=fill(rng.choice(TEMPLATES["held_out"]), c.name, c), concept=c.index) for c in concepts],
-        "held-out keywords": [Caption(text=splits.keywords[c.name], concept=c.index) for c in concepts if c.name in splits.keywords],
-        "Chinese names": [Caption(text=c.zh, concept=c.index) for c in concepts if c.name not in splits.no_chinese],
-        "held-out Chinese templates": [
-            Caption(text=fill(rng.choice(TEMPLATES["zh_held_out"]), c.name, c), concept=c.index)
-            for c in concepts
-            if c.name not in splits.no_chinese
+    by_name = {concept.name: concept for concept in concepts}
+
+    def phrase(scene: Scene, suffix: str = "") -> Caption:
+        names = [concepts[index].name for index in (scene.concept, scene.second) if index is not None]
+        return Caption(text=english(scene, styles, names, rng, suffix), scene=scene)
+
+    speaking = [concept for concept in concepts if concept.name not in splits.no_chinese]
+    sets = {
+        "names": [Caption(text=with_article(c.name), scene=Scene(concept=c.index)) for c in concepts],
+        "Chinese names": [Caption(text=c.zh, scene=Scene(concept=c.index)) for c in speaking],
+        "emoji": [Caption(text=c.emoji, scene=Scene(concept=c.index)) for c in concepts],
+        "trained phrasings": [phrase(Scene(concept=c.index)) for c in concepts],
+        "held-out phrasings": [phrase(Scene(concept=c.index), "_held_out") for c in concepts],
+        "held-out Chinese phrasings": [
+            Caption(text=chinese(Scene(concept=c.index), styles, [c.zh], rng, "_held_out"), scene=Scene(concept=c.index)) for c in speaking
         ],
-        "concepts without Chinese": [Caption(text=c.zh, concept=c.index) for c in concepts if c.name in splits.no_chinese],
-        "emoji": [Caption(text=c.emoji, concept=c.index) for c in concepts],
+        "held-out keywords": [Caption(text=word, scene=Scene(concept=by_name[name].index)) for name, word in splits.keywords.items()],
+        "concepts without Chinese": [Caption(text=c.zh, scene=Scene(concept=c.index)) for c in concepts if c.name in splits.no_chinese],
+        "held-out backgrounds": [phrase(Scene(concept=by_name[name].index, colour=colour)) for name, colour in sorted(splits.pairs)],
     }
-    by_name = {c.name: c for c in concepts}
-    sets["held-out backgrounds"] = [
-        Caption(text=fill("{a} on {b} {colour} background", name, by_name[name], colour), concept=by_name[name].index, colour=colour)
-        for name, colour in sorted(splits.pairs)
-    ]
-    return sets
-
-
-def choose_splits(concepts: list[Concept], seed: int = 0) -> dict:
-    rng = random.Random(seed)
-    with_spare = [c for c in concepts if len(c.keywords) >= 2]
-    colours = [colour for colour in COLOURS if colour != WHITE]
-    pairs = [(c.name, colour) for c in concepts for colour in colours]
-    return {
-        "keywords": {c.name: rng.choice(c.keywords) for c in sorted(rng.sample(with_spare, 50), key=lambda c: c.index)},
-        "pairs": sorted(rng.sample(pairs, 200)),
-        "no_chinese": sorted(c.name for c in rng.sample(concepts, 12)),
-    }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path)
-    args = parser.parse_args()
-    path = HERE / "splits.json"
-    if path.exists():
-        raise SystemExit(f"{path} is fixed: delete it only to begin a new training from scratch")
-    path.write_text(json.dumps(choose_splits(load_concepts(args.work)), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    if len(styles) > 1:
+        drawn = [c for c in concepts if len(c.styles) > 1]
+        sets["second style"] = [phrase(Scene(concept=c.index, style=1)) for c in drawn if c.name not in splits.no_style]
+        sets["held-out in the second style"] = [phrase(Scene(concept=c.index, style=1)) for c in drawn if c.name in splits.no_style]
+    if splits.couples:
+        couples = sorted(sorted(couple) for couple in splits.couples)
+        sets["held-out couples"] = [phrase(Scene(concept=by_name[a].index, second=by_name[b].index, layout="beside")) for a, b in couples]
+    return {name: captions for name, captions in sets.items() if captions}

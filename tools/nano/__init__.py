@@ -1,0 +1,1 @@
+"""How Sana-nano is made: README.md lists the stages."""

@@ -1,0 +1,122 @@
+"""Stages `lora_style` and `lora_subject`: two example LoRAs of the finished transformer.
+
+    python -m tools.nano.train_lora WORK --size 256 --example style
+    python -m tools.nano.train_lora WORK --size 256 --example subject
+
+`style`: the older "blob" drawings, called for in words, on every other thing that has one. `subject`: one drawing that the model has no
+name for, under an invented one. Half of the pictures are the model's own (prior preservation, arXiv:2208.12242, sec. 3.2): what is not
+asked for stays. Continues from WORK/lora_style.pt (WORK/lora_subject.pt).
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+from torch import Tensor
+
+from sana_core.training.batches import load_batches, step_generator
+from sana_core.training.flow import TIMESTEPS, flow_matching_loss
+from sana_core.training.joint import CaptionBatch
+from sana_core.training.lora_layers import attach_lora
+from sana_core.training.resolution import phase_at
+from sana_core.training.text import kept_states
+
+from .batches import CaptionBatches
+from .command import Command, from_arguments, parser
+from .concepts import Concept, load_names
+from .data import LORA_STYLE
+from .latents import LatentBank
+from .scenes import SceneSource
+from .stages import Pictured, draw, pictured, pipeline, save_samples, start, tokenizer, trained_autoencoder, trained_text_to_latent
+
+EXAMPLES = ("style", "subject")
+SUBJECT_NAME, SUBJECT_ZH = "zorble", "\u4f50\u5b9d"
+OWN_SCENES = 512
+KINDS = {"plain": 0.6, "background": 0.4}
+
+
+def styled(concepts: list[Concept], others: list[str]) -> list[Concept]:
+    """The concepts that have a drawing in the new style, which is added to their styles."""
+    return [replace(c, styles=(*c.styles, LORA_STYLE)) if f"{LORA_STYLE}/{c.hexcode}" in others else c for c in concepts]
+
+
+def subject(command: Command, index: int) -> Concept:
+    """The drawing without a name, named."""
+    style, code = command.size.subject.split("/")
+    emoji = "".join(chr(int(part, 16)) for part in code.split("-"))
+    return Concept(
+        index=index, name=SUBJECT_NAME, aliases=(), keywords=(), zh=SUBJECT_ZH, zh_aliases=(), zh_keywords=(), emoji=emoji, styles=(style,)
+    )
+
+
+def trained_on(concepts: list[Concept]) -> list[Concept]:
+    """Every other concept of the new style; the rest show whether the style is more than these drawings."""
+    return [concept for concept in concepts if LORA_STYLE in concept.styles][::2]
+
+
+def lora_scenes(command: Command, example: str) -> Pictured:
+    """The scenes of an example, and as many of the model's own."""
+    size, rng = command.size, random.Random(command.seed)
+    base = pictured(command)
+    concepts, others, splits = load_names(command.work, size)
+    if example == "style":
+        concepts, styles = styled(concepts, others), (*size.styles, LORA_STYLE)
+        source = SceneSource(trained_on(concepts), splits, (LORA_STYLE,), KINDS)
+        own = [replace(source.draw(rng), style=len(size.styles)) for _ in range(OWN_SCENES)]
+    else:
+        concepts, styles = [*concepts, subject(command, len(concepts))], size.styles
+        source = SceneSource(concepts[-1:], splits, styles, KINDS)
+        own = [source.draw(rng) for _ in range(OWN_SCENES)]
+    return Pictured(command, concepts, splits, styles, own + rng.sample(base.bank, min(OWN_SCENES, len(base.bank))))
+
+
+def run(command: Command, example: str) -> bool:
+    """Train; returns whether it is finished."""
+    name = f"lora_{example}"
+    stage, base = command.size.stages[name], trained_text_to_latent(command)
+    lora = attach_lora(base.transformer, rank=command.size.lora_rank, seed=command.seed).to(command.device)
+    training = start(command, name, lora)
+    steps, scenes, autoencoder = training.settings.steps, lora_scenes(command, example), trained_autoencoder(command)
+    latents = LatentBank(autoencoder, scenes.drawings, scenes.placed(), command)
+    batches = CaptionBatches(scenes.captions, scenes.bank, tokenizer(command), stage, steps, command.seed)
+
+    def losses(batch: CaptionBatch, step: int) -> dict[str, Tensor]:
+        tokens = batch.tokens.to(command.device)
+        x0 = latents(batch.pictures.to(command.device), phase_at(stage.phases, step, steps).pixels)
+        generator = step_generator(command.seed + 41, step, command.device)
+        with command.autocast():
+            states = kept_states(base.text(tokens.ids), tokens)
+
+            def velocity(x: Tensor, time: Tensor) -> Tensor:
+                return base.transformer(x, time * TIMESTEPS, states, tokens.mask)
+
+            return {"flow": flow_matching_loss(velocity, x0, generator, shift=command.size.training_shift)}
+
+    def report(step: int) -> dict[str, float]:
+        prompts = lora_prompts(command, example)
+        made = pipeline(command, base.transformer, base.text, autoencoder)
+        save_samples(command, f"{name}_{step}", [draw(command, made, prompts)], prompts)
+        return {}
+
+    return training.run(load_batches(batches, training.state.step, steps, workers=command.workers), losses, report)
+
+
+def lora_prompts(command: Command, example: str) -> list[str]:
+    """Prompts that show what a LoRA does: things of the style that it was not trained on, or the subject."""
+    if example == "subject":
+        return [f"a {SUBJECT_NAME}", f"a {SUBJECT_NAME} on a blue background", SUBJECT_ZH]
+    concepts, others, _ = load_names(command.work, command.size)
+    unseen = [concept for concept in styled(concepts, others) if LORA_STYLE in concept.styles][1::2]
+    return [f"a {concept.name}, blob style" for concept in unseen[:10]]
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--example", choices=EXAMPLES, required=True)
+    args = arguments.parse_args()
+    run(from_arguments(args), args.example)
+
+
+if __name__ == "__main__":
+    main()
