@@ -13,6 +13,7 @@ from .bridge.sampling import empty_latent
 FAMILIAR = ((1, 1), (5, 4), (4, 3), (3, 2), (5, 3), (16, 9), (2, 1), (21, 9), (5, 2), (3, 1), (4, 1))
 TOLERANCE = 0.025  # a size within 2.5 % of a familiar ratio is called by it
 CUSTOM = "custom"
+CLASSES = {"512px": 512, "1024px": 1024, "2K": 2048, "4K": 4096}
 SQUARE = 1.0  # key of the square bin
 
 
@@ -35,6 +36,38 @@ def _trained_sizes(native: int) -> io.DynamicCombo.Option:
         tooltip="Width x height in pixels, with the aspect ratio it is near to.",
     )
     return io.DynamicCombo.Option(f"{native} px model", [sizes])
+
+
+class SanaNativeResolution(io.ComfyNode):
+    """A trained size as two numbers."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SanaNativeResolution",
+            display_name="SANA Resolution",
+            category="SANA",
+            description="Width and height of a size that the model was trained on, for nodes that take them as numbers.",
+            search_aliases=["sana resolution select", "aspect ratio", "sana size"],
+            inputs=[
+                io.Combo.Input("model", options=list(CLASSES), default="1024px", tooltip="The picture size that the model was made for."),
+                io.Combo.Input(
+                    "ratio",
+                    options=[f"{ratio:.2f}" for ratio in RESOLUTION_BINS[2048]],
+                    default="1.00",
+                    tooltip="Width to height: 1.00 is square, below it upright, above it wide.",
+                ),
+            ],
+            outputs=[
+                io.Int.Output(display_name="width", tooltip="In pixels, a multiple of 32."),
+                io.Int.Output(display_name="height", tooltip="In pixels, a multiple of 32."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: str, ratio: str) -> io.NodeOutput:
+        width, height = RESOLUTION_BINS[2048][float(ratio)]  # keyed by height to width: turned round
+        return io.NodeOutput(width * CLASSES[model] // 2048, height * CLASSES[model] // 2048)
 
 
 class SanaNativeEmptyLatent(io.ComfyNode):

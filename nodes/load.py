@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from comfy_api.latest import io
 
+from ..sana_core.precision import TRAINED_PRECISIONS
 from .bridge.loading import load_model
-from .bridge.paths import model_files, model_path
+from .bridge.paths import choice_path, is_choice, model_files, model_path
 from .bridge.text_encoder import load_text_encoder
 from .bridge.vae import load_vae
 
@@ -17,6 +20,43 @@ DTYPES = {
     "float32": torch.float32,
     "fp8_e4m3fn": torch.float8_e4m3fn,
 }
+
+
+def load_transformer(path: str, native_size: str, weight_dtype: str, trained_precision: str) -> Any:
+    """MODEL, by the values of those widgets."""
+    variant, trained = (None if choice == "auto" else choice for choice in (native_size, trained_precision))
+    return load_model(path, variant, DTYPES[weight_dtype], trained)
+
+
+def transformer_inputs() -> list[io.Input]:
+    """How a transformer is to be taken, for both nodes that load one."""
+    return [
+        io.Combo.Input(
+            "native_size",
+            options=["auto", "512", "1024", "2k", "4k"],
+            default="auto",
+            tooltip="Picture size the model was made for. Original .pth files tell it; "
+            "choose 2k or 4k for a 2K or 4K model in another layout.",
+            advanced=True,
+        ),
+        io.Combo.Input(
+            "weight_dtype",
+            options=list(DTYPES),
+            default="default",
+            tooltip="Number type of the transformer's weights in memory. default: the one it was trained in, float32 where the "
+            "device cannot; fp8_e4m3fn halves the memory.",
+            advanced=True,
+        ),
+        io.Combo.Input(
+            "trained_precision",
+            options=["auto", *TRAINED_PRECISIONS],
+            default="auto",
+            optional=True,
+            tooltip="Number type that the model was trained in, which a float32 file of SANA 1.6B does not tell. float16: "
+            "Sana_1600M_1024px and its MultiLing. bfloat16: those with BF16 in their name. auto is safe for both.",
+            advanced=True,
+        ),
+    ]
 
 
 class SanaNativeLoad(io.ComfyNode):
@@ -47,22 +87,7 @@ class SanaNativeLoad(io.ComfyNode):
                     options=model_files("vae"),
                     tooltip="DC-AE in models/vae: dc-ae-f32c32-sana 1.0, 1.1 or Lite; for the embedded model its own.",
                 ),
-                io.Combo.Input(
-                    "native_size",
-                    options=["auto", "512", "1024", "2k", "4k"],
-                    default="auto",
-                    tooltip="Picture size the model was made for. Original .pth files tell it; "
-                    "choose 2k or 4k for a 2K or 4K model in another layout.",
-                    advanced=True,
-                ),
-                io.Combo.Input(
-                    "weight_dtype",
-                    options=list(DTYPES),
-                    default="default",
-                    tooltip="Number type of the transformer's weights in memory. default: float16 for a file stored in it, else bfloat16; "
-                    "fp8_e4m3fn halves the memory.",
-                    advanced=True,
-                ),
+                *transformer_inputs(),
             ],
             outputs=[
                 io.Model.Output(tooltip="SANA's transformer, for any sampler."),
@@ -72,10 +97,75 @@ class SanaNativeLoad(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: str, text_encoder: str, vae: str, native_size: str, weight_dtype: str) -> io.NodeOutput:
-        variant = None if native_size == "auto" else native_size
-        patcher = load_model(model_path("diffusion_models", model), variant, DTYPES[weight_dtype])
+    def execute(
+        cls, model: str, text_encoder: str, vae: str, native_size: str, weight_dtype: str, trained_precision: str = "auto"
+    ) -> io.NodeOutput:
+        patcher = load_transformer(model_path("diffusion_models", model), native_size, weight_dtype, trained_precision)
         return io.NodeOutput(patcher, load_text_encoder(model_path("text_encoders", text_encoder)), load_vae(model_path("vae", vae)))
+
+
+class SanaNativeLoadModel(io.ComfyNode):
+    """The transformer alone."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SanaNativeLoadModel",
+            display_name="Load SANA Model",
+            category="SANA",
+            description="Loads SANA's transformer alone. Unlike Load Diffusion Model it can be told what a file does not tell: "
+            "the picture size of 2K and 4K models, and the number type of training.",
+            search_aliases=["sana transformer", "sana checkpoint loader", "load sana diffusion model", "unet loader"],
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=model_files("diffusion_models"),
+                    tooltip="SANA's transformer, in models/diffusion_models. From older workflows also its repository, "
+                    "such as Efficient-Large-Model/Sana_1600M_1024px_BF16, whose file must be in that folder.",
+                ),
+                *transformer_inputs(),
+            ],
+            outputs=[io.Model.Output(tooltip="SANA's transformer, for any sampler.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, model: str) -> bool | str:
+        return is_choice("diffusion_models", model)
+
+    @classmethod
+    def execute(cls, model: str, native_size: str, weight_dtype: str, trained_precision: str = "auto") -> io.NodeOutput:
+        return io.NodeOutput(load_transformer(choice_path("diffusion_models", model), native_size, weight_dtype, trained_precision))
+
+
+class SanaNativeLoadVAE(io.ComfyNode):
+    """The autoencoder alone."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SanaNativeLoadVAE",
+            display_name="Load SANA VAE",
+            category="SANA",
+            description="Loads SANA's DC-AE alone. Load VAE does the same; this one also knows the names that older workflows have for it.",
+            search_aliases=["dc-ae loader", "dcae", "sana vae loader", "extra vae loader"],
+            inputs=[
+                io.Combo.Input(
+                    "vae",
+                    options=model_files("vae"),
+                    tooltip="DC-AE in models/vae: dc-ae-f32c32-sana 1.0, 1.1 or Lite. From older workflows also its repository, "
+                    "such as mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers, whose file must be in that folder under this name.",
+                ),
+            ],
+            outputs=[io.Vae.Output(tooltip="DC-AE, for VAE Encode and VAE Decode.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, vae: str) -> bool | str:
+        return is_choice("vae", vae)
+
+    @classmethod
+    def execute(cls, vae: str) -> io.NodeOutput:
+        return io.NodeOutput(load_vae(choice_path("vae", vae)))
 
 
 class SanaNativeLoadTextEncoder(io.ComfyNode):

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from .bridge.sampling import SAMPLER_NAMES, Settings, generate, make_sampler, make_sigmas
 
-SAMPLER_TIP = "flow_dpm is Flow-DPM-Solver++, which SANA was released with; flow_euler needs more steps."
+SAMPLER_TIP = "flow_dpm is Flow-DPM-Solver++, which SANA was released with; flow_euler needs more steps; scm is for SANA-Sprint alone."
 
 
 class SanaNativeSigmas(io.ComfyNode):
@@ -26,7 +26,11 @@ class SanaNativeSigmas(io.ComfyNode):
                 io.Model.Input("model", tooltip="The SANA model; its shift is used where yours is 0."),
                 io.Combo.Input("schedule", options=list(SAMPLER_NAMES), tooltip=f"The sampler's own grid. {SAMPLER_TIP}"),
                 io.Int.Input(
-                    "steps", default=20, min=1, max=1000, tooltip="Number of steps: 14 to 20 for flow_dpm, about 28 for flow_euler."
+                    "steps",
+                    default=20,
+                    min=1,
+                    max=1000,
+                    tooltip="Number of steps: 14 to 20 for flow_dpm, about 28 for flow_euler, 1 to 4 for scm.",
                 ),
                 io.Float.Input(
                     "shift",
@@ -35,7 +39,7 @@ class SanaNativeSigmas(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     tooltip="Moves the schedule towards high noise, which larger pictures need. "
-                    "0: the model's own, 3 up to 2K and 6 for 4K.",
+                    "0: the model's own, 3 up to 2K and 6 for 4K. scm has none.",
                 ),
                 io.Float.Input(
                     "denoise",

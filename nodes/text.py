@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..sana_core.errors import InputError
 from .bridge.sampling import encode_prompt
 
 INSTRUCTIONS = {"upstream": "default", "diffusers": "diffusers", "none": None}
@@ -17,7 +18,6 @@ class SanaNativeTextEncode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        own = io.String.Input("own_instruction", multiline=True, tooltip="Text before the prompt, in place of the released one.")
         return io.Schema(
             node_id="SanaNativeTextEncode",
             display_name="SANA Text Encode",
@@ -33,11 +33,31 @@ class SanaNativeTextEncode(io.ComfyNode):
                     dynamic_prompts=True,
                     tooltip="The prompt. Parentheses are ordinary text here: Gemma reads prose, not prompt weights.",
                 ),
-                io.DynamicCombo.Input(
+                io.Combo.Input(
                     "instruction",
-                    options=[*(io.DynamicCombo.Option(name, []) for name in INSTRUCTIONS), io.DynamicCombo.Option(OWN, [own])],
+                    options=[*INSTRUCTIONS, OWN],
+                    default="upstream",
                     tooltip="What stands before the prompt. upstream: the wording of the released code. diffusers: the same with other "
-                    "quotation marks. none: for negative prompts.",
+                    "quotation marks. none: for negative prompts. own text: what is connected to own_instruction.",
+                ),
+                io.Boolean.Input(
+                    "lowercase",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Lower-case the prompt and strip the spaces around it, as diffusers does. Capitals in lettering are lost.",
+                ),
+                io.String.Input(
+                    "own_instruction",
+                    optional=True,
+                    force_input=True,
+                    tooltip="Text before the prompt in place of the released one, where instruction is own text.",
+                ),
+                io.Conditioning.Input(
+                    "positive",
+                    optional=True,
+                    tooltip="For a negative prompt: the encoded prompt, to whose length this one is padded or cut as in the released code. "
+                    "Unconnected: only the negative prompt's own tokens, as in diffusers.",
                 ),
             ],
             outputs=[
@@ -50,7 +70,16 @@ class SanaNativeTextEncode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip: Any, text: str, instruction: dict[str, str]) -> io.NodeOutput:
-        choice = instruction["instruction"]
-        chosen = instruction["own_instruction"] if choice == OWN else INSTRUCTIONS[choice]
-        return io.NodeOutput(*encode_prompt(clip, text, chosen))
+    def execute(
+        cls,
+        clip: Any,
+        text: str,
+        instruction: str,
+        lowercase: bool = False,
+        own_instruction: str | None = None,
+        positive: list | None = None,
+    ) -> io.NodeOutput:
+        if instruction == OWN and not own_instruction:
+            raise InputError('instruction is "own text" but own_instruction is empty: connect a text to it, or choose none')
+        chosen = own_instruction if instruction == OWN else INSTRUCTIONS[instruction]
+        return io.NodeOutput(*encode_prompt(clip, text.lower().strip() if lowercase else text, chosen, positive))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any
@@ -10,15 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...sana_core.checkpoint.detect import Canonical, canonical_transformer, stated_config, transformer_config, transformer_prefix
-from ...sana_core.checkpoint.files import CONFIG_KEY, Checkpoint, saved_statement
+from ...sana_core.checkpoint.detect import (
+    Canonical,
+    canonical_transformer,
+    detect_transformer,
+    native_size,
+    stated_config,
+    transformer_config,
+    transformer_prefix,
+)
+from ...sana_core.checkpoint.files import CONFIG_KEY, saved_statement
 from ...sana_core.checkpoint.load import check_fit, fitted
 from ...sana_core.config import SamplingDefaults, TransformerConfig
 from ...sana_core.errors import CheckpointError
 from ...sana_core.presets import sampling_defaults
-from ...sana_core.sources import native_size
 from ...sana_core.transformer.model import SanaTransformer
 
+log = logging.getLogger("sana")
 IMAGE_MODEL = "sana"
 """Value of `image_model` in the host's model configurations."""
 
@@ -28,16 +37,24 @@ def is_sana(keys: Mapping[str, Tensor], prefix: str = "") -> bool:
     return transformer_prefix(key.removeprefix(prefix) for key in keys if key.startswith(prefix)) is not None
 
 
-def detect(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, variant: str | None = None) -> dict[str, Any]:
+def detect(
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    variant: str | None = None,
+    trained_precision: str | None = None,
+) -> dict[str, Any]:
     """The host's `unet_config` for a SANA transformer: its configuration and how it was released to be sampled.
 
-    metadata: of the safetensors file.  variant: "512", "1024", "2k" or "4k" where the file does not tell.  Raises CheckpointError.
+    metadata: of the safetensors file.  variant: "512", "1024", "2k" or "4k", trained_precision: "float16" or "bfloat16", where the file
+    does not tell.  Raises CheckpointError.
     """
     canonical = canonical_transformer(tensors)
     saved = canonical.tensors.get(CONFIG_KEY)
     stated = dict(metadata or {}) if saved is None else saved_statement(saved)
-    config = transformer_config(canonical.tensors, source=tensors, stated=stated_config(stated), variant=variant)
-    defaults = sampling_defaults(config, native_size(Checkpoint(dict(tensors), "", stated), variant))
+    own = stated_config(stated)
+    config, found = detect_transformer(canonical.tensors, source=tensors, stated=own, variant=variant, trained_precision=trained_precision)
+    log.info("%s", found)
+    defaults = sampling_defaults(config, native_size(tensors, own, variant))
     return {"image_model": IMAGE_MODEL, "config": config, "sampling": _stated_sampling(stated, defaults)}
 
 

@@ -16,7 +16,11 @@ from .model import Sana
 
 
 def load_model(
-    path: str, variant: str | None = None, dtype: torch.dtype | None = None, disable_dynamic: bool = False
+    path: str,
+    variant: str | None = None,
+    dtype: torch.dtype | None = None,
+    trained_precision: str | None = None,
+    disable_dynamic: bool = False,
 ) -> comfy.model_patcher.ModelPatcher:
     """The transformer in a file of any layout.
 
@@ -30,11 +34,11 @@ def load_model(
     tensors, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
     tensors, metadata = comfy.utils.convert_old_quants(tensors, metadata=metadata)
     with naming(path):
-        model_config = Sana(detect(tensors, metadata, variant))
+        model_config = Sana(detect(tensors, metadata, variant, trained_precision))
         weights = canonical_weights(tensors, model_config.unet_config["config"])
     _choose_dtype(model_config, weights, dtype)
     patcher = _patcher(model_config, weights, disable_dynamic)
-    patcher.cached_patcher_init = (load_model, (path, variant, dtype))
+    patcher.cached_patcher_init = (load_model, (path, variant, dtype, trained_precision))
     return patcher
 
 

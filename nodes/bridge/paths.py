@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+
 import folder_paths
 
+from ...sana_core.errors import InputError
+from ...sana_core.presets import AUTOENCODERS, RELEASES, Part
 from ...sana_core.sources import NANO
 
 KINDS = ("diffusion_models", "text_encoders", "vae")
@@ -18,6 +22,42 @@ def model_files(kind: str) -> list[str]:
 def model_path(kind: str, name: str) -> str:
     """Path of a file in that list. Raises FileNotFoundError."""
     return folder_paths.get_full_path_or_raise(kind, name)
+
+
+PUBLISHED = {"diffusion_models": RELEASES, "vae": AUTOENCODERS}
+"""What older packs list by the name of its repository, by folder kind."""
+MISSPELT = {"dc-ae-f32c32-sana-1.1V": "dc-ae-f32c32-sana-1.1"}  # as upstream's workflow Sana_CogVideoX has it
+
+
+def published_part(kind: str, name: str) -> Part | None:
+    """The published file that `name` means as a repository on Hugging Face, "owner/name" or "owner/name-diffusers"."""
+    wanted = name.partition("/")[2].removesuffix("-diffusers").removesuffix("_diffusers")
+    return next((part for part in PUBLISHED[kind] if part.name == MISSPELT.get(wanted, wanted)), None)
+
+
+def is_choice(kind: str, name: str) -> bool | str:
+    """True for a listed file or a published name, else what is wrong with it, for the host's check of a node's inputs."""
+    known = name in model_files(kind) or published_part(kind, name)
+    return True if known else f"there is no {name} in models/{kind}: choose another file, or put it there and refresh"
+
+
+def choice_path(kind: str, name: str) -> str:
+    """Path of a listed file, or of the one that a published name means. Raises InputError with its address where it is not there."""
+    part = None if name in model_files(kind) else published_part(kind, name)
+    if part is None:
+        return model_path(kind, name)
+    files = (file for file in model_files(kind) if _is_file_of(part, PurePosixPath(file.replace("\\", "/"))))
+    if found := next(files, None):
+        return model_path(kind, found)
+    own_name = part.name + PurePosixPath(part.file).suffix
+    raise InputError(f"{name} was chosen, but its file is not in models/{kind}: download {part.url} and save it there as {own_name}")
+
+
+def _is_file_of(part: Part, file: PurePosixPath) -> bool:
+    """By its own name or that of its folder, which ends with the repository's name where an older pack has downloaded it."""
+    own_file = PurePosixPath(part.file).stem if part.file.startswith("checkpoints/") else part.name
+    names = {part.name, own_file, f"{part.name}-diffusers"}
+    return file.stem in names or any(folder.split("--")[-1] in names for folder in file.parts[:-1])
 
 
 def add_embedded_model() -> None:

@@ -1,8 +1,10 @@
 """Every hook into ComfyUI, so that its own loaders recognise SANA files.
 
-The model configuration is added to the host's list, and two functions get a wrapper that acts on SANA's exact keys and passes everything
-else through: `model_detection.detect_unet_config` and `sd.VAE.__init__`. Where a hook cannot be installed, the pack's own loader nodes
-do without it.
+The model configuration is added to the host's list, and three functions get a wrapper that acts on SANA's exact keys and passes everything
+else through: `model_detection.detect_unet_config`, `sd.VAE.__init__` and `controlnet.load_controlnet_state_dict`. The functions that LoRA
+files go through get one that acts for SANA's models alone: `lora.model_lora_keys_unet` and `lora.model_lora_keys_clip` (further names),
+`lora.load_lora` (what names cannot say: fused layers, exact DoRA, wrong files) and `sd.load_lora_for_models` (alpha in the metadata).
+Where a hook cannot be installed, the pack's own loader nodes do without it.
 """
 
 from __future__ import annotations
@@ -13,14 +15,19 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import comfy.controlnet
+import comfy.lora
 import comfy.model_base
 import comfy.model_detection
 import comfy.sd
 import comfy.supported_models
 
+from ...sana_core.checkpoint.detect import controlnet_prefix
 from ...sana_core.checkpoint.load import naming
+from .control import build_control
 from .detection import detect, is_sana
-from .model import Sana
+from .lora import SanaKeys, checked_patches, gemma_keys, host_lora, is_ours, transformer_keys, with_stated_alphas
+from .model import Sana, SanaModel
 from .vae import init_vae, is_dcae
 
 log = logging.getLogger("sana")
@@ -32,7 +39,8 @@ def install() -> None:
     if hasattr(comfy.model_base, "Sana"):
         log.info("this ComfyUI knows SANA itself: its loaders are left as they are")
         return
-    for hook in (_add_model_config, _wrap_model_detection, _wrap_vae):
+    loaders = (_add_model_config, _wrap_model_detection, _wrap_vae, _wrap_controlnet)
+    for hook in (*loaders, _wrap_lora_keys, _wrap_load_lora, _wrap_load_lora_for_models):
         try:
             hook()
         except (AttributeError, TypeError, ValueError) as error:
@@ -77,6 +85,76 @@ def _wrap_vae() -> None:
             host(self, *args, **kwargs)
 
     comfy.sd.VAE.__init__ = _marked(__init__, host)
+
+
+def _wrap_controlnet() -> None:
+    """`load_controlnet_state_dict(state_dict, model=None, model_options={})` -> the host's ControlNet, or None."""
+    host = comfy.controlnet.load_controlnet_state_dict
+    if hasattr(host, MARK):
+        return
+    signature = inspect.signature(host)
+    signature.bind({}, model=None, model_options={})  # a host with other arguments is not wrapped
+
+    def load_controlnet_state_dict(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs).arguments
+        if controlnet_prefix(given["state_dict"]) is None:
+            return host(*args, **kwargs)
+        with naming("this SANA ControlNet"):
+            return build_control(given["state_dict"], model_options=given.get("model_options"))
+
+    comfy.controlnet.load_controlnet_state_dict = _marked(load_controlnet_state_dict, host)
+
+
+def _wrap_lora_keys() -> None:
+    """`model_lora_keys_unet(model, key_map={})` and `model_lora_keys_clip(model, key_map={})` -> {name in LoRA files: weight's key}."""
+    unet, clip = comfy.lora.model_lora_keys_unet, comfy.lora.model_lora_keys_clip
+    if hasattr(unet, MARK):
+        return
+
+    def model_lora_keys_unet(model: Any, *args: Any, **kwargs: Any) -> dict:
+        keys = unet(model, *args, **kwargs)
+        return transformer_keys(model, keys) if isinstance(model, SanaModel) else keys
+
+    def model_lora_keys_clip(model: Any, *args: Any, **kwargs: Any) -> dict:
+        return gemma_keys(model, clip(model, *args, **kwargs))
+
+    comfy.lora.model_lora_keys_unet = _marked(model_lora_keys_unet, unet)
+    comfy.lora.model_lora_keys_clip = _marked(model_lora_keys_clip, clip)
+
+
+def _wrap_load_lora() -> None:
+    """`load_lora(lora, to_load, log_missing=True)` -> {key of the weight: adapter}."""
+    host = comfy.lora.load_lora
+    if hasattr(host, MARK):
+        return
+
+    def load_lora(lora: dict, to_load: dict, log_missing: bool = True) -> dict:
+        if not isinstance(to_load, SanaKeys):
+            return host(lora, to_load, log_missing=log_missing)
+        converted = host_lora(lora, to_load)
+        return checked_patches(host(converted, to_load, log_missing=log_missing), converted, to_load, log_missing)
+
+    comfy.lora.load_lora = _marked(load_lora, host)
+
+
+def _wrap_load_lora_for_models() -> None:
+    """`load_lora_for_models(model, clip, lora, strength_model, strength_clip, lora_metadata=None)`, the only place where a file's tensors
+    and its metadata, in which PEFT states alpha, are together.
+    """
+    host = comfy.sd.load_lora_for_models
+    if hasattr(host, MARK):
+        return
+    signature = inspect.signature(host)
+    signature.bind(None, None, {}, 1.0, 1.0, lora_metadata={})  # a host with other arguments is not wrapped
+
+    def load_lora_for_models(*args: Any, **kwargs: Any) -> tuple:
+        given = signature.bind(*args, **kwargs)
+        metadata = given.arguments.get("lora_metadata")
+        if metadata and is_ours(given.arguments["model"], given.arguments["clip"]):
+            given.arguments["lora"] = with_stated_alphas(given.arguments["lora"], metadata)
+        return host(*given.args, **given.kwargs)
+
+    comfy.sd.load_lora_for_models = _marked(load_lora_for_models, host)
 
 
 def _marked(wrapper: Callable, host: Callable) -> Callable:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import logging
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import comfy.model_management
@@ -18,12 +20,13 @@ from tqdm.auto import tqdm  # pyright: ignore[reportMissingModuleSource]
 
 from ...sana_core.config import DOWNSCALE, SamplingDefaults
 from ...sana_core.errors import InputError
-from ...sana_core.latents import latent_size
-from ...sana_core.pipeline import SAMPLERS
+from ...sana_core.latents import latent_size, noises
+from ...sana_core.samplers.methods import SAMPLERS, check_sampler, check_shift
 from .model import SanaModel
 from .text_encoder import SanaTokenizer
-from .transformer import EXACT_TIMESTEPS
+from .transformer import EXACT_TIMESTEPS, with_option
 
+log = logging.getLogger("sana")
 SAMPLER_NAMES = tuple(SAMPLERS)
 
 
@@ -39,13 +42,16 @@ class Settings:
 
 
 def make_sampler(name: str) -> comfy.samplers.KSAMPLER:
-    """SAMPLER of a solver in `SAMPLER_NAMES`."""
+    """SAMPLER of a solver in `SAMPLER_NAMES`. What scm draws in its steps continues the noise of the seed, as in `sana_core`."""
     method = SAMPLERS[name]
 
     def sample(
         model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], callback: Any = None, disable: bool | None = None
     ) -> Tensor:
-        arguments = extra_args if method.truncate_timestep else _exact_timesteps(extra_args)
+        _check(model.inner_model.inner_model, name)
+        draws = {"step_noise": islice(noises(x.shape, extra_args.get("seed") or 0), 1, None)} if method.step_noise else {}
+        exact = {**extra_args, "model_options": with_option(extra_args["model_options"], EXACT_TIMESTEPS, True)}
+        arguments = extra_args if method.truncate_timestep else exact
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
             return model(x, x.new_full((len(x),), sigma), **arguments)
@@ -57,17 +63,22 @@ def make_sampler(name: str) -> comfy.samplers.KSAMPLER:
                 if callback is not None:
                     callback({"i": index, "sigma": sigma, "sigma_hat": sigma, "x": x, "denoised": x0})
 
-            return method.sample(denoise, x, sigmas, callback=report)
+            return method.sample(denoise, x, sigmas, callback=report, **draws)
 
     return comfy.samplers.KSAMPLER(sample)
 
 
 def make_sigmas(model: ModelPatcher, name: str, steps: int, shift: float = 0.0, denoise: float = 1.0) -> Tensor:
-    """Grid of a solver: (steps + 1,), descending to 0. shift 0: the model's own. denoise below 1: the last steps of a longer grid."""
+    """Grid of a solver: (steps + 1,), descending to 0. shift 0: the model's own. denoise below 1: the last steps of a longer grid.
+
+    Raises InputError for Sprint's grid on a base SANA model.
+    """
+    _check(model.model, name, shift)
     if denoise <= 0.0:
         return torch.FloatTensor([])
     shift = shift or model.get_model_object("model_sampling").shift
-    return SAMPLERS[name].sigmas(int(steps / denoise), shift)[-(steps + 1) :]
+    method = SAMPLERS[name]
+    return method.tail(method.sigmas(int(steps / denoise), shift), denoise)[-(steps + 1) :]
 
 
 def released(model: ModelPatcher) -> SamplingDefaults:
@@ -77,17 +88,30 @@ def released(model: ModelPatcher) -> SamplingDefaults:
     return model.model.model_config.sampling_defaults
 
 
-def encode_prompt(clip: Any, text: str, instruction: str | None) -> tuple[list, str]:
-    """CONDITIONING, and the exact text that Gemma reads with its token count. instruction: None, "default", "diffusers" or an own text."""
+def encode_prompt(clip: Any, text: str, instruction: str | None, positive: list | None = None) -> tuple[list, str]:
+    """CONDITIONING, and the exact text that Gemma reads with its token count. instruction: None, "default", "diffusers" or an own text.
+
+    positive: CONDITIONING whose length the text is cut or padded to, as upstream does with negative prompts.
+    """
     if not isinstance(clip.tokenizer, SanaTokenizer):
         raise InputError(
             f"this CLIP ({type(clip.cond_stage_model).__name__}) does not take SANA's instruction: load Gemma-2 with Load SANA or "
             "Load SANA Text Encoder, or encode with CLIP Text Encode"
         )
-    tokens = clip.tokenizer.prompt(text, instruction)
-    conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text, instruction=instruction))
+    length = text_length(positive) if positive else None
+    tokens = clip.tokenizer.prompt(text, instruction, length)
+    conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text, instruction=instruction, kept_length=length))
+    read = f"{len(tokens.ids) - tokens.num_padding} tokens read by Gemma"
+    padding = f", {tokens.num_padding} of them padding" if tokens.num_padding else ""
     cut = "; the end of the prompt was cut off" if tokens.truncated else ""
-    return conditioning, f"{tokens.text}\n\n[{len(tokens.ids)} tokens read by Gemma, {len(tokens.kept)} of at most 300 seen by SANA{cut}]"
+    return conditioning, f"{tokens.text}\n\n[{read}, {len(tokens.kept)} of at most 300 seen by SANA{padding}{cut}]"
+
+
+def text_length(conditioning: list) -> int:
+    """Tokens that the first entry of a CONDITIONING shows the model."""
+    states, options = conditioning[0]
+    mask = options.get("attention_mask")
+    return states.shape[1] if mask is None else int(mask.flatten(1)[0].sum())
 
 
 def empty_latent(width: int, height: int, batch_size: int = 1) -> dict[str, Any]:
@@ -115,13 +139,14 @@ def generate(
     if model.model.diffusion_model.config.guidance_embed:
         positive = node_helpers.conditioning_set_values(positive, {"guidance": guidance_scale})
         guidance_scale = 1.0
-    sampler, sigmas = _released_sampling(model, replace(defaults, steps=settings.steps or defaults.steps), settings.denoise)
+    check_sampler(defaults.sampler, model.model.diffusion_model.config)
+    sigmas = make_sigmas(model, defaults.sampler, settings.steps or defaults.steps, denoise=settings.denoise)
     start = comfy.sample.fix_empty_latent_channels(model, latent["samples"], latent.get("downscale_ratio_spacial"))
     samples = comfy.sample.sample_custom(
         model,
         comfy.sample.prepare_noise(start, seed, latent.get("batch_index")),
         guidance_scale,
-        sampler,
+        make_sampler(defaults.sampler),
         sigmas,
         positive,
         negative,
@@ -134,15 +159,12 @@ def generate(
     return {**{key: value for key, value in latent.items() if key != "downscale_ratio_spacial"}, "samples": samples}
 
 
-def _released_sampling(model: ModelPatcher, defaults: SamplingDefaults, denoise: float) -> tuple[comfy.samplers.KSAMPLER, Tensor]:
-    if defaults.sampler in SAMPLERS:
-        return make_sampler(defaults.sampler), make_sigmas(model, defaults.sampler, defaults.steps, denoise=denoise)
-    # Sprint: the host's lcm is its sampler, and "simple" its grid with the shift that the model brings
-    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", int(defaults.steps / denoise))
-    return comfy.samplers.sampler_object("lcm"), sigmas[-(defaults.steps + 1) :]
-
-
-def _exact_timesteps(extra_args: dict[str, Any]) -> dict[str, Any]:
-    options = extra_args["model_options"]
-    exact = {**options.get("transformer_options", {}), EXACT_TIMESTEPS: True}
-    return {**extra_args, "model_options": {**options, "transformer_options": exact}}
+def _check(model: Any, sampler: str, shift: float = 0.0) -> None:
+    """Refuse, or warn of, a sampler and a shift (0: the model's own) that do not go with a SANA model; any other model is left alone."""
+    if not isinstance(model, SanaModel):
+        return
+    warnings = [check_sampler(sampler, model.diffusion_model.config)]
+    if shift and sampler != "scm":
+        warnings.append(check_shift(shift, model.model_config.sampling_defaults))
+    for warning in filter(None, warnings):
+        log.warning(warning)

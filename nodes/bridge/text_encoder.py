@@ -20,12 +20,13 @@ from ...sana_core.checkpoint.files import read_checkpoint
 from ...sana_core.config import TextConfig
 from ...sana_core.errors import CheckpointError
 from ...sana_core.text.detect import QUANTISED, SPIECE_KEY
-from ...sana_core.text.instruction import PromptTokens, prompt_tokens
+from ...sana_core.text.instruction import PAD_ID, PromptTokens, prompt_tokens
 from ...sana_core.text.load import load_text_encoder as check_text_encoder
 from ...sana_core.text.tokenizer import tokenizer_from_bytes
 
 NAME = "gemma2_2b"  # the host's name of this text encoder, in its token lists and weight keys
 CONFIG_KEY = "gemma_config"  # uint8 JSON beside the tokenizer in checkpoints that ComfyUI saves, for a Gemma-2 of another size than 2B
+PADDING = -1  # in token lists; a written-out <pad> is a token like any other
 AUTO = "auto"  # instruction of a plain CLIPTextEncode: the default one, but none before an empty prompt
 
 
@@ -71,7 +72,9 @@ class Gemma2(llama.BaseLlama, llama.BaseGenerate, torch.nn.Module):
 
 
 class SanaGemma(comfy.sd1_clip.SDClipModel):
-    """Token lists -> text states (1, L, width) and their mask. A token of weight 0 is read by Gemma, its state is left out."""
+    """Token lists -> text states (1, L, width) and their mask. A token of weight 0 is read by Gemma, its state is left out; to PADDING no
+    token attends. The host computes in float32 whatever type it holds the weights in, so that nothing overflows float16.
+    """
 
     def __init__(self, device="cpu", dtype=None, model_options: dict[str, Any] | None = None) -> None:
         super().__init__(
@@ -79,11 +82,19 @@ class SanaGemma(comfy.sd1_clip.SDClipModel):
             layer="last",
             textmodel_json_config={},
             dtype=dtype,
-            special_tokens={"start": 2, "pad": -1},  # nothing is padded, and a written-out <pad> is a token like any other
+            special_tokens={"start": 2, "pad": PADDING},
             layer_norm_hidden_state=False,
+            enable_attention_masks=True,
             model_class=Gemma2,
             model_options=model_options or {},
         )
+
+    def process_tokens(self, tokens: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor, list[int], list]:
+        """Embeddings (B, T, width), mask (B, T), and the rest of what the host makes of tokens. PADDING is a token without attention."""
+        rows = [[PAD_ID if token == PADDING else token for token in row] for row in tokens]
+        embeds, mask, _, infos = super().process_tokens(rows, device)
+        mask = mask * torch.tensor([[token != PADDING for token in row] for row in tokens], device=mask.device)
+        return embeds, mask, mask.sum(dim=1).tolist(), infos
 
     def encode_token_weights(self, token_weight_pairs: list[list[tuple[int, float]]]) -> tuple[Tensor, None, dict[str, Tensor]]:
         parts = []
@@ -110,19 +121,22 @@ class SanaTokenizer:
             raise CheckpointError(f"this checkpoint has a Gemma-2 without tokenizer (no {SPIECE_KEY}): use gemma_2_2b_fp16.safetensors")
         self.pieces = tokenizer_from_bytes(self.tensors[SPIECE_KEY].numpy().tobytes(), SPIECE_KEY)
 
-    def prompt(self, text: str, instruction: str | None = AUTO) -> PromptTokens:
-        """instruction: None, "default", "diffusers", an own text, or AUTO."""
+    def prompt(self, text: str, instruction: str | None = AUTO, kept_length: int | None = None) -> PromptTokens:
+        """instruction: None, "default", "diffusers", an own text, or AUTO.  kept_length: cut or padded to so many tokens."""
         chosen = ("default" if text.strip() else None) if instruction == AUTO else instruction
-        return prompt_tokens(self.pieces, text, chosen)
+        return prompt_tokens(self.pieces, text, chosen, kept_length=kept_length)
 
-    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, instruction: str | None = AUTO, **_: Any) -> dict[str, list]:
-        tokens = self.prompt(text, instruction)
-        kept = set(tokens.kept)
-        pairs = [(token, float(index in kept)) for index, token in enumerate(tokens.ids)]
+    def tokenize_with_weights(
+        self, text: str, return_word_ids: bool = False, instruction: str | None = AUTO, kept_length: int | None = None, **_: Any
+    ) -> dict[str, list]:
+        tokens = self.prompt(text, instruction, kept_length)
+        kept, read = set(tokens.kept), len(tokens.ids) - tokens.num_padding
+        ids = tokens.ids[:read] + [PADDING] * tokens.num_padding
+        pairs = [(token, float(index in kept)) for index, token in enumerate(ids)]
         return {NAME: [[(*pair, index) for index, pair in enumerate(pairs)] if return_word_ids else pairs]}
 
     def untokenize(self, token_weight_pair: list) -> list:
-        return [(pair, self.pieces.processor.id_to_piece(pair[0])) for pair in token_weight_pair]
+        return [(pair, self.pieces.processor.id_to_piece(max(pair[0], PAD_ID))) for pair in token_weight_pair]
 
     def decode(self, token_ids: list[int], skip_special_tokens: bool = True) -> str:
         return self.pieces.decode(token_ids)

@@ -10,12 +10,24 @@ from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
-from ...sana_core.config import TransformerConfig
-from ...sana_core.transformer.attention import Context
+from ...sana_core.config import LINEAR_HEAD_DIM, TransformerConfig
+from ...sana_core.errors import InputError
+from ...sana_core.presets import pag_layer
+from ...sana_core.transformer.attention import Context, SelfAttention
+from ...sana_core.transformer.controlnet import ControlBranch
 from ...sana_core.transformer.model import SanaTransformer
 
 EXACT_TIMESTEPS = "sana_exact_timesteps"
 """Key in transformer_options: the model sees fractions of timesteps, which Flow-Euler was released with; otherwise they are cut."""
+IDENTITY_ATTENTION = "sana_identity_attention"
+"""Key in transformer_options: numbers of the blocks in which every picture token attends to itself alone."""
+CONTROL = "sana"
+"""Key of SANA's ControlNets, a tuple of `ControlBranch`, in what ControlNets hand to the model."""
+
+
+def with_option(model_options: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """A copy of `model_options` with an entry in its transformer_options."""
+    return {**model_options, "transformer_options": {**model_options.get("transformer_options", {}), key: value}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +41,15 @@ def host_attention(query: Tensor, key: Tensor, value: Tensor, heads: int, contex
     """The host's attention, which other nodes may override. query (B, N, C), key and value (B, L, C) -> (B, N, C)."""
     assert isinstance(context, HostContext)
     return optimized_attention(query, key, value, heads, mask=context.mask, transformer_options=context.transformer_options)
+
+
+def branches(control: dict[str, Any] | None) -> tuple[ControlBranch, ...]:
+    """SANA's ControlNets among what ControlNets hand to the model. Raises InputError for those of other models."""
+    entries = dict(control or {})
+    own = entries.pop(CONTROL, ())
+    if any(residual is not None for residuals in entries.values() for residual in residuals):
+        raise InputError("a ControlNet of another kind of model is applied to this SANA model: choose one that was made for SANA")
+    return own
 
 
 class ComfySana(SanaTransformer):
@@ -72,21 +93,41 @@ class ComfySana(SanaTransformer):
         if not (self.config.guidance_embed or transformer_options.get(EXACT_TIMESTEPS)):
             timesteps = timesteps.trunc()  # as in training: the released code casts 1000 * sigma to an integer
         embedded = self.embed_context(context, None if attention_mask is None else attention_mask.bool())
-        hosted = HostContext(embedded.tokens, embedded.mask, transformer_options=transformer_options)
-        return super().forward(x, timesteps, hosted, guidance=guidance)
+        hosted = HostContext(embedded.tokens, embedded.mask, states=embedded.states, transformer_options=transformer_options)
+        identity = transformer_options.get(IDENTITY_ATTENTION, ())
+        return super().forward(x, timesteps, hosted, guidance=guidance, control=branches(control), identity_attention=identity)
 
-    def run_block(self, index: int, x: Tensor, context: Context, modulation: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Block `index`, or what another node put in its place (`patches_replace["dit"][("double_block", index)]`)."""
+    def run_block(
+        self, index: int, x: Tensor, context: Context, modulation: Tensor, grid: tuple[int, int], attend: SelfAttention | None = None
+    ) -> Tensor:
+        """Block `index`, or what another node put in its place (`patches_replace["dit"][("double_block", index)]`), with its self-attention
+        or what stands in for that (`patches_replace["attn1"]`).
+        """
         assert isinstance(context, HostContext)
         options = context.transformer_options
         options["block_index"] = index
+        attend = attend or self._replaced_attention(index, options)
         replacement = options.get("patches_replace", {}).get("dit", {}).get(("double_block", index))
         if replacement is None:
-            return super().run_block(index, x, context, modulation, grid)
+            return super().run_block(index, x, context, modulation, grid, attend)
 
         def original(args: dict[str, Any]) -> dict[str, Any]:
             changed = replace(context, tokens=args["txt"])
-            return {**args, "img": super(ComfySana, self).run_block(index, args["img"], changed, args["vec"], grid)}
+            return {**args, "img": super(ComfySana, self).run_block(index, args["img"], changed, args["vec"], grid, attend)}
 
         args = {"img": x, "txt": context.tokens, "vec": modulation, "transformer_options": options}
         return replacement(args, {"original_block": original})["img"]
+
+    def _replaced_attention(self, index: int, options: dict[str, Any]) -> SelfAttention | None:
+        """Another node's function for the self-attention of block `index`: `replacement(query, key, value, extra_options)`.
+
+        Nodes written for U-Nets, such as ComfyUI's Perturbed-Attention Guidance, name the middle block: here that is the block SANA's own
+        PAG perturbs.
+        """
+        replacements = options.get("patches_replace", {}).get("attn1", {})
+        names = [("double_block", index), ("block", index), *([("middle", 0)] if index == pag_layer(self.config) else [])]
+        replacement = next((replacements[name] for name in names if name in replacements), None)
+        if replacement is None:
+            return None
+        extra_options = {**options, "n_heads": self.config.num_heads, "dim_head": LINEAR_HEAD_DIM, "block": ("double_block", index)}
+        return lambda query, key, value: replacement(query, key, value, extra_options)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import comfy.model_management
 import comfy.model_patcher
@@ -19,27 +20,11 @@ from ...sana_core.checkpoint.load import check_fit, fitted, naming
 from ...sana_core.config import DOWNSCALE, AutoencoderConfig
 from ...sana_core.dcae.autoencoder import DCAE
 from ...sana_core.errors import InputError
+from .autoencoder import ComfyDCAE, SanaVAE, decode_memory, encode_memory
 
-ENCODE_ELEMENTS, DECODE_ELEMENTS = 750, 700  # numbers held at the peak per pixel: 641 and 578 were counted, the rest is workspace
+log = logging.getLogger("sana")
+
 FIRST_LAYERS = ("decoder.conv_in.weight", "decoder.project_in.main.conv.weight")  # diffusers' and MIT's naming
-
-
-class ComfyDCAE(DCAE):
-    """DC-AE on the host's side of the latent scale: raw latents, which the model's latent format scales."""
-
-    def encode(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in -1..1 -> raw latent (B, 32, H/32, W/32)."""
-        return self.encoder(image)
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """Raw latent (B, 32, h, w) -> (B, 3, 32 h, 32 w), about -1..1."""
-        channels = self.config.latent_channels
-        if latent.ndim != 4 or latent.shape[1] != channels:
-            raise InputError(
-                f"this VAE is SANA's DC-AE, which decodes latents (B, {channels}, h, w), got {tuple(latent.shape)}: "
-                "they come from another model"
-            )
-        return self.decoder(latent)
 
 
 def is_dcae(tensors: Mapping[str, Tensor]) -> bool:
@@ -61,8 +46,9 @@ def init_vae(vae: comfy.sd.VAE, tensors: Mapping[str, Tensor], device: Any = Non
     weights = fitted(canonical.tensors, expected)
     check_fit(weights, expected, canonical)
     comfy.sd.VAE.__init__(vae, sd={"pixel_space_vae": torch.tensor(1.0)}, device=device, dtype=dtype)
+    vae.__class__ = SanaVAE  # of this object alone; the host's shallow copies of it keep the class
     _set_geometry(vae, config)
-    vae.vae_dtype = dtype or comfy.model_management.vae_dtype(vae.device, vae.working_dtypes)
+    vae.vae_dtype = _usable_dtype(vae, dtype or comfy.model_management.vae_dtype(vae.device, vae.working_dtypes))
     vae.first_stage_model = ComfyDCAE(config, ops=comfy.ops.disable_weight_init, dtype=vae.vae_dtype).eval().requires_grad_(False)
     comfy.model_management.archive_model_dtypes(vae.first_stage_model)
     offload_device = comfy.model_management.vae_offload_device()
@@ -84,6 +70,23 @@ def load_vae(path: str) -> comfy.sd.VAE:
     return vae
 
 
+def decode_in_tiles(vae: Any, latent: Tensor, tile: int | Literal["auto"], overlap: int | None) -> Tensor:
+    """Latent (B, 32, h, w) -> pictures (B, 32 h, 32 w, 3) in 0..1. Raises InputError for another VAE.
+
+    overlap: pixels; None: exact tiles, else blended ones.
+    """
+    model = getattr(vae, "first_stage_model", None)
+    if not isinstance(model, ComfyDCAE):
+        raise InputError(
+            f"SANA VAE Decode (Tiled) decodes with SANA's DC-AE, but the connected VAE is of the kind {type(model or vae).__name__}: "
+            "connect the VAE of Load SANA, or Load VAE with a dc-ae-f32c32-sana file; for other models use VAE Decode (Tiled)"
+        )
+    if tile != "auto":
+        memory = decode_memory(model.config, latent.shape, vae.vae_dtype, tile, blended=overlap is not None)
+        comfy.model_management.load_models_gpu([vae.patcher], memory_required=memory)
+    return vae.decode(latent, vae_options={"tile": tile, "overlap": overlap})
+
+
 def load_vae_patcher(path: str, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
     """A fresh patcher from the same file, for the host's copies on other devices."""
     return load_vae(path).patcher
@@ -95,7 +98,18 @@ def _set_geometry(vae: comfy.sd.VAE, config: AutoencoderConfig) -> None:
     vae.disable_offload = False
     vae.process_input = lambda image: image * 2.0 - 1.0
     vae.process_output = lambda image: image.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
-    vae.working_dtypes = [torch.bfloat16, torch.float32]  # float16 overflows
-    size = comfy.model_management.dtype_size
-    vae.memory_used_encode = lambda shape, dtype: ENCODE_ELEMENTS * shape[2] * shape[3] * size(dtype)
-    vae.memory_used_decode = lambda shape, dtype: DECODE_ELEMENTS * shape[2] * shape[3] * DOWNSCALE**2 * size(dtype)
+    vae.working_dtypes = [torch.bfloat16, torch.float32]
+    vae.handles_tiling = True
+    vae.memory_used_encode = lambda shape, dtype: encode_memory(config, shape, dtype)
+    vae.memory_used_decode = lambda shape, dtype: decode_memory(config, shape, dtype)
+
+
+def _usable_dtype(vae: comfy.sd.VAE, chosen: torch.dtype) -> torch.dtype:
+    """`chosen`, such as by --fp16-vae, unless DC-AE cannot compute in it."""
+    if chosen in vae.working_dtypes:
+        return chosen
+    usable = torch.bfloat16 if comfy.model_management.should_use_bf16(vae.device) else torch.float32
+    log.warning(
+        "DC-AE overflows in %s, which was chosen for the VAE: it runs in %s", *(str(t).removeprefix("torch.") for t in (chosen, usable))
+    )
+    return usable

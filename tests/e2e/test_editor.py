@@ -1,78 +1,49 @@
-"""The pack in ComfyUI's editor: templates, help, Chinese, missing models, errors. Needs Playwright for Python and a Chromium.
+"""The pack in ComfyUI's editor: templates, help, Chinese, missing models, errors. Needs Playwright for Python and a Chromium."""
 
-CHROMIUM names the browser, else the first of the usual names on the PATH is taken.
-"""
-
-import contextlib
 import json
-import os
-import re
-import shutil
 
 import pytest
-from workflows.installed import NAME, RELEASED, ROOT, serve
+from e2e.browser import SECONDS, UNKNOWN, closing_page, launched, needs_browser, open_editor
+from workflows.installed import NAME, ROOT, serve
 from workflows.templates import NAMES, each_template, load, load_prompt, nodes
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the editor is tested with Playwright: pip install playwright")
+pytestmark = needs_browser
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-BROWSER = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium found: install one, or name it in CHROMIUM")
-
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-UNREACHABLE = re.compile(r"https://(huggingface\.co|api\.comfy\.org)/")  # asked for file sizes and packs, and not there in a closed network
-SECONDS = 1000
-READY = "window.app?.extensionManager && window.app.graphToPrompt && window.app.rootGraph && window.LiteGraph"
 LOADED = "types => types.every(type => app.rootGraph.nodes.some(node => node.type === type))"
-UNKNOWN = "() => app.rootGraph.nodes.map(node => node.type).filter(type => !(type in LiteGraph.registered_node_types))"
 PICTURE = "() => app.rootGraph.nodes.find(node => node.type === 'SaveImage').imgs?.[0]?.naturalWidth"
 SELECTED = """type => {
     app.canvas.selectNode(app.rootGraph.nodes.find(node => node.type === type));  // again and again: the end of loading clears it
     return document.querySelector('[data-testid=info-button]');
 }"""
-QUICK_START = "SANA-quick-start"
+PROMPT_NODE = """async () => {
+    const node = LiteGraph.createNode('SanaNativeTextEncode');
+    app.rootGraph.add(node);
+    node.pos = [300, 200];
+    node.widgets.find(widget => widget.name === 'text').value = 'a red apple';
+    node.widgets.find(widget => widget.name === 'instruction').value = 'none';
+    node.setSize([420, 260]);
+    return (await app.graphToPrompt()).workflow;
+}"""
+BOX_HEIGHT = "() => [...document.querySelectorAll('textarea')].find(box => box.value === 'a red apple')?.offsetHeight ?? 0"
+QUICK_START, CONTROLNET = "SANA-quick-start", "SANA-ControlNet"
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    base = tmp_path_factory.mktemp("comfyui")
-    settings = base / "user" / "default" / "comfy.settings.json"
-    settings.parent.mkdir(parents=True)
-    settings.write_text(json.dumps({"Comfy.TutorialCompleted": True}))  # else the template browser opens by itself
-    with serve(base) as running:
+    with serve(tmp_path_factory.mktemp("comfyui")) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def browser(server):
-    with playwright.sync_playwright() as library:
-        chromium = library.chromium.launch(executable_path=BROWSER, args=FLAGS.split())
+    with launched() as chromium:
         yield chromium
-        chromium.close()
 
 
 @pytest.fixture
 def page(browser):
     with closing_page(browser) as opened:
         yield opened
-
-
-@contextlib.contextmanager
-def closing_page(browser, **context):
-    """A page of a fresh profile; at its end no error on its console may be about this pack."""
-    with contextlib.closing(browser.new_context(viewport={"width": 1600, "height": 1000}, **context)) as profile:
-        opened = profile.new_page()
-        opened.set_default_timeout(60 * SECONDS)
-        errors = []
-        opened.on("pageerror", lambda error: errors.append(str(error)))
-        opened.on("console", lambda message: message.type == "error" and errors.append(f"{message.text} {message.location['url']}"))
-        yield opened
-        assert [error for error in errors if "sana" in error.lower() and not UNREACHABLE.search(error)] == []
-
-
-def open_editor(page, server, query=""):
-    page.goto(f"http://127.0.0.1:{server.port}/{query}")
-    page.wait_for_function(READY)
 
 
 def open_template(page, server, name):
@@ -93,8 +64,14 @@ def test_the_template_browser_offers_every_template_with_its_picture(page, serve
     open_editor(page, server)
     page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     page.get_by_text("SANA (NVIDIA)").first.click()
+    cards = page.locator("[data-testid^='template-workflow-SANA']")
+    for _ in NAMES:  # the browser adds a few whenever the last one is seen
+        cards.last.scroll_into_view_if_needed()
+        page.wait_for_timeout(0.1 * SECONDS)
     for name in NAMES:
-        picture = page.get_by_test_id(f"template-workflow-{name}").locator("img").first.element_handle()
+        card = page.get_by_test_id(f"template-workflow-{name}")
+        card.scroll_into_view_if_needed()
+        picture = card.locator("img").first.element_handle()
         page.wait_for_function("image => image.naturalWidth > 0 && image.naturalWidth === image.naturalHeight", arg=picture)
         assert pictures[f"{name}.jpg"] == 200
     page.get_by_test_id(f"template-workflow-{QUICK_START}").click()
@@ -122,6 +99,21 @@ def test_an_error_of_the_pack_is_shown_in_full(page, server):
     page.get_by_text("multiple of 32").first.wait_for()
 
 
+@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "Nodes 2.0"])
+def test_the_prompt_box_keeps_its_height_when_a_workflow_is_opened(page, server, vue):
+    open_editor(page, server)
+    page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", vue)
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    saved = page.evaluate(PROMPT_NODE)
+    for _ in range(2):  # opened, saved and opened again
+        page.evaluate("workflow => app.loadGraphData(workflow, true, true)", saved)
+        page.wait_for_function(f"() => ({BOX_HEIGHT})() > 80")  # pixels, of a node of 260
+        saved = page.evaluate("() => app.graphToPrompt().then(prompt => prompt.workflow)")
+        (node,) = saved["nodes"]
+        assert node["size"][1] >= 260 and node["widgets_values"] == ["a red apple", "none", False]
+    page.evaluate("() => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")  # the server remembers it
+
+
 def test_the_help_of_a_node_is_its_page(page, server):
     open_template(page, server, QUICK_START)
     page.wait_for_function(SELECTED, arg="SanaNativeGenerate")
@@ -131,18 +123,19 @@ def test_the_help_of_a_node_is_its_page(page, server):
 
 
 def test_missing_models_are_offered_for_download(page, server):
-    files = [name.partition("/")[2] for name in RELEASED]
+    files = [model["name"] for node in nodes(load(CONTROLNET)) for model in node["properties"].get("models", [])]
+    assert len(files) == 4
 
     def without_files(route):
         infos = route.fetch().json()
-        for kind, options in infos["SanaNativeLoad"]["input"]["required"].values():
-            if kind == "COMBO":
-                options["options"] = [option for option in options["options"] if option not in files]
+        for node in ("SanaNativeLoad", "SanaNativeLoadControlNet"):
+            for kind, options in infos[node]["input"]["required"].values():
+                if kind == "COMBO":
+                    options["options"] = [option for option in options["options"] if option not in files]
         route.fulfill(json=infos)
 
     page.route("**/object_info", without_files)
-    (name,) = (name for name in NAMES if any(node["properties"].get("models") for node in nodes(load(name))))
-    open_template(page, server, name)
+    open_template(page, server, CONTROLNET)
     page.get_by_test_id("error-overlay-see-errors").click()
     for file in files:
         page.get_by_text(file).first.wait_for()

@@ -1,7 +1,9 @@
 """SANA as the host's model: noise levels, conditioning, types, memory."""
 
 import dataclasses
+import importlib.util
 import types
+from pathlib import Path
 
 import pytest
 import tiny
@@ -13,8 +15,12 @@ model = pytest.importorskip("sana_pack.nodes.bridge.model", reason=REASON)
 loading = pytest.importorskip("sana_pack.nodes.bridge.loading", reason=REASON)
 config = pytest.importorskip("sana_pack.sana_core.config", reason=REASON)
 schedules = pytest.importorskip("sana_pack.sana_core.samplers.schedules", reason=REASON)
+transformer = pytest.importorskip("sana_pack.sana_core.transformer.model", reason=REASON)
 model_sampling = pytest.importorskip("comfy.model_sampling", reason=REASON)
 samplers = pytest.importorskip("comfy.samplers", reason=REASON)
+management = pytest.importorskip("comfy.model_management", reason=REASON)
+cli_args = pytest.importorskip("comfy.cli_args", reason=REASON)
+sd = pytest.importorskip("comfy.sd", reason=REASON)
 
 
 @pytest.fixture(scope="module")
@@ -118,15 +124,93 @@ def test_a_batch_of_two_prompts_is_two_batches_of_one(patcher):
     assert_agree(together, alone, 1e-5)
 
 
-@pytest.mark.parametrize("fp16_trained, types", [(False, [torch.bfloat16, torch.float32]), (True, [torch.float16, torch.float32])])
+F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
+
+
+@pytest.mark.parametrize("fp16_trained, types", [(False, [BF16, F32]), (None, [BF16, F32]), (True, [F16, F32])])
 def test_types_are_those_of_the_release(fp16_trained, types):
     assert sana(fp16_trained=fp16_trained).supported_inference_dtypes == types
 
 
-def test_memory_grows_with_width():
-    wide = sana(hidden_size=2240, num_heads=70, num_cross_heads=20).memory_usage_factor
-    narrow = sana(hidden_size=1152, num_heads=36, num_cross_heads=16).memory_usage_factor
-    assert (wide, narrow) == (3.5, 3.5 * 1152 / 2240)
+class Gpu:
+    """What the host asks its device for, of one that has both 16-bit types or one of them."""
+
+    def __init__(self, monkeypatch, fp16=True, bf16=True):
+        monkeypatch.setattr(management, "should_use_fp16", lambda *args, **kwargs: fp16)
+        monkeypatch.setattr(management, "should_use_bf16", lambda *args, **kwargs: bf16)
+
+
+@pytest.mark.parametrize("hurried", [False, True], ids=["plain", "--fast fp16_accumulation"])
+@pytest.mark.parametrize("fp16_trained, fp16, bf16, stored, chosen", [
+    (False, True, True, F32, BF16), (False, True, True, F16, BF16), (False, True, False, F32, F32), (False, True, False, F16, F32),
+    (True, True, True, F32, F16), (True, True, True, F16, F16), (True, False, True, F16, F32), (True, True, True, BF16, F16),
+    (None, True, True, F32, BF16), (None, True, False, F32, F32), (None, True, True, BF16, BF16),
+])  # fmt: skip
+def test_the_host_never_chooses_a_type_that_breaks_the_picture(monkeypatch, fp16_trained, fp16, bf16, stored, chosen, hurried):
+    """Neither for the weights nor for the computation, on GPUs that lack a type, and with options that prefer float16."""
+    Gpu(monkeypatch, fp16, bf16)
+    monkeypatch.setattr(management, "PRIORITIZE_FP16", hurried)
+    supported = sana(fp16_trained=fp16_trained).supported_inference_dtypes
+    dtype = management.unet_dtype(model_params=10, supported_dtypes=supported, weight_dtype=stored)
+    cast = management.unet_manual_cast(dtype, torch.device("cpu"), supported)
+    assert (dtype, cast or dtype) == (chosen, chosen)
+    fp8 = management.unet_manual_cast(torch.float8_e4m3fn, torch.device("cpu"), supported)  # UNETLoader's weight_dtype
+    assert fp8 in (supported if (F16 in supported and fp16) or (BF16 in supported and bf16) else [F32])
+
+
+@pytest.mark.parametrize("fp16_trained, option, said", [
+    (False, "fp16_unet", "trained in bfloat16 but was made to compute in float16"),
+    (None, "fp16_unet", "does not tell whether it was trained in it"),
+    (True, "bf16_unet", "trained in float16 but was made to compute in bfloat16"),
+    (False, "bf16_unet", None), (True, "fp16_unet", None), (None, "bf16_unet", None),
+])  # fmt: skip
+def test_a_type_forced_on_the_command_line_is_warned_of(monkeypatch, caplog, file, fp16_trained, option, said):
+    Gpu(monkeypatch)
+    monkeypatch.setattr(cli_args.args, option, True)
+    trained = {True: "float16", False: "bfloat16", None: None}[fp16_trained]
+    loading.load_model(file("diffusion_models", "sana.safetensors"), trained_precision=trained)
+    assert [said in record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [True] * bool(said)
+
+
+@pytest.mark.parametrize("load", [sd.load_diffusion_model, loading.load_model])
+def test_a_type_forced_by_a_loaders_option_is_warned_of(monkeypatch, caplog, file, load):
+    Gpu(monkeypatch)
+    path = file("diffusion_models", "sana15.safetensors")
+    load(path, {"dtype": F16}) if load is sd.load_diffusion_model else load(path, dtype=F16)
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "black or broken" in warning and "Choose bfloat16" in warning
+
+
+@pytest.mark.parametrize("load", [sd.load_diffusion_model, loading.load_model])
+def test_one_line_tells_what_was_found(caplog, file, load):
+    with caplog.at_level("INFO", "sana"):
+        load(file("diffusion_models", "sana_2k.pth"))
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "sana"]
+    assert "2048 px (by the length of its pos_embed), trained in bfloat16 (as all of SANA-1.5, Sprint, 2K and 4K)" in line
+
+
+def counted_bytes(wide: config.TransformerConfig, cells: int, batch: int) -> int:
+    """Of live tensors in a forward beyond the weights, bfloat16, `cells` latent cells a side."""
+    spec = importlib.util.spec_from_file_location("sana_meter", Path(__file__).parents[2] / "bench" / "meter.py")
+    meter = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(meter)
+    with torch.device("meta"):
+        network = transformer.SanaTransformer(wide, dtype=torch.bfloat16)
+        latent, text = torch.empty(batch, 32, cells, cells, dtype=torch.bfloat16), torch.empty(batch, 300, 2304, dtype=torch.bfloat16)
+        with meter.LiveMemory() as live:
+            network(latent, torch.ones(batch), text, torch.ones(batch, 300, dtype=torch.bool))
+    return live.peak_bytes
+
+
+@pytest.mark.parametrize("sizes", [
+    {"hidden_size": 2240, "num_heads": 70, "num_cross_heads": 20, "ffn_size": 5600},
+    {"hidden_size": 1152, "num_heads": 36, "num_cross_heads": 16, "ffn_size": 2880},
+], ids=["1.6B", "0.6B"])  # fmt: skip
+@pytest.mark.parametrize("cells, at_most", [(32, 1.15), (64, 1.2), (128, 1.8)])
+def test_the_host_expects_what_a_step_with_guidance_takes(sizes, cells, at_most):
+    released = sana(**sizes, caption_channels=2304)
+    expected = 2 * cells**2 * 2 * 0.01 * released.memory_usage_factor * 2**20  # as the host reckons
+    assert 1 <= expected / counted_bytes(released.unet_config["config"], cells, 2) < at_most
 
 
 def test_latents_of_another_model_are_refused(patcher):

@@ -69,7 +69,7 @@ def test_source_is_ascii():
 
 def test_load(loaded):
     model, clip, vae = loaded
-    assert [type(part).__name__ for part in (model.model, clip, vae)] == ["SanaModel", "CLIP", "VAE"]
+    assert [type(part).__name__ for part in (model.model, clip, vae)] == ["SanaModel", "CLIP", "SanaVAE"]
 
 
 def test_load_choices():
@@ -83,6 +83,13 @@ def test_load_choices():
     )[0]
     assert model.model.diffusion_model.config.position.base_size == 64
     assert model.model_dtype() == torch.bfloat16
+
+
+@pytest.mark.parametrize("choice, fp16_trained", [("auto", None), ("float16", True), ("bfloat16", False)])
+def test_trained_precision(choice, fp16_trained):
+    files = {"model": "sana.safetensors", "text_encoder": "gemma.safetensors", "vae": "dcae.safetensors"}
+    model = run("Load", **files, native_size="auto", weight_dtype="default", trained_precision=choice)[0]
+    assert model.model.diffusion_model.config.fp16_trained is fp16_trained
 
 
 @pytest.mark.parametrize("slot, kind, said", [
@@ -110,7 +117,7 @@ def test_a_file_in_the_wrong_slot(monkeypatch, models, slot, kind, said):
     ({"instruction": "own text", "own_instruction": "Draw: "}, "Draw: a red apple"),
 ])  # fmt: skip
 def test_text_encode(loaded, instruction, start):
-    conditioning, report = run("TextEncode", clip=loaded[1], text="a red apple", instruction=instruction)
+    conditioning, report = run("TextEncode", clip=loaded[1], text="a red apple", **instruction)
     text, _, counts = report.rpartition("\n\n")
     assert text.startswith(start) and text.endswith("a red apple")
     read, kept = map(int, re.match(r"\[(\d+) tokens read by Gemma, (\d+) of at most 300 seen by SANA\]", counts).groups())
@@ -118,8 +125,34 @@ def test_text_encode(loaded, instruction, start):
     assert read == len(loaded[1].tokenizer.pieces.encode(text))
 
 
+def test_own_text_wants_a_text(loaded):
+    with pytest.raises(errors.InputError, match="own_instruction is empty: connect a text to it, or choose none"):
+        run("TextEncode", clip=loaded[1], text="a", instruction="own text")
+
+
+def test_lowercase_is_as_diffusers_does_it(loaded):
+    states = [
+        run("TextEncode", clip=loaded[1], text=text, instruction="none", lowercase=lowercase)
+        for text, lowercase in ((" A Red APPLE ", True), ("a red apple", False), (" A Red APPLE ", False))
+    ]
+    assert torch.equal(states[0][0][0][0], states[1][0][0][0])
+    assert states[2][1].startswith(" A Red APPLE \n\n")
+
+
+@pytest.mark.parametrize("negative", ["", "a white cat " * 50])
+def test_a_negative_prompt_as_long_as_the_positive_one(loaded, negative):
+    positive, _ = run("TextEncode", clip=loaded[1], text="a red apple", instruction="upstream")
+    conditioning, report = run("TextEncode", clip=loaded[1], text=negative, instruction="none", positive=positive)
+    length = positive[0][0].shape[1]
+    assert conditioning[0][0].shape == positive[0][0].shape and conditioning[0][1]["attention_mask"].sum() == length
+    end = f"[1 tokens read by Gemma, {length} of at most 300 seen by SANA, {length - 1} of them padding]"
+    assert report.endswith("the end of the prompt was cut off]" if negative else end)
+    short = [[positive[0][0], {"attention_mask": torch.tensor([[1, 1, 1, 0, 0, 0, 0]])}]]
+    assert run("TextEncode", clip=loaded[1], text="", instruction="none", positive=short)[0][0][0].shape[1] == 3
+
+
 def test_a_prompt_that_is_cut_is_reported(loaded):
-    conditioning, report = run("TextEncode", clip=loaded[1], text="a white cat " * 300, instruction={"instruction": "upstream"})
+    conditioning, report = run("TextEncode", clip=loaded[1], text="a white cat " * 300, instruction="upstream")
     assert conditioning[0][0].shape[1] == 300
     assert report.endswith("seen by SANA; the end of the prompt was cut off]")
 
@@ -129,7 +162,7 @@ def test_another_clip_is_refused():
         tokenizer = cond_stage_model = object()
 
     with pytest.raises(errors.InputError, match="does not take SANA's instruction: load Gemma-2 with Load SANA"):
-        run("TextEncode", clip=Other(), text="a", instruction={"instruction": "none"})
+        run("TextEncode", clip=Other(), text="a", instruction="none")
 
 
 # --- latents

@@ -16,6 +16,8 @@ core = pytest.importorskip("sana_pack.sana_core.text.load", reason=REASON)
 instruction = pytest.importorskip("sana_pack.sana_core.text.instruction", reason=REASON)
 errors = pytest.importorskip("sana_pack.sana_core.errors", reason=REASON)
 comfy_nodes = pytest.importorskip("nodes", reason=REASON)
+cli_args = pytest.importorskip("comfy.cli_args", reason=REASON)
+comfy_utils = pytest.importorskip("comfy.utils", reason=REASON)
 
 PROMPTS = ["a red apple", "", "a (red:1.3) ball, [blue] cube, <pad> and 3 cats", "first line\nsecond  line", "a white cat " * 200]
 
@@ -47,6 +49,34 @@ def test_states(clip, reference, prompt, wording):
     expected, mask = reference.encode([prompt], instruction=wording)
     assert_agree(states, expected, 1e-4)
     assert torch.equal(extra["attention_mask"].bool(), mask)
+
+
+@pytest.mark.parametrize("wording, prompt, length", [
+    (None, "", 9), (None, "a red apple on <pad> wood", 30), (None, "a white cat " * 20, 12), ("default", "", 7),
+])  # fmt: skip
+def test_states_of_upstreams_unconditional_mask(clip, reference, wording, prompt, length):
+    states, extra = encode(clip, prompt, instruction=wording, kept_length=length)
+    expected, mask = reference.encode([prompt], instruction=wording, kept_lengths=[length])
+    assert states.shape[1] == length and mask.all() and extra["attention_mask"].all()
+    assert_agree(states, expected, 1e-4)
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_16_bit_types_are_for_storage_only(monkeypatch, tmp_path, path, reference, stored):
+    """Gemma's activations overflow float16; the host computes in float32, whatever the file's type and its option for it."""
+    monkeypatch.setattr(cli_args.args, "fp16_text_enc", True)
+    tensors, metadata = comfy_utils.load_torch_file(path, return_metadata=True)
+    small = {key: tensor.to(stored) if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
+    save_file(small, tmp_path / "small.safetensors", metadata)
+    clip = text_encoder.load_text_encoder(str(tmp_path / "small.safetensors"))
+    model = clip.cond_stage_model.gemma2_2b.transformer.model
+    assert model.embed_tokens.weight.dtype == stored
+    computed = []
+    model.layers[0].post_feedforward_layernorm.register_forward_hook(lambda _, inputs, output: computed.append((inputs[0], output)))
+    states, _ = encode(clip, "a red apple", instruction="default")
+    assert [tensor.dtype for tensor in computed[0]] == [torch.float32] * 2 and states.dtype == torch.float32
+    expected, _ = reference.encode(["a red apple"], instruction="default")
+    assert (states - expected).abs().max() < 0.2 * expected.abs().max()  # the weights are rounded
 
 
 def test_the_soft_cap_matters_here(path, reference):

@@ -1,17 +1,28 @@
 """DC-AE as the host's VAE."""
 
+import copy
+import logging
+
 import pytest
 import torch
 from agreement import assert_agree
 from e2e.comfyui import REASON
 from safetensors.torch import load_file, save_file
 
+autoencoder = pytest.importorskip("sana_pack.nodes.bridge.autoencoder", reason=REASON)
 vae_bridge = pytest.importorskip("sana_pack.nodes.bridge.vae", reason=REASON)
+vae_nodes = pytest.importorskip("sana_pack.nodes.vae", reason=REASON)
+config = pytest.importorskip("sana_pack.sana_core.config", reason=REASON)
+memory = pytest.importorskip("sana_pack.sana_core.dcae.memory", reason=REASON)
 core = pytest.importorskip("sana_pack.sana_core.checkpoint.load", reason=REASON)
 errors = pytest.importorskip("sana_pack.sana_core.errors", reason=REASON)
 sd = pytest.importorskip("comfy.sd", reason=REASON)
+host = pytest.importorskip("comfy.model_management", reason=REASON)
+utils = pytest.importorskip("comfy.utils", reason=REASON)
 comfy_nodes = pytest.importorskip("nodes", reason=REASON)
 
+TILES = {64: 6, 128: 6, 160: 4}  # of a picture of 288 x 224, by the size chosen in the stock nodes; 128 is the smallest used
+WIDTHS, BLOCKS = (128, 256, 512, 512, 1024, 1024), ("res",) * 3 + ("vit",) * 3
 FILES = ["dcae.safetensors", "dcae_mit.safetensors", "dcae_lite.safetensors"]
 
 
@@ -38,19 +49,211 @@ def test_the_host_finds_every_attribute(vae):
     assert vae.model_size() == sum(tensor.nbytes for tensor in vae.get_sd().values())
 
 
-def test_memory_estimates(vae):
-    assert vae.memory_used_decode((1, 32, 32, 32), torch.bfloat16) == 700 * 1024 * 1024 * 2
-    assert vae.memory_used_encode((1, 3, 1024, 1024), torch.float32) == 750 * 1024 * 1024 * 4
+@pytest.mark.parametrize("size, limit", [(1024, 1.1e9), (2048, 1.2e9), (4096, 2.0e9)])
+def test_the_host_is_asked_for_the_memory_of_usual_tiles(size, limit):
+    """Not for that of the whole picture, which would drive out the diffusion model: 26 GB at 4096."""
+    encoder, decoder = (
+        tuple(config.StageConfig(channels=width, depth=depth, block=block) for width, depth, block in zip(WIDTHS, depths, BLOCKS))
+        for depths in ((2, 2, 2, 3, 3, 3), (3,) * 6)
+    )
+    released = config.AutoencoderConfig(encoder=encoder, decoder=decoder)
+    for estimate, shape, counted in (
+        (autoencoder.decode_memory, (1, 32, size // 32, size // 32), memory.decode_peak_bytes),
+        (autoencoder.encode_memory, (1, 3, size, size), memory.encode_peak_bytes),
+    ):
+        asked = estimate(released, shape, torch.bfloat16)
+        assert counted(released, size, size, 1024, torch.bfloat16) < asked < limit
+
+
+def test_memory_estimates_are_those_of_the_model(vae):
+    tiny = vae.first_stage_model.config
+    shape, pixels = (3, 32, 40, 36), (3, 3, 1280, 1152)
+    assert vae.memory_used_decode(shape, torch.float32) == autoencoder.decode_memory(tiny, shape, torch.float32)
+    assert vae.memory_used_encode(pixels, torch.float32) == autoencoder.encode_memory(tiny, pixels, torch.float32)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_free_memory_is_what_the_host_says(monkeypatch, vae, dynamic):
+    monkeypatch.setattr(host, "get_free_memory", lambda device: 1000)
+    monkeypatch.setattr("comfy_aimdo.model_vbar.vbars_analyze", lambda device: 234)
+    monkeypatch.setattr("comfy.memory_management.aimdo_enabled", dynamic)
+    assert autoencoder.free_memory(vae.device) == vae.patcher.get_free_memory(vae.device) == (1234 if dynamic else 1000)
 
 
 def test_sizes_that_are_no_multiple_of_32_are_cropped(vae):
     assert vae.encode(torch.rand(1, 70, 100, 3)).shape == (1, 32, 2, 3)
+    assert comfy_nodes.VAEEncode().encode(vae, torch.rand(1, 100, 130, 3))[0]["samples"].shape == (1, 32, 3, 4)
 
 
-def test_tiled_decode_and_encode_run(vae):
-    pixels = comfy_nodes.VAEDecodeTiled().decode(vae, {"samples": torch.randn(1, 32, 7, 5)}, 128, 32)[0]
-    assert pixels.shape == (1, 224, 160, 3)
-    assert vae.encode_tiled(pixels, tile_x=128, tile_y=128, overlap=32).shape == (1, 32, 7, 5)
+# --- tiles
+
+
+@pytest.fixture
+def tiles():
+    """[(done, total)] as the progress bar shows it."""
+    seen = []
+    utils.set_progress_bar_global_hook(lambda value, total, preview, node_id=None: seen.append((value, total)))
+    yield seen
+    utils.set_progress_bar_global_hook(None)
+
+
+@pytest.fixture
+def free_bytes(monkeypatch):
+    """Set how much memory the host says is free."""
+    return lambda free: monkeypatch.setattr(host, "get_free_memory", lambda *arguments: free)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("tile", [64, 128, 160])
+def test_stock_tiled_nodes_are_exact(file, tiles, name, tile):
+    vae = vae_bridge.load_vae(file("vae", name))
+    samples = {"samples": torch.randn(2, 32, 9, 7)}
+    pixels = comfy_nodes.VAEDecode().decode(vae, samples)[0]
+    latent = vae.encode(pixels)
+    for node, given, expected in (
+        (comfy_nodes.VAEDecodeTiled().decode, samples, pixels),
+        (comfy_nodes.VAEEncodeTiled().encode, pixels, latent),
+    ):
+        tiles.clear()
+        found = node(vae, given, tile, 32)[0]
+        assert_agree(found["samples"] if isinstance(found, dict) else found, expected, 1e-5)
+        assert tiles[-1] == (2 * TILES[tile], 2 * TILES[tile])
+
+
+@pytest.mark.parametrize("method", ["decode", "encode"])
+def test_stock_nodes_choose_tiles_by_the_free_memory(vae, tiles, free_bytes, method):
+    given = torch.randn(1, 32, 20, 16) if method == "decode" else torch.rand(1, 640, 512, 3)
+    expected = getattr(vae, method)(given)
+    assert tiles[-1] == (1, 1)
+    tiles.clear()
+    peak = memory.decode_peak_bytes if method == "decode" else memory.encode_peak_bytes
+    free_bytes(memory.MARGIN * peak(vae.first_stage_model.config, 640, 512, 384, torch.float32) + 1)
+    assert_agree(getattr(vae, method)(given), expected, 1e-5)
+    assert tiles[-1] == (2 * 2, 2 * 2)  # of 320 x 256
+
+
+def test_too_little_memory_for_any_tile_is_said_with_what_is_needed(vae, free_bytes):
+    free_bytes(1e6)
+    with pytest.raises(errors.InputError, match=r"in tiles of 128 needs 0\.\d\d GB"):
+        vae.decode(torch.randn(1, 32, 20, 16))
+
+
+@pytest.mark.parametrize("method", ["decode", "encode"])
+def test_running_out_of_memory_falls_back_to_exact_tiles(monkeypatch, vae, tiles, method):
+    given = torch.randn(1, 32, 20, 16) if method == "decode" else torch.rand(1, 1088, 512, 3)
+    expected = getattr(vae, method)(given)
+    whole = getattr(vae.first_stage_model, method)
+    failures = iter([host.OOM_EXCEPTION("out of memory")])
+
+    def fails_once(*arguments, **options):
+        if error := next(failures, None):
+            raise error
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(vae.first_stage_model, method, fails_once)
+    tiles.clear()
+    assert_agree(getattr(vae, method)(given), expected, 1e-5)
+    assert tiles[-1] == ((6, 6) if method == "decode" else (3, 3))  # tiles of 256 and of 512
+    assert next(failures, None) is None
+
+
+@pytest.mark.parametrize("run", [
+    lambda vae: comfy_nodes.VAEDecodeTiled().decode(vae, {"samples": torch.randn(1, 32, 8, 16)}, 128, 32),
+    lambda vae: comfy_nodes.VAEEncodeTiled().encode(vae, torch.rand(1, 256, 512, 3), 128, 32),
+    lambda vae: vae_nodes.SanaNativeDecodeTiled.execute({"samples": torch.randn(1, 32, 8, 16)}, vae, "256", {"method": "exact"}),
+    lambda vae: vae_bridge.decode_in_tiles(vae, torch.randn(1, 32, 8, 16), 256, overlap=128),
+])  # fmt: skip
+def test_an_interrupt_stops_between_tiles(vae, run):
+    seen = []
+
+    def interrupt_at_the_first(value, total, preview, node_id=None):
+        seen.append((value, total))
+        host.interrupt_current_processing()
+
+    utils.set_progress_bar_global_hook(interrupt_at_the_first)
+    try:
+        with pytest.raises(host.InterruptProcessingException):
+            run(vae)
+    finally:
+        utils.set_progress_bar_global_hook(None)
+        host.interrupt_current_processing(False)
+    assert len(seen) == 1 and seen[0][0] == 1 < seen[0][1]
+
+
+def test_a_copy_for_another_device_encodes_tiles_with_its_own_model(tmp_path, file, vae):
+    """As Select VAE Device makes it; the weights are others here so that it can be seen which ones were used."""
+    tensors = load_file(file("vae", "dcae.safetensors"))
+    save_file({**tensors, "encoder.conv_out.bias": tensors["encoder.conv_out.bias"] + 1}, tmp_path / "other.safetensors")
+    other = copy.copy(vae)
+    other.patcher = vae_bridge.load_vae_patcher(str(tmp_path / "other.safetensors"))
+    other.first_stage_model = other.patcher.model
+    pixels = torch.rand(1, 256, 160, 3)
+    found = other.encode_tiled(pixels, tile_x=128, tile_y=128, overlap=0)
+    assert_agree(found, other.encode(pixels), 1e-5)
+    assert_agree(found - 1, vae.encode(pixels), 1e-5)
+
+
+# --- the own node
+
+
+@pytest.mark.parametrize("tile_size", ["auto", "256", "512", "1024", "2048"])
+def test_the_nodes_exact_tiles_give_the_stock_picture(vae, tile_size):
+    samples = {"samples": torch.randn(2, 32, 10, 9)}
+    (found,) = vae_nodes.SanaNativeDecodeTiled.execute(samples, vae, tile_size, {"method": "exact"}).result
+    assert found.shape == (2, 320, 288, 3)
+    assert_agree(found, vae.decode(samples["samples"]), 1e-5)
+
+
+def test_the_nodes_blended_tiles(vae, tiles):
+    latent = torch.randn(1, 32, 8, 12)
+    (found,) = vae_nodes.SanaNativeDecodeTiled.execute({"samples": latent}, vae, "256", {"method": "blend", "overlap": 64}).result
+    assert tiles[-1] == (2 * 2, 2 * 2)
+    model, exact = vae.first_stage_model, vae.decode(latent)
+    corner = model.decoder(latent[:, :, :8, :8]).movedim(1, -1)[:, :192, :192] * 0.5 + 0.5  # the first tile, decoded alone
+    assert_agree(found[:, :192, :192], corner.clamp(0, 1), 1e-5)
+    assert (found - exact).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("tile, overlap, total", [(512, 640, 2 * 3), (256, 64, 3 * 4)])
+def test_blended_tiles_of_the_free_memory(vae, tiles, free_bytes, tile, overlap, total):
+    """auto; an overlap beyond half a tile becomes half a tile."""
+    free_bytes(memory.MARGIN * memory.decode_peak_bytes(vae.first_stage_model.config, tile, tile, None, torch.float32) + 1)
+    latent = torch.randn(1, 32, 16, 20)
+    vae_nodes.SanaNativeDecodeTiled.execute({"samples": latent}, vae, "auto", {"method": "blend", "overlap": overlap})
+    assert tiles[-1][1] == total
+
+
+def test_another_vae_is_refused(vae):
+    other = sd.VAE({"pixel_space_vae": torch.tensor(1.0)})
+    kind = type(other.first_stage_model).__name__
+    with pytest.raises(errors.InputError, match=f"of the kind {kind}: connect the VAE of Load SANA"):
+        vae_nodes.SanaNativeDecodeTiled.execute({"samples": torch.randn(1, 32, 2, 2)}, other, "auto", {"method": "exact"})
+
+
+# --- number types
+
+
+def test_float16_is_never_used(file, monkeypatch, caplog):
+    tensors = load_file(file("vae", "dcae.safetensors"))
+    with caplog.at_level(logging.WARNING, logger="sana"):
+        vae = sd.VAE(sd=dict(tensors), dtype=torch.float16)
+        monkeypatch.setattr(host.args, "fp16_vae", True)
+        forced = sd.VAE(sd=dict(tensors))
+    assert vae.vae_dtype == forced.vae_dtype == torch.float32  # on the CPU; bfloat16 where the GPU has it
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["DC-AE overflows in float16, which was chosen for the VAE: it runs in float32"] * 2
+    assert torch.isfinite(forced.decode(torch.randn(1, 32, 2, 2))).all()
+
+
+@pytest.mark.parametrize("flag, dtype", [("bf16_vae", torch.bfloat16), ("fp32_vae", torch.float32)])
+def test_the_number_types_that_dcae_can_use_are_kept(file, monkeypatch, caplog, flag, dtype):
+    monkeypatch.setattr(host.args, flag, True)
+    with caplog.at_level(logging.WARNING, logger="sana"):
+        assert sd.VAE(sd=load_file(file("vae", "dcae.safetensors"))).vae_dtype == dtype
+    assert not caplog.records
+
+
+# --- files
 
 
 def test_saved_weights_load_again(tmp_path, vae):

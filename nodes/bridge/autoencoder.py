@@ -1,0 +1,138 @@
+"""DC-AE in ComfyUI's hands: exact tiles by the free memory, the picture written where the host wants it, interrupt and progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import comfy.memory_management
+import comfy.model_management
+import comfy.sd
+import comfy.utils
+import comfy_aimdo.model_vbar
+import torch
+from torch import Tensor
+
+from ...sana_core.config import DOWNSCALE, AutoencoderConfig
+from ...sana_core.dcae.autoencoder import DCAE
+from ...sana_core.dcae.blending import decode_blended
+from ...sana_core.dcae.memory import MARGIN, TILES, decode_peak_bytes, encode_peak_bytes, pick_tile
+from ...sana_core.dcae.tiling import MIN_TILE, decode_tiled, encode_tiled
+from ...sana_core.errors import InputError
+
+Tile = int | Literal["auto"] | None  # side in pixels, the largest that the free memory allows, or the whole picture at once
+
+USUAL_TILE = 1024  # the host is asked for memory for tiles of this size: larger ones would drive out other models and gain nothing
+
+
+class ComfyDCAE(DCAE):
+    """DC-AE on the host's side of the latent scale: raw latents, which the model's latent format scales."""
+
+    comfy_has_chunked_io = True  # for the host: `encode` takes the picture from any device, `decode` writes into the host's buffer
+
+    def encode(self, image: Tensor, device: torch.device | None = None, *, tile: Tile = "auto") -> Tensor:
+        """(B, 3, H, W) in -1..1 -> raw latent (B, 32, H/32, W/32), on `device`. None: where the picture is."""
+        image = image.to(device)
+        if tile == "auto":
+            height, width = image.shape[-2:]
+            tile = pick_tile(self.config, height, width, image.dtype, free_memory(image.device), encode=True)
+        return encode_tiled(self.encoder, image, tile=tile, on_tile=between_tiles())
+
+    def decode(self, latent: Tensor, output_buffer: Tensor | None = None, *, tile: Tile = "auto", overlap: int | None = None) -> Tensor:
+        """Raw latent (B, 32, h, w) -> (B, 3, 32 h, 32 w), about -1..1.
+
+        output_buffer: where to write, on any device. overlap: pixels, at most half a tile; None: exact tiles, else blended ones.
+        """
+        _, _, height, width = self.decode_output_shape(latent.shape)
+        if tile == "auto":
+            pick = pick_tile if overlap is None else pick_blended_tile
+            tile = pick(self.config, height, width, latent.dtype, free_memory(latent.device))
+        if tile is None or overlap is None:
+            return decode_tiled(self.decoder, latent, tile=tile, out=output_buffer, on_tile=between_tiles())
+        overlap = min(overlap, tile // 2)
+        return decode_blended(self.decoder, latent, tile=tile, overlap=overlap, out=output_buffer, on_tile=between_tiles())
+
+    def decode_output_shape(self, shape: Sequence[int]) -> tuple[int, int, int, int]:
+        """Of the picture for a latent of `shape`. Raises InputError for latents of another model."""
+        return picture_shape(self.config, shape)
+
+    def decode_tiled(self, latent: Tensor, tile_x: int, tile_y: int, overlap: int) -> Tensor:
+        """`decode` in exact tiles on the host's intermediate device, for VAE Decode (Tiled) and after running out of memory.
+
+        tile_x, tile_y: in latents. overlap is not needed.
+        """
+        out = torch.empty(
+            self.decode_output_shape(latent.shape),
+            dtype=comfy.model_management.intermediate_dtype(),
+            device=comfy.model_management.intermediate_device(),
+        )
+        return self.decode(latent, out, tile=usable_tile(tile_x * DOWNSCALE, tile_y * DOWNSCALE))
+
+
+class SanaVAE(comfy.sd.VAE):
+    """The host's VAE. In two dimensions it hands tiles to the model for decoding only; encoding in tiles has this one method."""
+
+    def encode_tiled_(self, pixel_samples: Tensor, tile_x: int = 512, tile_y: int = 512, overlap: int = 64) -> Tensor:
+        """(B, 3, H, W) in 0..1 -> raw latent, in exact tiles; overlap is not needed."""
+        image = self.process_input(pixel_samples).to(self.vae_dtype)
+        latent = self.first_stage_model.encode(image, device=self.device, tile=usable_tile(tile_x, tile_y))
+        return latent.to(self.output_device, self.vae_output_dtype())
+
+
+def picture_shape(config: AutoencoderConfig, shape: Sequence[int]) -> tuple[int, int, int, int]:
+    """Latent (B, 32, h, w) -> picture (B, 3, 32 h, 32 w), the shapes. Raises InputError for latents of another model."""
+    channels = config.latent_channels
+    if len(shape) != 4 or shape[1] != channels:
+        raise InputError(
+            f"this VAE is SANA's DC-AE, which decodes latents (B, {channels}, h, w), got {tuple(shape)}: they come from another model"
+        )
+    return shape[0], 3, shape[2] * DOWNSCALE, shape[3] * DOWNSCALE
+
+
+def usable_tile(*sides: int) -> int:
+    """The smaller side, made a multiple of 32 from 128: the host's nodes offer any from 64."""
+    return max(MIN_TILE, min(sides) // DOWNSCALE * DOWNSCALE)
+
+
+def between_tiles() -> Callable[[int, int], None]:
+    """What to do after each tile: stop if the user wants it, and move the progress bar."""
+    bar = comfy.utils.ProgressBar(1)
+
+    def on_tile(done: int, total: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(done, total)
+
+    return on_tile
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that the host can give: those unused, and the weights in its dynamic memory, which it drops when they are in the way."""
+    free = comfy.model_management.get_free_memory(device)
+    if comfy.memory_management.aimdo_enabled:
+        free += comfy_aimdo.model_vbar.vbars_analyze(device.index if device.type == "cuda" else None)
+    return int(free)
+
+
+def pick_blended_tile(config: AutoencoderConfig, height: int, width: int, dtype: torch.dtype, free: int) -> int | None:
+    """Largest of `TILES` that fits into `free` bytes when it goes through the whole network alone; the smallest if none does."""
+    return next((tile for tile in TILES if MARGIN * _alone(config, height, width, tile, dtype) <= free), TILES[-1])
+
+
+def decode_memory(
+    config: AutoencoderConfig, shape: Sequence[int], dtype: torch.dtype, tile: int = USUAL_TILE, blended: bool = False
+) -> int:
+    """Bytes besides the weights to decode a latent of `shape` in tiles."""
+    _, _, height, width = picture_shape(config, shape)
+    return int(MARGIN * (_alone if blended else decode_peak_bytes)(config, height, width, tile, dtype))
+
+
+def encode_memory(config: AutoencoderConfig, shape: Sequence[int], dtype: torch.dtype) -> int:
+    """Bytes besides the weights to encode a picture of `shape` (B, 3, H, W) in tiles of the usual size, the picture included."""
+    _, channels, height, width = shape
+    picture = channels * height * width * dtype.itemsize
+    return int(MARGIN * encode_peak_bytes(config, height, width, USUAL_TILE, dtype)) + picture
+
+
+def _alone(config: AutoencoderConfig, height: int, width: int, tile: int | None, dtype: torch.dtype) -> int:
+    """Bytes to decode one tile through the whole network."""
+    return decode_peak_bytes(config, min(height, tile or height), min(width, tile or width), None, dtype)

@@ -1,0 +1,129 @@
+"""SANA's ControlNet as one of ComfyUI's: stock nodes load, apply, schedule and chain it.
+
+Others hand residuals to the model. Upstream's order needs what the model's first block computes, so this one hands itself over, and runs
+inside the model's forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import comfy.controlnet
+import comfy.model_management
+import comfy.ops
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...sana_core.checkpoint.detect import canonical_controlnet, controlnet_config, has_embedders
+from ...sana_core.checkpoint.files import read_checkpoint
+from ...sana_core.checkpoint.load import check_fit, fitted, naming
+from ...sana_core.config import DOWNSCALE
+from ...sana_core.control import control_picture
+from ...sana_core.errors import InputError
+from ...sana_core.transformer.controlnet import ControlBranch, SanaControlNet
+from .latent_format import SanaLatent
+from .model import SanaModel
+from .transformer import CONTROL, host_attention
+
+
+class SanaControl(comfy.controlnet.ControlNet):
+    """A ControlNet with the picture, strength and time range that Apply ControlNet gave it."""
+
+    control_model: SanaControlNet
+
+    def __init__(self, network: SanaControlNet | None, load_device: Any = None) -> None:
+        super().__init__(network, compression_ratio=1, latent_format=SanaLatent(), load_device=load_device, extra_conds=[])
+        self.base: SanaModel | None = None  # what is being sampled
+
+    def copy(self) -> SanaControl:
+        """Called by the nodes that apply it; the network is shared."""
+        twin = SanaControl(None, load_device=self.load_device)
+        twin.control_model, twin.control_model_wrapped = self.control_model, self.control_model_wrapped
+        self.copy_to(twin)
+        return twin
+
+    def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
+        """Called before sampling. Raises InputError if the model is another one than this ControlNet was made for."""
+        if not isinstance(model, SanaModel):
+            kind = type(model).__name__
+            raise InputError(f"a SANA ControlNet is applied to a model that is not SANA ({kind}): choose the ControlNet of that model")
+        self.control_model.check_base(model.diffusion_model.config)
+        self.base = model
+        super().pre_run(model, percent_to_timestep_function)
+
+    def cleanup(self) -> None:
+        """Called after sampling."""
+        self.base = None
+        super().cleanup()
+
+    def get_control(
+        self, x_noisy: Tensor, t: Tensor, cond: dict[str, Any], batched_number: int, transformer_options: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """Called before every prediction: this ControlNet and those before it, for `ComfySana`."""
+        previous = None
+        if self.previous_controlnet is not None:
+            previous = self.previous_controlnet.get_control(x_noisy, t, cond, batched_number, transformer_options)
+        if self.timestep_range is not None and not self.timestep_range[1] <= t[0] <= self.timestep_range[0]:
+            return previous
+        latent = comfy.controlnet.broadcast_image_to(self._hint(x_noisy), len(x_noisy), batched_number)
+        entries: dict[str, Any] = {"input": [], "middle": [], "output": [], **(previous or {})}
+        return {**entries, CONTROL: (*entries.get(CONTROL, ()), ControlBranch(self.control_model, latent, self.strength))}
+
+    def _hint(self, x: Tensor) -> Tensor:
+        """The control picture as latents of the size and on the device of x, kept for the next steps."""
+        if self.cond_hint is None or self.cond_hint.shape[-2:] != x.shape[-2:]:
+            if self.vae is None:
+                raise InputError("SANA's ControlNet works on latents: connect the VAE of SANA to Apply ControlNet")
+            if (self.vae.latent_channels, self.vae.spacial_compression_encode()) != (x.shape[1], DOWNSCALE):
+                raise InputError("the VAE at Apply ControlNet is not SANA's: connect DC-AE f32c32, as for decoding the picture")
+            height, width = (cells * DOWNSCALE for cells in x.shape[-2:])
+            latent = self._encode(control_picture(self.cond_hint_original[:, :3], width, height))
+            self.cond_hint = self.latent_format.process_in(latent).to(x)
+        return self.cond_hint
+
+    def _encode(self, picture: Tensor) -> Tensor:
+        """A control picture (B, 3, H, W) by the VAE. That may push the models in use out; they come back, with the LoRAs of their hooks."""
+        patcher = self.base.current_patcher if self.base else None
+        hooks = patcher.current_hooks if patcher else None
+        loaded = comfy.model_management.loaded_models(only_currently_used=True)
+        latent = self.vae.encode(picture.movedim(1, -1))
+        comfy.model_management.load_models_gpu(loaded)
+        if patcher and hooks:
+            patcher.apply_hooks(hooks, force_apply=True)
+        return latent
+
+
+def load_control(path: str, order: str = "upstream") -> SanaControl:
+    """A ControlNet file of any layout. It is recognised before a tensor is read. order: "upstream" or "diffusers". Raises SanaError."""
+    with naming(path):
+        canonical_controlnet(read_checkpoint(path, "meta").tensors)
+        return build_control(comfy.utils.load_torch_file(path, safe_load=True), order)
+
+
+def build_control(tensors: Mapping[str, Tensor], order: str = "upstream", model_options: Mapping[str, Any] | None = None) -> SanaControl:
+    """The ControlNet in a state dict of any layout. model_options: the host's, with `dtype` and `custom_operations`. Raises SanaError."""
+    options, management = model_options or {}, comfy.model_management
+    canonical = canonical_controlnet(tensors)
+    with naming("ControlNet", canonical.original_key):
+        config = controlnet_config(canonical.tensors)
+    make = partial(SanaControlNet, config, embedders=has_embedders(canonical.tensors), order=order)
+    expected = make(device="meta").state_dict()
+    weights = fitted(canonical.tensors, expected)
+    check_fit(weights, expected, canonical)
+    operations = options.get("custom_operations") or comfy.ops.manual_cast  # the weights are cast to the type the model computes in
+    dtype = options.get("dtype") or _stored_dtype(weights)
+    network = make(ops=operations, attention=host_attention, device=management.unet_offload_device(), dtype=dtype)
+    control = SanaControl(network.eval().requires_grad_(False), load_device=management.get_torch_device())
+    network.load_state_dict(weights, strict=False, assign=control.control_model_wrapped.is_dynamic())
+    return control
+
+
+def _stored_dtype(weights: Mapping[str, Tensor]) -> torch.dtype:
+    """Number type of the weights in memory, by the host's rules; float16 only for a file stored in it."""
+    stored = comfy.utils.weight_dtype(weights)
+    supported = [torch.float16 if stored == torch.float16 else torch.bfloat16, torch.float32]
+    parameters = comfy.utils.calculate_parameters(weights)
+    return comfy.model_management.unet_dtype(model_params=parameters, supported_dtypes=supported, weight_dtype=stored)

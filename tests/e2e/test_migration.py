@@ -1,0 +1,131 @@
+"""Workflows of ComfyUI_ExtraModels: one click in the editor replaces their nodes, ComfyUI does so in API prompts, and they draw."""
+
+import shutil
+
+import pytest
+from e2e.browser import UNKNOWN, closing_page, launched, needs_browser, open_editor
+from e2e.old_workflows import FILES, PROMPT, WORKFLOWS
+from e2e.server import ExecutionFailed, Graph, PromptRefused
+from workflows.installed import serve
+
+LOAD = "workflow => app.loadGraphData(workflow, true, true)"
+EXPORT = "() => app.graphToPrompt().then(prompt => prompt.output)"
+DRAWN = "() => app.rootGraph.nodes.find(node => node.type === 'SaveImage').imgs?.[0]?.naturalWidth"
+SIZES = {"Sprint": (512, 512)}  # of the others: (608, 416)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    base = tmp_path_factory.mktemp("comfyui")
+    with serve(base) as running:
+        for name, source in FILES.items():
+            target = base / "models" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(base / "models" / source, target)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser(server):
+    with launched() as chromium:
+        yield chromium
+
+
+def by_type(prompt):
+    found = {}
+    for node in prompt.values():
+        found.setdefault(node["class_type"], []).append(node["inputs"])
+    return found
+
+
+@needs_browser
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_replace_all_and_run(browser, server, name):
+    with closing_page(browser) as page:
+        open_editor(page, server)
+        page.evaluate(LOAD, WORKFLOWS[name])
+        page.get_by_test_id("error-overlay-see-errors").click()
+        page.get_by_text("Replace All").first.click()
+        page.wait_for_function(f"() => ({UNKNOWN})().length === 0")
+        found = by_type(page.evaluate(EXPORT))
+        positive = found["SanaNativeTextEncode"][0]
+        assert (positive["text"], positive["instruction"]) == (PROMPT, "upstream")
+        assert found["SanaNativeLoadModel"][0]["model"].startswith("Efficient-Large-Model/Sana")
+        assert found["SanaNativeResolution"][0]["ratio"] == ("1.00" if name == "Sprint" else "1.46")
+        page.get_by_test_id("queue-button").click()
+        page.wait_for_function(DRAWN)
+        assert page.evaluate(DRAWN) == SIZES.get(name, (608, 416))[0]
+
+
+def old_prompt(g, checkpoint="Efficient-Large-Model/Sana_1600M_1024px_MultiLing", vae="mit-han-lab/dc-ae-f32c32-sana-1.1V-diffusers"):
+    """As a script would have sent it to ComfyUI_ExtraModels. Returns the IMAGE."""
+    loader = g.add("GemmaLoader", model_name="unsloth/gemma-2-2b-it-bnb-4bit", device="cpu", dtype="default")
+    conditioning = {
+        "positive": g.add("SanaTextEncode", text=PROMPT, GEMMA=loader),
+        "negative": g.add("GemmaTextEncode", text="", GEMMA=loader),
+    }
+    samples = g.add(
+        "KSampler",
+        model=g.add("SanaCheckpointLoader", ckpt_name=checkpoint, model="SanaMS_1600M_P1_D20", dtype="FP16", enable_cfg_passthrough=True),
+        latent_image=g.add("EmptySanaLatentImage", width=96, height=64, batch_size=2),
+        **{"seed": 1, "steps": 2, "cfg": 4.5, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0, **conditioning},
+    )
+    decoder = g.add("ExtraVAELoader", vae_name=vae, vae_type="dcae-f32c32-sana-1.1-diffusers", dtype="BF16")
+    return g.add("VAEDecode", samples=samples, vae=decoder)
+
+
+def drawn(server, build):
+    g = Graph()
+    image = build(g)
+    for node in g.values():
+        node["_meta"] = {"title": node["class_type"]}  # an editor exports it, and the host's replacement reads it
+    save = g.add("SaveImage", images=image, filename_prefix="p")
+    g[save.id]["_meta"] = {"title": "save"}
+    return server.files(g, save)
+
+
+def test_a_prompt_for_the_api_runs_as_it_is(server):
+    assert len(drawn(server, old_prompt)) == 2
+
+
+def test_lightnings_nodes(server):
+    def build(g):
+        loader = g.add("SanaCLIPLoader", model_name="gemma-2-2b-it", max_length=300, device="cpu", dtype="auto")
+        prompts = [g.add("SanaTextEncode", text=text, GEMMA=loader) for text in (PROMPT, "")]
+        model = g.add(
+            "SanaDiffusionLoader", model_name="sana.safetensors", model_type="any", weight_dtype="fp8_e4m3fn", convert_model_dtype=True
+        )
+        samples = g.add(
+            "KSampler",
+            model=model,
+            positive=prompts[0],
+            negative=prompts[1],
+            latent_image=g.add("SanaEmptyLatentImage", width=64, height=64, batch_size=1),
+            **{"seed": 1, "steps": 1, "cfg": 4.5, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0},
+        )
+        return g.add("VAEDecode", samples=samples, vae=g.add("SanaVAELoader", model_name="dcae.safetensors", dtype="fp32"))
+
+    assert len(drawn(server, build)) == 1
+
+
+@pytest.mark.parametrize("change, said", [
+    (
+        {"checkpoint": "Efficient-Large-Model/SANA1.5_4.8B_1024px"},
+        "download https://huggingface.co/Efficient-Large-Model/SANA1.5_4.8B_1024px/resolve/main/checkpoints/SANA1.5_4.8B_1024px.pth "
+        "and save it there as SANA1.5_4.8B_1024px.pth",
+    ),
+    (
+        {"vae": "mit-han-lab/dc-ae-lite-f32c32-sana-1.1-diffusers"},
+        "its file is not in models/vae: download https://huggingface.co/mit-han-lab/dc-ae-lite-f32c32-sana-1.1-diffusers/resolve/main/"
+        "diffusion_pytorch_model.safetensors and save it there as dc-ae-lite-f32c32-sana-1.1.safetensors",
+    ),
+])  # fmt: skip
+def test_a_published_name_whose_file_is_not_there(server, change, said):
+    with pytest.raises(ExecutionFailed) as raised:
+        drawn(server, lambda g: old_prompt(g, **change))
+    assert said in str(raised.value)
+
+
+def test_an_unknown_name_never_starts(server):
+    with pytest.raises(PromptRefused, match=r"there is no somebodys\.safetensors in models/diffusion_models: choose another file"):
+        drawn(server, lambda g: old_prompt(g, checkpoint="somebodys.safetensors"))
