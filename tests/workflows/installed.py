@@ -1,6 +1,7 @@
 """A ComfyUI server with the pack installed under its registry name, and tiny models under the file names that the templates ask for."""
 
 import contextlib
+import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,12 @@ ROOT = Path(__file__).parents[2]
 NAME = "sana-native"  # of its folder in custom_nodes, as ComfyUI-Manager makes it
 RELEASED = {  # files of the templates -> tiny files of the same kind and layout
     "diffusion_models/Sana_1600M_1024px_BF16.pth": "diffusion_models/sana.pth",
+    "diffusion_models/SANA1.5_1.6B_1024px.pth": "diffusion_models/sana15.pth",
+    "diffusion_models/Sana_1600M_2Kpx_BF16.pth": "diffusion_models/sana_2k.pth",
+    "diffusion_models/Sana_1600M_4Kpx_BF16.pth": "diffusion_models/sana_4k.pth",
+    "diffusion_models/Sana_Sprint_1.6B_1024px.pth": "diffusion_models/sprint.pth",
+    "controlnet/Sana_1600M_1024px_BF16_ControlNet_HED.pth": "controlnet/control.pth",
+    "loras/my_sana_lora.safetensors": "loras/lora.safetensors",
     "text_encoders/gemma_2_2b_fp16.safetensors": "text_encoders/gemma.safetensors",
     "vae/diffusion_pytorch_model.safetensors": "vae/dcae.safetensors",
 }
@@ -24,6 +31,10 @@ def serve(base):
     models = tiny_files.write_all(base / "models")
     for name, source in RELEASED.items():
         shutil.copy(models / source, models / name)
+    tiny_files.write_picture(base / "input", "example.png")  # the name that ComfyUI's own example has
+    settings = base / "user" / "default" / "comfy.settings.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(json.dumps({"Comfy.TutorialCompleted": True}))  # else the template browser opens by itself
     pack = base / "packs" / NAME
     pack.parent.mkdir()
     pack.symlink_to(ROOT, target_is_directory=True)

@@ -4,10 +4,12 @@ import re
 
 from workflows.templates import FOLDER, NAMES, PROMPTS, each_template, link_sources, load, load_prompt, nodes
 
-from sana_core.presets import RELEASES
+from sana_core.presets import AUTOENCODERS, CONTROLNETS, RELEASES, TEXT_ENCODER
 
-URL = re.compile(r"https://huggingface\.co/(?P<repository>[^/]+/[^/]+)/resolve/main/(?P<file>.+)")
-CONTROL = "control_after_generate"  # a widget of the editor alone
+PUBLISHED = {part.url: part for part in (*RELEASES, *CONTROLNETS, *AUTOENCODERS, TEXT_ENCODER)}
+OF_THE_USER = ["my_sana_lora.safetensors", "example.png"]  # a name that stands for the user's file; the picture that ComfyUI brings
+FILE = re.compile(r".+\.(safetensors|pth|png)")
+EDITOR_ALONE = ("control_after_generate", "upload")  # widgets that no node knows
 TITLE_BAR = 30  # above `pos` of a node
 
 
@@ -24,7 +26,7 @@ def test_the_api_twin_says_what_the_template_says(name):
     expected = {}
     for node in nodes(template):
         links = {slot["name"]: sources[slot["link"]] for slot in node.get("inputs", []) if slot["link"] is not None}
-        widgets = {key: value for key, value in node.get("widgets_values_named", {}).items() if key != CONTROL}
+        widgets = {key: value for key, value in node.get("widgets_values_named", {}).items() if key not in EDITOR_ALONE}
         expected[str(node["id"])] = (node["type"], {**widgets, **links})
     assert {key: (node["class_type"], node["inputs"]) for key, node in prompt.items()} == expected
 
@@ -43,22 +45,18 @@ def test_nodes_tell_the_pack_they_come_from(name):
 
 
 @each_template
-def test_a_file_to_download_is_the_one_that_is_chosen(name):
-    releases = {(release.repository, release.file) for release in RELEASES}
+def test_a_file_to_download_is_a_published_one_under_the_name_that_is_chosen(name):
     for node in nodes(load(name)):
         for model in node["properties"].get("models", []):
-            address = URL.fullmatch(model["url"])
-            assert address, model["url"]
-            assert address["file"].rpartition("/")[2] == model["name"]  # the browser saves it under this name
+            part = PUBLISHED[model["url"]]
+            assert (model["name"], model["directory"]) == (part.file_name, part.directory)  # the browser saves it under this name
             assert model["name"] in node["widgets_values"]
-            assert model["directory"] in ("diffusion_models", "text_encoders", "vae")
-            assert model["directory"] != "diffusion_models" or (address["repository"], address["file"]) in releases
 
 
 @each_template
-def test_only_the_embedded_model_needs_no_download(name):
+def test_only_the_embedded_model_and_the_users_files_need_no_download(name):
     for node in nodes(load(name)):
-        files = [value for value in node.get("widgets_values", []) if str(value).endswith((".safetensors", ".pth"))]
+        files = [value for value in node.get("widgets_values", []) if FILE.fullmatch(str(value)) and value not in OF_THE_USER]
         to_download = [model["name"] for model in node["properties"].get("models", [])]
         assert [file for file in files if not file.startswith("sana_nano")] == to_download, node["type"]
 

@@ -1,0 +1,242 @@
+"""The packaged templates."""
+
+from __future__ import annotations
+
+from graph import Node, Output, Template
+
+from sana_core.presets import AUTOENCODERS, CONTROLNETS, RELEASES, TEXT_ENCODER, Part
+
+BLUE, GREEN, BROWN, PURPLE, RED = "#3f789e", "#3a7a4a", "#8a6a3a", "#7a5a9a", "#9a4a4a"
+PARTS = {part.name: part for part in (*RELEASES, *CONTROLNETS)}
+BASE, SANA15, SPRINT = PARTS["Sana_1600M_1024px_BF16"], PARTS["SANA1.5_1.6B_1024px"], PARTS["Sana_Sprint_1.6B_1024px"]
+TWO_K, FOUR_K = PARTS["Sana_1600M_2Kpx_BF16"], PARTS["Sana_1600M_4Kpx_BF16"]
+CONTROLNET, DCAE = PARTS["Sana_1600M_1024px_BF16_ControlNet_HED"], AUTOENCODERS[0]
+LORA = "my_sana_lora.safetensors"  # stands for the user's
+FOX = "A red fox walking through fresh snow at sunrise, frost on its whiskers, soft golden light, photograph with shallow depth of field"
+HARBOUR = (
+    "A wide view over an old harbour town at dusk, hundreds of lit windows, wooden boats on calm water, mountains behind, "
+    "every roof tile visible, highly detailed photograph"
+)
+WATERCOLOUR = "A watercolour painting of the same scene, loose brush strokes, bright colours, white paper showing through"
+BALLOON = "A red hot-air balloon floating in a clear sky, photograph"
+HOUSE = "A small wooden house at a lake in autumn, morning mist, reflections on the water, photograph"
+
+
+def load(t: Template, release: Part) -> Node:
+    """The three parts of a released model."""
+    t.group("1 Model", BLUE, 1)
+    files = {"model": release.file_name, "text_encoder": TEXT_ENCODER.file_name, "vae": DCAE.file_name}
+    return t.add("SanaNativeLoad", color="blue", models=(release, TEXT_ENCODER, DCAE), **files)
+
+
+def size(t: Template, model: str, label: str) -> Node:
+    t.group("2 Size", BROWN, 1)
+    return t.add("SanaNativeEmptyLatent", resolution=model, resolution__size=label)
+
+
+def picture(t: Template, title: str) -> Output:
+    """A picture to start from, of about a million pixels and a multiple of 32 on each side, as SANA needs it."""
+    t.group(title, BROWN, 1)
+    loaded = t.add("LoadImage", height=340, image="example.png")
+    return scaled(t, loaded["IMAGE"])["IMAGE"]
+
+
+def masked_picture(t: Template, title: str) -> tuple[Output, Output]:
+    """The same with the mask that was painted on it, which is scaled as the picture's alpha."""
+    t.group(title, BROWN, 1)
+    loaded = t.add("LoadImage", height=340, image="example.png")
+    joined = t.add("JoinImageWithAlpha", image=loaded["IMAGE"], alpha=loaded["MASK"])
+    split = t.add("SplitImageWithAlpha", image=scaled(t, joined["IMAGE"])["IMAGE"])
+    return split["IMAGE"], split["MASK"]
+
+
+def scaled(t: Template, image: Output) -> Node:
+    return t.add("ImageScaleToTotalPixels", image=image, upscale_method="bicubic", megapixels=1.0, resolution_steps=32)
+
+
+def prompts(t: Template, clip: Output, text: str, *, negative: bool = True) -> tuple[Node, Node | None]:
+    t.group("3 Prompt", GREEN, 2, width=420)
+    positive = t.add("SanaNativeTextEncode", title="Prompt", color="green", height=220, clip=clip, text=text)
+    if not negative:
+        return positive, None
+    encoded = t.add("SanaNativeTextEncode", title="Negative prompt", color="red", height=220, clip=clip, text="", instruction="none")
+    return positive, encoded
+
+
+def sample(t: Template, model: Output, positive: Output, negative: Output, latent: Output, *, denoise: float = 1.0) -> Node:
+    """Flow-DPM-Solver as released."""
+    t.group("4 Sampling", PURPLE, 3)
+    sampler = t.add("SanaNativeSampler")
+    sigmas = t.add("SanaNativeSigmas", model=model, denoise=denoise)
+    return t.add(
+        "SamplerCustom", cfg=4.5, noise_seed=1, model=model, positive=positive, negative=negative, sampler=sampler["SAMPLER"],
+        sigmas=sigmas["SIGMAS"], latent_image=latent,
+    )  # fmt: skip
+
+
+def sample_sprint(t: Template, model: Output, positive: Output, latent: Output, *, steps: int, denoise: float = 1.0) -> Node:
+    """Sprint's own solver and grid; its guidance is an input of the model, there is no negative prompt."""
+    t.group("4 Sampling", PURPLE, 3)
+    guidance = t.add("FluxGuidance", title="Guidance of Sprint", conditioning=positive, guidance=4.5)
+    guider = t.add("BasicGuider", model=model, conditioning=guidance["CONDITIONING"])
+    sampler = t.add("SanaNativeSampler", sampler="scm")
+    sigmas = t.add("SanaNativeSigmas", model=model, schedule="scm", steps=steps, denoise=denoise)
+    noise = t.add("RandomNoise", noise_seed=1)
+    return t.add(
+        "SamplerCustomAdvanced", noise=noise["NOISE"], guider=guider["GUIDER"], sampler=sampler["SAMPLER"], sigmas=sigmas["SIGMAS"],
+        latent_image=latent,
+    )  # fmt: skip
+
+
+def decode(t: Template, samples: Output, vae: Output, *, tile: str | None = None) -> Node:
+    t.group("5 Picture", BLUE, 4, width=560)
+    if tile is None:
+        decoded = t.add("VAEDecode", samples=samples, vae=vae)
+    else:
+        decoded = t.add("SanaNativeDecodeTiled", samples=samples, vae=vae, tile_size=tile)
+    return t.add("SaveImage", height=620, images=decoded["IMAGE"], filename_prefix="SANA")
+
+
+def text_to_image(name: str, model: Part, class_label: str, size_label: str, text: str, *, tile: str | None = None) -> Template:
+    t = Template(name)
+    loaded = load(t, model)
+    latent = size(t, class_label, size_label)
+    positive, negative = prompts(t, loaded["CLIP"], text)
+    run = sample(t, loaded["MODEL"], positive["CONDITIONING"], negative["CONDITIONING"], latent["LATENT"])
+    decode(t, run["output"], loaded["VAE"], tile=tile)
+    return t
+
+
+def quick_start() -> Template:
+    t = Template("SANA-quick-start")
+    t.group("", "", 0, width=440)
+    loaded = t.add(
+        "SanaNativeLoad", color="blue", model="sana_nano.safetensors", text_encoder="sana_nano_text.safetensors",
+        vae="sana_nano_vae.safetensors",
+    )  # fmt: skip
+    t.group("", "", 1, width=420)
+    run = t.add("SanaNativeGenerate", color="green", height=560, model=loaded["MODEL"], clip=loaded["CLIP"], prompt="a red apple", seed=1)
+    t.group("", "", 2, width=320)
+    decoded = t.add("VAEDecode", samples=run["LATENT"], vae=loaded["VAE"])
+    t.add("SaveImage", height=340, images=decoded["IMAGE"], filename_prefix="SANA")
+    return t
+
+
+def sprint() -> Template:
+    t = Template("SANA-Sprint-text-to-image")
+    loaded = load(t, SPRINT)
+    latent = size(t, "1024 px model", "1:1 - 1024x1024")
+    positive, _ = prompts(t, loaded["CLIP"], FOX, negative=False)
+    run = sample_sprint(t, loaded["MODEL"], positive["CONDITIONING"], latent["LATENT"], steps=2)
+    decode(t, run["output"], loaded["VAE"])
+    return t
+
+
+def sprint_image_to_image() -> Template:
+    t = Template("SANA-Sprint-image-to-image")
+    loaded = load(t, SPRINT)
+    encoded = t.add("VAEEncode", pixels=picture(t, "2 Picture to redraw"), vae=loaded["VAE"])
+    positive, _ = prompts(t, loaded["CLIP"], WATERCOLOUR, negative=False)
+    run = sample_sprint(t, loaded["MODEL"], positive["CONDITIONING"], encoded["LATENT"], steps=2, denoise=0.6)
+    decode(t, run["output"], loaded["VAE"])
+    return t
+
+
+def controlnet() -> Template:
+    t = Template("SANA-ControlNet")
+    loaded = load(t, BASE)
+    latent = size(t, "1024 px model", "1:1 - 1024x1024")
+    t.group("Edges", RED, 2, width=420)
+    loaded_picture = t.add("LoadImage", image="example.png", height=340)
+    edges = t.add("Canny", image=loaded_picture["IMAGE"])
+    prepared = t.add("SanaNativeSoftEdge", edges=edges["IMAGE"], lines="thin")
+    t.add("PreviewImage", height=260, images=prepared["IMAGE"])
+    positive, negative = prompts(t, loaded["CLIP"], FOX)
+    t.group("ControlNet", RED, 3)
+    control = t.add("SanaNativeLoadControlNet", models=(CONTROLNET,), control_net=CONTROLNET.file_name)
+    applied = t.add(
+        "ControlNetApplyAdvanced", positive=positive["CONDITIONING"], negative=negative["CONDITIONING"],
+        control_net=control["CONTROL_NET"], image=prepared["IMAGE"], vae=loaded["VAE"],
+    )  # fmt: skip
+    run = sample(t, loaded["MODEL"], applied["positive"], applied["negative"], latent["LATENT"])
+    decode(t, run["output"], loaded["VAE"])
+    return t
+
+
+def lora() -> Template:
+    t = Template("SANA-LoRA")
+    loaded = load(t, BASE)
+    patched = t.add("SanaNativeLoadLora", model=loaded["MODEL"], clip=loaded["CLIP"], lora_name=LORA)
+    t.add("PreviewAny", title="What the LoRA changes", height=140, source=patched["report"])
+    latent = size(t, "1024 px model", "1:1 - 1024x1024")
+    positive, negative = prompts(t, patched["CLIP"], FOX)
+    run = sample(t, patched["MODEL"], positive["CONDITIONING"], negative["CONDITIONING"], latent["LATENT"])
+    decode(t, run["output"], loaded["VAE"])
+    return t
+
+
+def perturbed_attention() -> Template:
+    t = Template("SANA-PAG")
+    loaded = load(t, BASE)
+    guided = t.add("SanaNativePerturbedAttention", model=loaded["MODEL"])
+    latent = size(t, "1024 px model", "1:1 - 1024x1024")
+    positive, negative = prompts(t, loaded["CLIP"], FOX)
+    run = sample(t, guided["MODEL"], positive["CONDITIONING"], negative["CONDITIONING"], latent["LATENT"])
+    decode(t, run["output"], loaded["VAE"])
+    return t
+
+
+def image_to_image() -> Template:
+    t = Template("SANA-image-to-image")
+    loaded = load(t, SANA15)
+    encoded = t.add("VAEEncode", pixels=picture(t, "2 Picture to redraw"), vae=loaded["VAE"])
+    positive, negative = prompts(t, loaded["CLIP"], WATERCOLOUR)
+    run = sample(t, loaded["MODEL"], positive["CONDITIONING"], negative["CONDITIONING"], encoded["LATENT"], denoise=0.6)
+    decode(t, run["output"], loaded["VAE"])
+    return t
+
+
+def inpaint() -> Template:
+    t = Template("SANA-inpaint")
+    loaded = load(t, SANA15)
+    _repaint(t, loaded, *masked_picture(t, "2 Picture with a mask"), BALLOON)
+    return t
+
+
+def outpaint() -> Template:
+    t = Template("SANA-outpaint")
+    loaded = load(t, SANA15)
+    original = picture(t, "2 Picture to enlarge")
+    padded = t.add("ImagePadForOutpaint", image=original, left=256, right=256, top=0, bottom=0, feathering=64)
+    _repaint(t, loaded, padded["IMAGE"], padded["MASK"], HOUSE)
+    return t
+
+
+def _repaint(t: Template, loaded: Node, image: Output, mask: Output, text: str) -> None:
+    """Redraw what the mask covers; everything else comes from the picture, pixel by pixel."""
+    encoded = t.add("VAEEncode", pixels=image, vae=loaded["VAE"])
+    masked = t.add("SetLatentNoiseMask", samples=encoded["LATENT"], mask=mask)
+    positive, negative = prompts(t, loaded["CLIP"], text)
+    run = sample(t, loaded["MODEL"], positive["CONDITIONING"], negative["CONDITIONING"], masked["LATENT"])
+    t.group("5 Picture", BLUE, 4, width=560)
+    decoded = t.add("VAEDecode", samples=run["output"], vae=loaded["VAE"])
+    pasted = t.add("ImageCompositeMasked", destination=image, source=decoded["IMAGE"], mask=mask, x=0, y=0, resize_source=True)
+    t.add("SaveImage", height=560, images=pasted["IMAGE"], filename_prefix="SANA")
+
+
+SQUARE = {1024: "1:1 - 1024x1024", 2048: "1:1 - 2048x2048", 4096: "1:1 - 4096x4096"}
+TEMPLATES = (
+    quick_start,
+    lambda: text_to_image("SANA-1.6B-text-to-image-1024", BASE, "1024 px model", SQUARE[1024], FOX),
+    lambda: text_to_image("SANA-1.5-text-to-image-1024", SANA15, "1024 px model", SQUARE[1024], FOX),
+    lambda: text_to_image("SANA-1.6B-text-to-image-2K", TWO_K, "2048 px model", SQUARE[2048], HARBOUR, tile="1024"),
+    lambda: text_to_image("SANA-1.6B-text-to-image-4K", FOUR_K, "4096 px model", SQUARE[4096], HARBOUR, tile="1024"),
+    sprint,
+    sprint_image_to_image,
+    controlnet,
+    lora,
+    perturbed_attention,
+    image_to_image,
+    inpaint,
+    outpaint,
+)

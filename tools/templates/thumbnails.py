@@ -1,0 +1,77 @@
+"""Draw the pictures of the packaged templates: `python tools/templates/thumbnails.py`.
+
+The quick start's shows what it draws. The others are diagrams of the way from prompt to picture: a picture by any other model would promise
+something else.
+"""
+
+import sys
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # the script runs from a checkout, where sana_core is not installed
+
+from sana_core import load_pipeline  # noqa: E402
+
+SIDE = 512
+PROMPTS = ("a red apple", "a cute cat", "a rocket", "a butterfly")
+PROMPT, PICTURE, EDGES = ("prompt", "#45505e"), ("your picture", "#45505e"), ("edges of a picture", "#9a4a4a")
+GEMMA, DCAE, TILES = ("Gemma-2 2B", "#3a7a4a"), ("DC-AE, 32 x", "#8a6a3a"), ("DC-AE, exact tiles", "#8a6a3a")
+
+
+def dit(words):
+    return (f"Linear DiT {words}", "#7a5a9a")
+
+
+def result(words):
+    return (words, "#3f789e")
+
+
+STATIONS = {  # template -> (title, boxes from top to bottom)
+    "SANA-1.6B-text-to-image-1024": ("SANA 1.6B", [PROMPT, GEMMA, dit("1.6B, 20 steps"), DCAE, result("1024 x 1024")]),
+    "SANA-1.5-text-to-image-1024": ("SANA 1.5", [PROMPT, GEMMA, dit("1.6B, 20 steps"), DCAE, result("1024 x 1024")]),
+    "SANA-1.6B-text-to-image-2K": ("SANA 2K", [PROMPT, GEMMA, dit("1.6B, 20 steps"), TILES, result("2048 x 2048")]),
+    "SANA-1.6B-text-to-image-4K": ("SANA 4K", [PROMPT, GEMMA, dit("1.6B, 20 steps"), TILES, result("4096 x 4096")]),
+    "SANA-Sprint-text-to-image": ("SANA-Sprint", [PROMPT, GEMMA, dit("1.6B, 2 steps"), DCAE, result("1024 x 1024")]),
+    "SANA-Sprint-image-to-image": ("Sprint: redraw", [PICTURE, DCAE, dit("1.6B, 2 steps"), DCAE, result("redrawn")]),
+    "SANA-ControlNet": ("ControlNet", [EDGES, DCAE, ("ControlNet, 7 blocks", EDGES[1]), dit("1.6B, 20 steps"), result("along the edges")]),
+    "SANA-LoRA": ("LoRA", [PROMPT, GEMMA, ("your LoRA", EDGES[1]), dit("1.6B, 20 steps"), result("in its style")]),
+    "SANA-PAG": ("PAG", [PROMPT, GEMMA, dit("1.6B, 20 steps"), ("minus block 8 without attention", EDGES[1]), result("cleaner shapes")]),
+    "SANA-image-to-image": ("Redraw", [PICTURE, DCAE, dit("1.6B, last 60 %"), DCAE, result("redrawn")]),
+    "SANA-inpaint": ("Inpaint", [PICTURE, ("painted mask", EDGES[1]), dit("1.6B, 20 steps"), DCAE, result("repainted there")]),
+    "SANA-outpaint": ("Outpaint", [PICTURE, ("padded left and right", EDGES[1]), dit("1.6B, 20 steps"), DCAE, result("wider")]),
+}  # fmt: skip
+
+
+def quick_start():
+    """Four pictures by the embedded model."""
+    sheet, half = Image.new("RGB", (SIDE, SIDE)), SIDE // 2
+    for index, picture in enumerate(load_pipeline("nano")(list(PROMPTS), seed=1)):
+        sheet.paste(picture.resize((half, half), Image.Resampling.LANCZOS), (index % 2 * half, index // 2 * half))
+    return sheet
+
+
+def diagram(title, stations):
+    """The stations one below the other."""
+    picture = Image.new("RGB", (SIDE, SIDE), "#1d222b")
+    draw = ImageDraw.Draw(picture)
+    middle, top, height, gap = SIDE // 2, 104, 56, 22
+    draw.text((middle, 56), title, "white", ImageFont.load_default(44), anchor="mm")
+    for index, (name, colour) in enumerate(stations):
+        y = top + index * (height + gap)
+        if index:
+            draw.line((middle, y - gap, middle, y), "#9aa4b2", 4)
+        draw.rounded_rectangle((56, y, SIDE - 56, y + height), 14, colour)
+        draw.text((middle, y + height // 2), name, "white", ImageFont.load_default(26), anchor="mm")
+    return picture
+
+
+def main():
+    quick_start().save(ROOT / "workflows" / "SANA-quick-start.jpg", quality=90)
+    for name, (title, stations) in STATIONS.items():
+        diagram(title, stations).save(ROOT / "workflows" / f"{name}.jpg", quality=90)
+
+
+if __name__ == "__main__":
+    main()
