@@ -17,7 +17,8 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...sana_core.checkpoint.detect import canonical_controlnet, controlnet_config, has_embedders
+from ...sana_core.checkpoint.canonical import canonical_controlnet
+from ...sana_core.checkpoint.detect import controlnet_config, has_embedders
 from ...sana_core.checkpoint.files import read_checkpoint
 from ...sana_core.checkpoint.load import check_fit, fitted, naming
 from ...sana_core.config import DOWNSCALE

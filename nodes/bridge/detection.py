@@ -11,15 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...sana_core.checkpoint.detect import (
-    Canonical,
-    canonical_transformer,
-    detect_transformer,
-    native_size,
-    stated_config,
-    transformer_config,
-    transformer_prefix,
-)
+from ...sana_core.checkpoint.canonical import Canonical, canonical_transformer, transformer_prefix
+from ...sana_core.checkpoint.detect import detect_transformer, native_size, stated_config, transformer_config
 from ...sana_core.checkpoint.files import CONFIG_KEY, saved_statement
 from ...sana_core.checkpoint.load import check_fit, fitted
 from ...sana_core.config import SamplingDefaults, TransformerConfig

@@ -8,7 +8,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...sana_core.checkpoint.detect import canonical_transformer
+from ...sana_core.checkpoint.canonical import canonical_transformer
 from ...sana_core.checkpoint.files import read_checkpoint
 from ...sana_core.checkpoint.load import naming
 from .detection import canonical_weights, detect

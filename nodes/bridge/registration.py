@@ -22,7 +22,7 @@ import comfy.model_detection
 import comfy.sd
 import comfy.supported_models
 
-from ...sana_core.checkpoint.detect import controlnet_prefix
+from ...sana_core.checkpoint.canonical import controlnet_prefix
 from ...sana_core.checkpoint.load import naming
 from .control import build_control
 from .detection import detect, is_sana

@@ -14,7 +14,8 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...sana_core.checkpoint.detect import autoencoder_config, canonical_autoencoder
+from ...sana_core.checkpoint.canonical import canonical_autoencoder
+from ...sana_core.checkpoint.detect import autoencoder_config
 from ...sana_core.checkpoint.files import read_checkpoint
 from ...sana_core.checkpoint.load import check_fit, fitted, naming
 from ...sana_core.config import DOWNSCALE, AutoencoderConfig

@@ -17,17 +17,8 @@ from ..errors import CheckpointError, SanaError
 from ..precision import loaded_dtype, precision_warning
 from ..transformer.controlnet import SanaControlNet
 from ..transformer.model import SanaTransformer
-from .detect import (
-    Canonical,
-    autoencoder_config,
-    canonical_autoencoder,
-    canonical_controlnet,
-    canonical_transformer,
-    controlnet_config,
-    detect_transformer,
-    has_embedders,
-    stated_config,
-)
+from .canonical import Canonical, canonical_autoencoder, canonical_controlnet, canonical_transformer
+from .detect import autoencoder_config, controlnet_config, detect_transformer, has_embedders, stated_config
 from .files import Checkpoint, component_folder, read_checkpoint
 
 log = logging.getLogger("sana")

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..checkpoint.detect import Canonical
+from ..checkpoint.canonical import Canonical
 from ..checkpoint.files import Checkpoint, component_folder, read_checkpoint
 from ..checkpoint.load import check_fit, naming
 from ..device import pick_device

@@ -32,7 +32,7 @@ TRAINING_NEEDS = {
     "errors", "config", "linear_attention", "latents", "transformer", "dcae", "samplers", "text", "checkpoint", "lora",
 }  # fmt: skip
 APART = {"transformer", "dcae", "samplers"}  # these do not import one another
-LEAVES = {"checkpoint/files.py", "checkpoint/key_maps.py", "checkpoint/kinds.py", "checkpoint/detect.py"}  # import no network
+LEAVES = {f"checkpoint/{name}.py" for name in ("files", "key_maps", "kinds", "canonical", "detect")}  # import no network
 
 FILES = sorted(CORE.rglob("*.py"))
 

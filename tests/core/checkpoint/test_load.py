@@ -8,7 +8,7 @@ import tiny
 import torch
 from safetensors.torch import save_file
 
-from sana_core.checkpoint.detect import canonical_autoencoder, canonical_transformer
+from sana_core.checkpoint.canonical import canonical_autoencoder, canonical_transformer
 from sana_core.checkpoint.key_maps import AUTOENCODER_MIT, GUIDED_TIME_EMBED_NVLABS, TIME_EMBED_NVLABS, TRANSFORMER_NVLABS, foreign_key
 from sana_core.checkpoint.load import load_autoencoder, load_transformer
 from sana_core.config import POSITIONS
