@@ -56,13 +56,13 @@ class Group:
 class Template:
     """One packaged workflow. Its note is notes/<name>.md."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, note_height: int = 500) -> None:
         self.name = name
         self.groups: list[Group] = []
         self.links: list[tuple[str, str, str, str]] = []
         self._place = Group(title="", color="", column=0, width=440)
         self.groups.append(self._place)
-        self.add("MarkdownNote", title="Read me", height=500, text=(NOTES / f"{name}.md").read_text("utf-8"))
+        self.add("MarkdownNote", title="Read me", height=note_height, text=(NOTES / f"{name}.md").read_text("utf-8"))
 
     def group(self, title: str, color: str, column: int, width: int = WIDTH) -> None:
         """Nodes that are added from here on belong to this group."""

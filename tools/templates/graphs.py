@@ -108,7 +108,7 @@ def text_to_image(name: str, model: Part, class_label: str, size_label: str, tex
 
 
 def quick_start() -> Template:
-    t = Template("SANA-quick-start")
+    t = Template("SANA-quick-start", note_height=300)
     t.group("", "", 0, width=440)
     loaded = t.add(
         "SanaNativeLoad", color="blue", model="sana_nano.safetensors", text_encoder="sana_nano_text.safetensors",
