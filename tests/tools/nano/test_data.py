@@ -60,7 +60,6 @@ def test_fluent_files_are_kept_and_others_made_square(packages):
 
 
 def test_svg_drawings_are_rendered(packages):
-    pytest.importorskip("resvg_py")
     icons = packages / "@iconify-json"
     names = json.loads((icons / "noto/chars.json").read_text())
     rgba = np.asarray(Image.open(io.BytesIO(data.IconifySet(icons / "noto", names).webp("\U0001f989", 64))))
