@@ -127,8 +127,13 @@ def decode_memory(
 
 
 def encode_memory(config: AutoencoderConfig, shape: Sequence[int], dtype: torch.dtype) -> int:
-    """Bytes besides the weights to encode a picture of `shape` (B, 3, H, W) in tiles of the usual size, the picture included."""
+    """Bytes besides the weights to encode a picture of `shape` (B, 3, H, W) in tiles of the usual size, the picture included.
+
+    Raises InputError for a picture smaller than a latent cell.
+    """
     _, channels, height, width = shape
+    if min(height, width) < DOWNSCALE:  # the host has cut them down to multiples
+        raise InputError(f"SANA's autoencoder encodes pictures of at least {DOWNSCALE} x {DOWNSCALE} pixels: enlarge this one")
     picture = channels * height * width * dtype.itemsize
     return int(MARGIN * encode_peak_bytes(config, height, width, USUAL_TILE, dtype)) + picture
 

@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...sana_core.config import SamplingDefaults, TransformerConfig
+from ...sana_core.errors import InputError
 from ...sana_core.precision import precision_warning, run_dtypes
+from ...sana_core.samplers.denoiser import TIMESTEPS
 from ...sana_core.samplers.methods import check_shift
 from ...sana_core.samplers.schedules import FIRST_TIME
 from .detection import IMAGE_MODEL, canonical_weights, config_tensor
@@ -60,12 +62,23 @@ class SanaModel(comfy.model_base.BaseModel):
             out["c_crossattn"] = TextCond(context)
             out["attention_mask"] = TextCond(mask)
         if kwargs.get("prompt_type") == "positive":  # where a run begins: another node may have replaced the model sampling
-            shift = getattr(self.model_sampling, "shift", math.inf)
+            shift = flow_shift(self.model_sampling)
             if warning := check_shift(shift, self.model_config.sampling_defaults):
                 log.warning(warning)
         if self.diffusion_model.config.guidance_embed:
             out["guidance"] = comfy.conds.CONDRegular(torch.FloatTensor([kwargs.get("guidance", GUIDANCE)]))
         return out
+
+
+def flow_shift(sampling: Any) -> float:
+    """The shift of a model's sampling, which another node may have replaced. Raises InputError for one of another kind than SANA's."""
+    time = sampling.timestep(torch.tensor(1.0)).item()
+    if abs(time - TIMESTEPS) > 1.0 or not hasattr(sampling, "shift"):
+        raise InputError(
+            f"another node has given this SANA model the noise schedule of another kind of model (time {time:g} at pure noise, SANA's is "
+            f"{TIMESTEPS}): take that node away, and ModelSamplingSD3 to change the shift"
+        )
+    return sampling.shift
 
 
 class TextCond(comfy.conds.CONDRegular):

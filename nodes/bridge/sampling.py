@@ -22,7 +22,7 @@ from ...sana_core.config import DOWNSCALE, SamplingDefaults
 from ...sana_core.errors import InputError
 from ...sana_core.latents import latent_size, noises
 from ...sana_core.samplers.methods import SAMPLERS, check_sampler, check_shift
-from .model import SanaModel
+from .model import SanaModel, flow_shift, padded_context
 from .text_encoder import SanaTokenizer
 from .transformer import EXACT_TIMESTEPS, with_option
 
@@ -71,12 +71,12 @@ def make_sampler(name: str) -> comfy.samplers.KSAMPLER:
 def make_sigmas(model: ModelPatcher, name: str, steps: int, shift: float = 0.0, denoise: float = 1.0) -> Tensor:
     """Grid of a solver: (steps + 1,), descending to 0. shift 0: the model's own. denoise below 1: the last steps of a longer grid.
 
-    Raises InputError for Sprint's grid on a base SANA model.
+    Raises InputError for Sprint's grid on a base SANA model, and where another node has replaced the model's sampling by another kind.
     """
     _check(model.model, name, shift)
     if denoise <= 0.0:
         return torch.FloatTensor([])
-    shift = shift or model.get_model_object("model_sampling").shift
+    shift = shift or flow_shift(model.get_model_object("model_sampling"))
     method = SAMPLERS[name]
     return method.tail(method.sigmas(int(steps / denoise), shift), denoise)[-(steps + 1) :]
 
@@ -93,6 +93,8 @@ def encode_prompt(clip: Any, text: str, instruction: str | None, positive: list 
 
     positive: CONDITIONING whose length the text is cut or padded to, as upstream does with negative prompts.
     """
+    if clip is None:
+        raise InputError("there is no CLIP: connect the one of Load SANA, at Load SANA LoRA too if it comes from there")
     if not isinstance(clip.tokenizer, SanaTokenizer):
         raise InputError(
             f"this CLIP ({type(clip.cond_stage_model).__name__}) does not take SANA's instruction: load Gemma-2 with Load SANA or "
@@ -101,7 +103,8 @@ def encode_prompt(clip: Any, text: str, instruction: str | None, positive: list 
     length = text_length(positive) if positive else None
     tokens = clip.tokenizer.prompt(text, instruction, length)
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text, instruction=instruction, kept_length=length))
-    read = f"{len(tokens.ids) - tokens.num_padding} tokens read by Gemma"
+    count = len(tokens.ids) - tokens.num_padding
+    read = f"{count} {'token' if count == 1 else 'tokens'} read by Gemma"
     padding = f", {tokens.num_padding} of them padding" if tokens.num_padding else ""
     cut = "; the end of the prompt was cut off" if tokens.truncated else ""
     return conditioning, f"{tokens.text}\n\n[{read}, {len(tokens.kept)} of at most 300 seen by SANA{padding}{cut}]"
@@ -110,8 +113,8 @@ def encode_prompt(clip: Any, text: str, instruction: str | None, positive: list 
 def text_length(conditioning: list) -> int:
     """Tokens that the first entry of a CONDITIONING shows the model."""
     states, options = conditioning[0]
-    mask = options.get("attention_mask")
-    return states.shape[1] if mask is None else int(mask.flatten(1)[0].sum())
+    _, counted = padded_context(states, options.get("attention_mask"))
+    return int(counted[0].sum())
 
 
 def empty_latent(width: int, height: int, batch_size: int = 1) -> dict[str, Any]:

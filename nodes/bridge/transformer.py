@@ -60,6 +60,7 @@ class ComfySana(SanaTransformer):
     ) -> None:
         super().__init__(config, ops=operations, attention=host_attention, device=device, dtype=dtype)
         self.image_model = image_model
+        self.in_channels = config.latent_channels  # some of the host's nodes read it
         self.dtype = dtype  # not read off a weight: under dynamic VRAM there may be none yet
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]

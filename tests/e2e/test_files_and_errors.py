@@ -7,6 +7,7 @@ import pytest
 import torch
 from e2e.server import PACK, ExecutionFailed, Graph, PromptRefused
 from e2e.test_scenarios import Parts
+from PIL import Image
 from safetensors.torch import save_file
 
 
@@ -208,8 +209,61 @@ def test_latents_of_another_model(server):
         parts = Parts(g)
         return g.add("VAEDecode", samples=g.add("LoadLatent", latent="wide.latent"), vae=parts.vae)
 
-    assert "SANA takes latents (B, 32, h, w), got (2, 16, 4, 4)" in refused(server, sample)
+    assert "SANA takes latents (B, 32, h, w), got (B, 16, 4, 4)" in refused(server, sample)
     assert "decodes latents (B, 32, h, w), got (1, 16, 4, 4)" in refused(server, decode)
+
+
+def test_a_picture_smaller_than_a_latent_cell(server):
+    Image.new("RGB", (200, 31)).save(server.base / "input" / "small.png")
+    for node, settings in (
+        ("VAEEncode", {}),
+        ("VAEEncodeTiled", {"tile_size": 512, "overlap": 64, "temporal_size": 64, "temporal_overlap": 8}),
+    ):
+
+        def encode(g, node=node, settings=settings):
+            parts = Parts(g)
+            encoded = g.add(node, pixels=g.add("LoadImage", image="small.png"), vae=parts.vae, **settings)
+            return g.add("VAEDecode", samples=encoded, vae=parts.vae)
+
+        assert "encodes pictures of at least 32 x 32 pixels: enlarge this one" in refused(server, encode)
+
+
+def test_the_empty_clip_of_a_lora_without_clip(server):
+    def encode(g):
+        parts = Parts(g)
+        lora = g.add("SanaNativeLoadLora", model=parts.model, lora_name="lora.safetensors", strength_model=1.0, strength_clip=1.0)
+        return parts.picture(positive=g.add("SanaNativeTextEncode", clip=lora[1], text="a cat", instruction="upstream"))
+
+    assert "there is no CLIP: connect the one of Load SANA, at Load SANA LoRA too" in refused(server, encode)
+
+
+@pytest.mark.parametrize(
+    "node, settings",
+    [
+        ("ModelSamplingAuraFlow", {"shift": 3.0}),
+        ("ModelSamplingDiscrete", {"sampling": "v_prediction", "zsnr": False}),
+        ("ModelSamplingFlux", {"max_shift": 1.15, "base_shift": 0.5, "width": 128, "height": 96}),
+    ],
+)
+def test_the_noise_schedule_of_another_kind_of_model(server, node, settings):
+    def replaced(g):
+        parts = Parts(g)
+        return parts, g.add(node, model=parts.model, **settings)
+
+    def with_ksampler(g):
+        parts, model = replaced(g)
+        return parts.picture(model=model)
+
+    def with_sigmas(g):
+        parts, model = replaced(g)
+        sigmas = g.add("SanaNativeSigmas", model=model, schedule="flow_dpm", steps=2, shift=0.0, denoise=1.0)
+        guider = g.add("CFGGuider", model=model, positive=parts.positive, negative=parts.negative, cfg=2.0)
+        nodes = {"noise": g.add("RandomNoise", noise_seed=1), "sampler": g.add("SanaNativeSampler", sampler="flow_dpm")}
+        run = g.add("SamplerCustomAdvanced", guider=guider, sigmas=sigmas, latent_image=parts.latent, **nodes)
+        return g.add("VAEDecode", samples=run, vae=parts.vae)
+
+    for build in (with_ksampler, with_sigmas):
+        assert "the noise schedule of another kind of model" in refused(server, build)
 
 
 def test_sizes(server):

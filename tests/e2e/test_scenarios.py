@@ -404,6 +404,12 @@ def rescale_cfg(g):
 
 
 @scenario
+def renorm_cfg(g):
+    parts = Parts(g)
+    return parts.picture(model=g.add("RenormCFG", model=parts.model, cfg_trunc=100.0, renorm_cfg=1.0))
+
+
+@scenario
 def skip_layer_guidance(g):
     parts = Parts(g)
     settings = {"double_layers": "1", "single_layers": "", "scale": 3.0, "start_percent": 0.0, "end_percent": 1.0, "rescaling_scale": 0.0}

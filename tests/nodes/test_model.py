@@ -214,7 +214,7 @@ def test_the_host_expects_what_a_step_with_guidance_takes(sizes, cells, at_most)
 
 
 def test_latents_of_another_model_are_refused(patcher):
-    with pytest.raises(ValueError, match=r"latents \(B, 32, h, w\), got \(1, 16, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"latents \(B, 32, h, w\), got \(B, 16, 4, 4\)"):
         guider = samplers.CFGGuider(patcher)
         guider.set_conds([[torch.randn(1, 3, 48), {}]], [[torch.randn(1, 3, 48), {}]])
         guider.sample(torch.randn(1, 16, 4, 4), torch.ones(1, 16, 4, 4), samplers.sampler_object("euler"), torch.tensor([1.0, 0.0]), seed=0)

@@ -145,10 +145,12 @@ def test_a_negative_prompt_as_long_as_the_positive_one(loaded, negative):
     conditioning, report = run("TextEncode", clip=loaded[1], text=negative, instruction="none", positive=positive)
     length = positive[0][0].shape[1]
     assert conditioning[0][0].shape == positive[0][0].shape and conditioning[0][1]["attention_mask"].sum() == length
-    end = f"[1 tokens read by Gemma, {length} of at most 300 seen by SANA, {length - 1} of them padding]"
+    end = f"[1 token read by Gemma, {length} of at most 300 seen by SANA, {length - 1} of them padding]"
     assert report.endswith("the end of the prompt was cut off]" if negative else end)
     short = [[positive[0][0], {"attention_mask": torch.tensor([[1, 1, 1, 0, 0, 0, 0]])}]]
     assert run("TextEncode", clip=loaded[1], text="", instruction="none", positive=short)[0][0][0].shape[1] == 3
+    longer = [[torch.cat([positive[0][0]] * 2, dim=1), positive[0][1]]]  # as ConditioningConcat makes it, which leaves the mask as it was
+    assert run("TextEncode", clip=loaded[1], text="", instruction="none", positive=longer)[0][0][0].shape[1] == 2 * length
 
 
 def test_a_prompt_that_is_cut_is_reported(loaded):
@@ -265,5 +267,5 @@ def test_generate_refuses_other_models(loaded):
         run("Generate", model=Other(), **inputs)
     with pytest.raises(errors.InputError, match="multiple of 32"):
         run("Generate", model=loaded[0], **{**inputs, "width": 100})
-    with pytest.raises(errors.InputError, match=r"latents \(B, 32, h, w\), got \(2, 16, 4, 4\)"):
+    with pytest.raises(errors.InputError, match=r"latents \(B, 32, h, w\), got \(B, 16, 4, 4\)"):
         run("Generate", model=loaded[0], latent={"samples": torch.ones(1, 16, 4, 4)}, **inputs)
