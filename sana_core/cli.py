@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import math
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from PIL import Image
@@ -25,6 +29,7 @@ from .samplers.flow_euler import StepCallback
 from .samplers.guidance import block_numbers
 from .sources import PARTS
 from .start import redrawn_share
+from .text.tokenizer import check_text
 from .transformer.controlnet import ORDERS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -35,11 +40,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Draw what the arguments ask for. Returns the exit code: 0, or 2 after one line on stderr."""
     try:
         args = parser().parse_args(argv)
-        draw_all(args)
+        with _log_on_stderr(logging.WARNING if args.quiet else logging.INFO):
+            draw_all(args)
     except (SanaError, OSError) as error:
         sys.stderr.write(f"sana: error: {error}\n")
         return 2
     return 0
+
+
+@contextmanager
+def _log_on_stderr(level: int) -> Iterator[None]:
+    """What the library logs from this level on, on today's stderr."""
+    log, handler = logging.getLogger("sana"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("sana: %(message)s"))
+    handler.setLevel(level)
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(level)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+        log.removeHandler(handler)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -59,17 +81,17 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--width", type=int, help="pixels, a multiple of 32")
     p.add_argument("--height", type=int, help="pixels, a multiple of 32")
     p.add_argument("--steps", type=int, help="sampling steps")
-    p.add_argument("--guidance", type=float, help="how strongly to follow the prompt; 1 turns guidance off")
-    p.add_argument("--shift", type=float, help="flow shift")
+    p.add_argument("--guidance", type=_number, help="how strongly to follow the prompt; 1 turns guidance off")
+    p.add_argument("--shift", type=_number, help="flow shift")
     p.add_argument("--sampler", choices=list(SAMPLERS))
-    p.add_argument("--pag", type=float, metavar="SCALE", help="perturbed-attention guidance, such as 2 (default: 0, off)")
+    p.add_argument("--pag", type=_number, metavar="SCALE", help="perturbed-attention guidance, such as 2 (default: 0, off)")
     p.add_argument("--pag-layers", metavar="NUMBERS", help="the blocks it perturbs, such as 8 or 8,9 (default: the model's own)")
     p.add_argument("--image", metavar="FILE", help="picture to start from; without a size its own, cut down to multiples of 32")
-    p.add_argument("--strength", type=float, help="how much of it is redrawn, up to 1 (default: 0.6; 1 with a mask)")
+    p.add_argument("--strength", type=_number, help="how much of it is redrawn, up to 1 (default: 0.6; 1 with a mask)")
     p.add_argument("--mask", metavar="FILE", help="picture that is bright where the start picture is redrawn")
     p.add_argument("--controlnet", type=Path, metavar="FILE", help="SANA ControlNet: file or folder")
     p.add_argument("--control-image", metavar="FILE", help="picture that it follows, such as an edge map")
-    p.add_argument("--control-scale", type=float, help="how closely (default: 1)")
+    p.add_argument("--control-scale", type=_number, help="how closely (default: 1)")
     p.add_argument("--control-order", choices=ORDERS, default=ORDERS[0], help="how it is connected (default: %(default)s)")
     p.add_argument("--seed", type=int, help="the same seed gives the same picture (default: another one each time)")
     p.add_argument("--batch", type=int, default=1, help="pictures per prompt")
@@ -86,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     p.add_argument("--dtype", choices=list(DTYPES), help="of the transformer (default: float32 on the CPU, the file's own on a GPU)")
     p.add_argument("--offload", action="store_true", help="networks on the CPU, each on the GPU for its turn; tells the peak of memory")
-    p.add_argument("--quiet", action="store_true", help="no progress bar, no file names")
+    p.add_argument("--quiet", action="store_true", help="no progress bar, no file names, no word on what was loaded; warnings stay")
     p.epilog = "Size, steps, guidance, shift and sampler are the model's own where they are not given."
     return p
 
@@ -94,8 +116,8 @@ def parser() -> argparse.ArgumentParser:
 def draw_all(args: argparse.Namespace) -> None:
     """Check everything that can be checked without the model, load it, draw and save."""
     jobs, source = _jobs(args), _source(args)
+    _check_output(args.output)
     loras = [(load_lora(path), strength) for path, strength in args.lora]
-    args.output.parent.mkdir(parents=True, exist_ok=True)
     pipeline = load_pipeline(
         source,
         device=args.device,
@@ -108,25 +130,48 @@ def draw_all(args: argparse.Namespace) -> None:
     )
     for lora, strength in loras:
         _add_lora(pipeline, lora, strength, quiet=args.quiet)
-    dtype = str(pipeline.transformer.scale_shift_table.dtype).removeprefix("torch.")
+    drawn_by = _drawn_by(pipeline, source, args)
     plan = [(_seeded(job), _settings(pipeline, job)) for job in jobs]
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     number = 0
     for index, (job, settings) in enumerate(plan):
         for item, picture in enumerate(_draw(pipeline, job, settings, args, f"{index + 1}/{len(plan)}")):
             number += 1
             alone = args.prompt_file is None and args.batch == 1
             path = args.output if alone else args.output.with_stem(f"{args.output.stem}-{number:04d}")
-            drawn_by = {"model": _model_name(source), "variant": args.variant, "dtype": dtype, "instruction": args.instruction}
-            if args.lora:
-                drawn_by["loras"] = [f"{path.name}:{strength:g}" for path, strength in args.lora]
-            if args.controlnet:
-                drawn_by |= {"controlnet": args.controlnet.name, "control_order": args.control_order}
             given = {name: value for name, value in asdict(job).items() if value is not None}
             save_png(picture, path, {**given, **asdict(settings), "batch_size": args.batch, "batch_index": item, **drawn_by})
             if not args.quiet:
                 sys.stdout.write(f"{path}\n")
     if args.offload and not args.quiet:
         sys.stderr.write(f"peak of memory: {peak_memory(pipeline.device)}\n")
+
+
+def _drawn_by(pipeline: SanaPipeline, source: str | Path | dict[str, Path], args: argparse.Namespace) -> dict[str, Any]:
+    """What a picture's record says of the networks and of the options that hold for every picture."""
+    dtype = str(pipeline.transformer.scale_shift_table.dtype).removeprefix("torch.")
+    record = {"model": _model_name(source), "variant": args.variant, "dtype": dtype, "instruction": args.instruction}
+    if args.negative_mask != "own":
+        record["negative_mask"] = args.negative_mask
+    if args.trained_precision:
+        record["trained_precision"] = args.trained_precision
+    record |= {part: getattr(args, part).name for part in ("autoencoder", "text_encoder") if getattr(args, part)}
+    if args.lora:
+        record["loras"] = [f"{path.name}:{strength:g}" for path, strength in args.lora]
+    if pipeline.controlnet is not None:  # its own file, or that of the pipeline folder
+        name = args.controlnet.name if args.controlnet else f"{_model_name(source)}/controlnet"
+        record |= {"controlnet": name, "control_order": pipeline.controlnet.order}
+    return record
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return value
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -140,9 +185,10 @@ def _size(text: str) -> tuple[int, int]:
 def _lora(text: str) -> tuple[Path, float]:
     path, _, strength = text.rpartition(":")
     try:
-        return Path(path or text), float(strength) if path else 1.0
+        float(strength)
     except ValueError:  # no number there: a drive letter's colon
         return Path(text), 1.0
+    return Path(path or text), _number(strength) if path else 1.0
 
 
 def _add_lora(pipeline: SanaPipeline, lora: Lora, strength: float, *, quiet: bool) -> None:
@@ -156,8 +202,6 @@ def _add_lora(pipeline: SanaPipeline, lora: Lora, strength: float, *, quiet: boo
 def _jobs(args: argparse.Namespace) -> list[Job]:
     if (args.prompt is None) == (args.prompt_file is None):
         raise InputError("give either a prompt or --prompt-file")
-    if args.output.suffix.lower() != ".png":
-        raise InputError(f"{args.output}: pictures are written as PNG, name a .png file")
     if args.batch < 1:
         raise InputError(f"--batch is {args.batch}, expected at least 1")
     width, height = args.size or (None, None)
@@ -185,8 +229,23 @@ def _jobs(args: argparse.Namespace) -> list[Job]:
     return jobs
 
 
+def _check_output(path: Path) -> None:
+    """Raise InputError where no PNG file could be written. Changes nothing."""
+    if path.suffix.lower() != ".png":
+        raise InputError(f"{path}: pictures are written as PNG, name a .png file")
+    try:
+        if path.exists():
+            path.open("r+b").close()
+        else:
+            tempfile.TemporaryFile(dir=next(folder for folder in path.absolute().parents if folder.exists())).close()
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}): name a PNG file in a folder that you can write to") from error
+
+
 def _check(job: Job) -> None:
     """Raise InputError for what no model is needed to see."""
+    check_text(job.prompt)
+    check_text(job.negative_prompt or "", "the negative prompt")
     latent_size(1024 if job.width is None else job.width, 1024 if job.height is None else job.height)
     redrawn_share(job.image, job.strength, job.mask)
     if job.pag_layers is not None:

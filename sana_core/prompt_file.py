@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+from .text.tokenizer import check_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,10 @@ def read_prompt_file(path: str | Path) -> list[Job]:
         raise InputError(f"{path} cannot be read ({error}): expected a UTF-8 text file of prompts") from error
     if path.suffix.lower() not in READERS:
         raise InputError(f"{path}: a prompt file is one of {', '.join(READERS)}")
-    jobs = READERS[path.suffix.lower()](text, str(path))
+    try:
+        jobs = READERS[path.suffix.lower()](text, str(path))
+    except RecursionError as error:
+        raise InputError(f"{path} is nested too deeply: expected texts or objects, one level deep") from error
     if not jobs:
         raise InputError(f"{path} holds no prompt: write one per line")
     return jobs
@@ -91,19 +96,23 @@ def _parse(text: str, source: str) -> Any:
 
 def _job(entry: object, source: str) -> Job:
     if isinstance(entry, str):
-        return Job(prompt=entry)
+        return _job({"prompt": entry}, source)
     if not isinstance(entry, dict) or "prompt" not in entry:
         raise InputError(f'{source}: expected a text or an object with "prompt", found {json.dumps(entry)[:80]}')
     for name, value in entry.items():
-        expected = "a text" if name in TEXTS else "a whole number" if name in WHOLE else "a number" if name in NUMBERS else None
+        expected = "a text" if name in TEXTS else "a whole number" if name in WHOLE else "a finite number" if name in NUMBERS else None
         if expected is None:
             raise InputError(f'{source}: unknown setting "{name}", expected {", ".join((*TEXTS, *WHOLE, *NUMBERS))}')
         if not _is(expected, value):
             raise InputError(f"{source}: {name} is {json.dumps(value)[:80]}, expected {expected}")
+        if isinstance(value, str):
+            check_text(value, f"{source}: {name}")
     return Job(**entry)
 
 
 def _is(expected: str, value: object) -> bool:
     if expected == "a text":
         return isinstance(value, str)
-    return isinstance(value, int if expected == "a whole number" else (int, float)) and not isinstance(value, bool)
+    if isinstance(value, bool) or not isinstance(value, int if expected == "a whole number" else (int, float)):
+        return False
+    return expected == "a whole number" or abs(value) <= sys.float_info.max  # JSON has NaN, Infinity and whole numbers of any length

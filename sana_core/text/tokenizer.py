@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -35,6 +35,7 @@ class SentencePieceTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids, BOS first, no EOS."""
+        check_text(text)
         ids = [BOS_ID]
         for part in self._split.split(text):
             if part in self._control:
@@ -62,6 +63,7 @@ class JsonTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids, BOS first, no EOS."""
+        check_text(text)
         return [BOS_ID, *self.tokenizer.encode(text, add_special_tokens=False).ids]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -70,6 +72,15 @@ class JsonTokenizer:
 
 
 GemmaTokenizer = SentencePieceTokenizer | JsonTokenizer
+
+
+def check_text(text: str, name: str = "the prompt") -> None:
+    """Raise InputError for lone surrogates, which is what Python makes of bytes that are not UTF-8: no tokenizer takes them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = f"{text[error.start]!a} at position {error.start} of {text!a:.80}"
+        raise InputError(f"{name} is not valid Unicode text, found {found}: write it in UTF-8") from error
 
 
 def find_tokenizer(folder: str | Path) -> Path | None:

@@ -1,6 +1,8 @@
 """The command line on a whole tiny random SANA."""
 
 import json
+import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +48,7 @@ def test_one_picture(model, files, tmp_path, capsys):
     assert record(path) == {
         "prompt": "a red apple", "negative_prompt": "blurry", "seed": 5, "width": 64, "height": 32, "steps": 2, "guidance_scale": 3.0,
         "sampler": "flow_dpm", "shift": 2.0, "batch_size": 1, "batch_index": 0, "model": "transformer", "variant": None, "dtype": "float32",
-        "instruction": "default",
+        "instruction": "default", "autoencoder": "autoencoder.safetensors", "text_encoder": "text_encoder.safetensors",
     }  # fmt: skip
 
 
@@ -100,6 +102,48 @@ def test_controlnet(model, files, picture, tmp_path):
         assert (found["controlnet"], found["control_order"], found["control_scale"]) == ("edges.safetensors", order, scale)
     with Image.open(tmp_path / "upstream.png") as first, Image.open(tmp_path / "diffusers.png") as second:
         assert first.tobytes() != second.tobytes()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, files):
+    """The same networks in a diffusers pipeline folder, with a ControlNet."""
+    folder = tmp_path_factory.mktemp("pipelines") / "with-control"
+    for part, path in files.items():
+        (folder / {"autoencoder": "vae"}.get(part, part)).mkdir(parents=True)
+        shutil.copy(path, folder / {"autoencoder": "vae"}.get(part, part) / "model.safetensors")
+    (folder / "model_index.json").write_text("{}")
+    (folder / "controlnet").mkdir()
+    width = load_pipeline(files, device="cpu").transformer.config.caption_channels
+    network = tiny.randomized(SanaControlNet(tiny.transformer_config(depth=1, caption_channels=width)), seed=3)
+    save_file(network.state_dict(), folder / "controlnet" / "model.safetensors")
+    return folder
+
+
+def test_the_record_has_what_changes_the_picture(model, folder, tmp_path):
+    shared = "--size 32 --steps 1 --seed 5 --quiet --trained-precision float16 --negative-mask positive"
+    assert main(["a cat", "-o", str(tmp_path / "files.png"), *shared.split(), *model]) == 0
+    options = [*shared.split(), "--control-order", "diffusers", "--pipeline", str(folder), "--device", "cpu"]
+    assert main(["a cat", "-o", str(tmp_path / "folder.png"), *options]) == 0
+    files, pipeline = record(tmp_path / "files.png"), record(tmp_path / "folder.png")
+    for found in (files, pipeline):
+        assert (found["trained_precision"], found["negative_mask"]) == ("float16", "positive")
+    assert not {"controlnet", "control_order"} & set(files) and not {"autoencoder", "text_encoder"} & set(pipeline)
+    assert (files["autoencoder"], files["text_encoder"]) == ("autoencoder.safetensors", "text_encoder.safetensors")
+    assert (pipeline["controlnet"], pipeline["control_order"]) == ("with-control/controlnet", "diffusers")
+
+
+def test_what_was_decided_about_a_file_is_told(model, files, tmp_path, capsys):
+    log = logging.getLogger("sana")
+    before = (log.level, list(log.handlers))
+    options = ["a cat", "-o", str(tmp_path / "a.png"), "--size", "32", "--steps", "1", *model]
+    for _ in range(2):  # nothing is left over from the first time
+        assert main(options) == 0
+        lines = capsys.readouterr().err.splitlines()
+        assert len([line for line in lines if line.startswith(f"sana: {files['transformer']}: ")]) == 1
+    assert main([*options, "--dtype", "float16", "--trained-precision", "bfloat16", "--quiet"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"sana: {files['transformer']}: this SANA model was trained in bfloat16 but was made to compute in float16")
+    assert (log.level, log.handlers) == before
 
 
 def test_sprint(tmp_path, capsys):
@@ -157,7 +201,17 @@ def test_prompt_file(model, tmp_path):
         (["x", "--device", "cuda:99"], "CUDA GPUs here"),
         (["x", "--pipeline", "none"], "either --pipeline or the single model files"),
         (["x", "-o", "a.jpg"], "name a .png file"),
-        (["x", "-o", "folder.png"], "folder.png"),
+        (["x", "-o", "folder.png", "--transformer", "none"], "folder.png cannot be written (Is a directory)"),
+        (["x", "-o", "/proc/x.png", "--transformer", "none"], "/proc/x.png cannot be written"),
+        (["x", "-o", f"{__file__}/x.png", "--transformer", "none"], "x.png cannot be written (Not a directory)"),
+        (["x", "-o", "new/x.png", "--transformer", "none"], "none"),
+        (["caf\udcff"], "the prompt is not valid Unicode text"),
+        (["x", "--negative", "caf\udcff", "--guidance", "1"], "the negative prompt is not valid Unicode text"),
+        (["x", "--instruction", "caf\udcff"], "not valid Unicode text"),
+        (["x", "--guidance", "nan"], "'nan' is not a finite number"),
+        (["x", "--control-scale", "inf"], "'inf' is not a finite number"),
+        (["x", "--pag", "much"], "'much' is not a finite number"),
+        (["x", "--lora", "x.safetensors:nan"], "'nan' is not a finite number"),
         (["x", "--tokenizer", "none.model"], "none.model"),
         (["x", "--what"], "unrecognized arguments"),
     ],
@@ -172,14 +226,14 @@ def test_every_error_is_one_line(model, tmp_path, monkeypatch, capsys, options, 
         code = stop.code
     error = capsys.readouterr().err
     assert code == 2 and said in error and error.startswith("sana: error: ") and error.count("\n") == 1
-    assert not list(tmp_path.glob("*.png/*")) and not Path("sana.png").exists()
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder.png"]
 
 
 def test_an_error_in_the_file_comes_before_the_first_picture(model, tmp_path, capsys):
     prompts = tmp_path / "p.jsonl"
     for wrong in ({"sampler": "euler"}, {"width": 33}, {"steps": 0}, {"image": "none.png"}, {"strength": 1}, {"pag_layers": "a"}):
         prompts.write_text(f'"a"\n{json.dumps({"prompt": "b", **wrong})}\n')
-        assert main(["--prompt-file", str(prompts), "-o", str(tmp_path / "p.png"), *model]) == 2
+        assert main(["--prompt-file", str(prompts), "-o", str(tmp_path / "p.png"), "--quiet", *model]) == 2
         assert capsys.readouterr().err.count("\n") == 1 and not list(tmp_path.glob("*.png"))
 
 
@@ -193,6 +247,14 @@ def test_as_a_program(tmp_path):
     assert (failed.returncode, failed.stdout) == (2, "") and failed.stderr.startswith("sana: error: ") and failed.stderr.count("\n") == 1
     helped = run("--help")
     assert helped.returncode == 0 and "--prompt-file" in helped.stdout and not helped.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such bytes")
+def test_a_prompt_that_is_not_utf8():
+    command = [sys.executable.encode(), b"-m", b"sana_core", b"caf\xff"]
+    failed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (failed.returncode, failed.stdout) == (2, "") and failed.stderr.count("\n") == 1
+    assert failed.stderr.startswith("sana: error: the prompt is not valid Unicode text, found '\\udcff' at position 3")
 
 
 def test_import_is_light():

@@ -54,7 +54,14 @@ def test_own_settings_win_over_common_ones():
         ("p.jsonl", '{"prompt": "x", "width": "64"}', 'width is "64", expected a whole number'),
         ("p.jsonl", '{"prompt": "x", "steps": 2.5}', "steps is 2.5, expected a whole number"),
         ("p.jsonl", '{"prompt": "x", "seed": true}', "seed is true, expected a whole number"),
-        ("p.jsonl", '{"prompt": "x", "shift": null}', "shift is null, expected a number"),
+        ("p.jsonl", '{"prompt": "x", "shift": null}', "shift is null, expected a finite number"),
+        ("p.jsonl", '{"prompt": "x", "guidance_scale": NaN}', "line 1: guidance_scale is NaN, expected a finite number"),
+        ("p.jsonl", '{"prompt": "x", "shift": -1e999}', "shift is -Infinity, expected a finite number"),
+        ("p.jsonl", f'{{"prompt": "x", "strength": 1{"0" * 400}}}', "strength is 10+, expected a finite number"),
+        ("p.json", "[" * 100_000, r"p\.json is nested too deeply"),
+        ("p.jsonl", "[" * 100_000, r"p\.jsonl is nested too deeply"),
+        ("p.jsonl", r'"caf\ud800"', r"line 1: prompt is not valid Unicode text, found '\\ud800' at position 3"),
+        ("p.json", r'[{"prompt": "x", "negative_prompt": "\udcff"}]', "entry 1: negative_prompt is not valid Unicode text"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, name, text, said):

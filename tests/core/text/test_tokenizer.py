@@ -6,7 +6,7 @@ import pytest
 import sentencepiece
 import tiny_text
 
-from sana_core.errors import CheckpointError
+from sana_core.errors import CheckpointError, InputError
 from sana_core.text.instruction import INSTRUCTIONS
 from sana_core.text.tokenizer import JsonTokenizer, SentencePieceTokenizer, read_tokenizer, tokenizer_from_bytes
 
@@ -44,6 +44,12 @@ def test_every_form_gives_the_same_ids(tokenizer, folder, text):
 def test_special_pieces_and_runs(tokenizer):
     assert tokenizer.encode("<mask>\n\n<eos><b>") == [2, 4, 6, 1, tokenizer.processor.piece_to_id("<b>")]
     assert tokenizer.encode("  ") == [2, tokenizer.processor.piece_to_id("\u2581\u2581")]
+
+
+def test_lone_surrogates(tokenizer, folder):
+    for form in (tokenizer, read_tokenizer(folder / "tokenizer.json")):
+        with pytest.raises(InputError, match=r"not valid Unicode text, found '\\udcff' at position 3 of 'caf\\udcff'"):
+            form.encode("caf\udcff")
 
 
 def test_decode_of_a_cut_prompt_is_a_prefix(tokenizer):
