@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import InputError
-from .images import Picture
+from .images import Picture, eight_bit
 
 
 def control_picture(picture: Picture, width: int, height: int) -> Tensor:
@@ -22,7 +22,7 @@ def control_picture(picture: Picture, width: int, height: int) -> Tensor:
     picture: PIL, or a tensor (3, H, W) or (B, 3, H, W) in 0..1.  Raises InputError for a tensor of another shape.
     """
     if isinstance(picture, Image.Image):
-        picture = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1) / 255.0
+        picture = torch.from_numpy(np.array(eight_bit(picture).convert("RGB"))).permute(2, 0, 1) / 255.0
     pixels = picture[None] if picture.ndim == 3 else picture
     if pixels.ndim != 4 or pixels.shape[1] != 3:
         raise InputError(f"a control picture as a tensor is (B, 3, H, W), got {tuple(picture.shape)}")

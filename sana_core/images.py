@@ -44,6 +44,13 @@ def open_picture(path: str | Path) -> Image.Image:
         raise InputError(f"{path} is not a picture that can be read ({error}): give a PNG, JPEG or WebP file") from error
 
 
+def eight_bit(picture: Image.Image) -> Image.Image:
+    """A greyscale picture of 16 bits, such as a depth or edge map, in 8: Pillow's own conversions cut it off at 255 instead."""
+    if not picture.mode.startswith("I"):
+        return picture
+    return Image.fromarray((np.asarray(picture).clip(0, 65535) / 257.0).round().astype(np.uint8))
+
+
 def picture_tensor(picture: Image.Image | Tensor, width: int, height: int) -> Tensor:
     """A PIL picture of any size, resized and cropped to fill width x height, or a tensor (3, H, W) or (B, 3, H, W) in 0..1 of that size or
     larger by less than a latent cell, which is cropped at the centre.
@@ -51,7 +58,7 @@ def picture_tensor(picture: Image.Image | Tensor, width: int, height: int) -> Te
     Returns (B, 3, H, W), float32, in -1..1. Raises InputError for a tensor of another shape.
     """
     if isinstance(picture, Image.Image):
-        picture = _fitted(picture.convert("RGB"), width, height).permute(2, 0, 1)
+        picture = _fitted(eight_bit(picture).convert("RGB"), width, height).permute(2, 0, 1)
     return _batch(picture, 3, width, height, "picture") * 2.0 - 1.0
 
 
@@ -62,7 +69,7 @@ def mask_latents(mask: Image.Image | Tensor, width: int, height: int) -> Tensor:
     of its 32 x 32 pixels is above one half. Raises InputError for a tensor of another shape.
     """
     if isinstance(mask, Image.Image):
-        mask = _fitted(mask.convert("L"), width, height)[None]
+        mask = _fitted(eight_bit(mask).convert("L"), width, height)[None]
     return F.max_pool2d((_batch(mask, 1, width, height, "mask") > 0.5).float(), DOWNSCALE)
 
 

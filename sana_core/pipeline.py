@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -188,6 +189,8 @@ class SanaPipeline:
         given = {"width": width, "height": height, "steps": steps, "guidance_scale": guidance_scale, "sampler": sampler, "shift": shift}
         settings = replace(self.defaults, **{name: value for name, value in given.items() if value is not None})
         latent_size(settings.width, settings.height)
+        if not (math.isfinite(settings.guidance_scale) and math.isfinite(settings.shift)):
+            raise InputError(f"guidance_scale {settings.guidance_scale} and shift {settings.shift}: both have to be numbers")
         check_sampler(settings.sampler, self.transformer.config)
         self.sigmas(settings)
         return settings
@@ -235,7 +238,7 @@ class SanaPipeline:
         control: Sequence[ControlBranch] = (),
     ) -> Denoise:
         """`denoise(x, sigma) -> x0` for the prompts that `encode_prompts` encoded."""
-        if not pag_scale >= 0.0:
+        if not 0.0 <= pag_scale < math.inf:
             raise InputError(f"pag_scale is {pag_scale}, expected 0 (off) or more, such as 2")
         return make_denoiser(
             self.transformer,
@@ -252,6 +255,8 @@ class SanaPipeline:
         """The ControlNet at work on a control picture, one for all or one for each; nothing without a picture."""
         if image is None:
             return []
+        if not math.isfinite(scale):
+            raise InputError(f"control_scale is {scale}, expected a number such as 1")
         if self.controlnet is None:
             raise InputError("there is a control image but no ControlNet: load the pipeline with one, under controlnet or in the folder")
         latent = self.encode_image(control_picture(image, settings.width, settings.height), settings)

@@ -11,12 +11,15 @@ that both need, and only coarser steps than the ones were trained with.
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from .config import TransformerConfig
 from .errors import InputError
 from .presets import RELEASES, same_network
 
+log = logging.getLogger("sana")
 TRAINED_PRECISIONS = ("float16", "bfloat16")
 
 
@@ -56,6 +59,14 @@ def loaded_dtype(config: TransformerConfig, stored: torch.dtype) -> torch.dtype:
     return stored if stored in run_dtypes(config) else run_dtypes(config)[0]
 
 
+def full_range(dtype: torch.dtype, network: str) -> torch.dtype:
+    """`dtype`, or bfloat16 in place of one with a smaller range: DC-AE and Gemma-2 overflow float16 and give black pictures or NaN."""
+    if torch.finfo(dtype).max >= torch.finfo(torch.bfloat16).max:
+        return dtype
+    log.info("%s runs in bfloat16 instead of %s, which it overflows", network, _name(dtype))
+    return torch.bfloat16
+
+
 def precision_warning(config: TransformerConfig, dtype: torch.dtype) -> str | None:
     """What happens when this network computes in `dtype`, if that is not what it was trained for, and what to choose."""
     if dtype == torch.float16 and config.fp16_trained is None:
@@ -79,7 +90,7 @@ def precision_warning(config: TransformerConfig, dtype: torch.dtype) -> str | No
 def precision_words(config: TransformerConfig, reason: str) -> str:
     """The decision in words, for the log."""
     if config.fp16_trained is None:
-        return f"trained precision unknown ({reason}): runs in bfloat16 with float16's clamp"
+        return f"trained precision unknown ({reason}): keeps float16's clamp"
     kind = "float16, so with its clamp" if config.fp16_trained else "bfloat16"
     return f"trained in {kind} ({reason})"
 

@@ -62,6 +62,8 @@ def start_from_picture(
     if mask is None:
         return picture(sigma), denoise
     redrawn = mask_latents(mask, settings.width, settings.height).to(x)
+    if len(redrawn) not in (1, len(x)):
+        raise InputError(f"{len(redrawn)} masks for {len(x)} pictures: give one for all, or one for each")
     return picture(sigma), lambda x, sigma: torch.lerp(original, denoise(torch.lerp(picture(sigma), x, redrawn), sigma), redrawn)
 
 

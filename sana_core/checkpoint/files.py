@@ -80,6 +80,10 @@ def _weight_files(folder: Path) -> list[Path]:
                 raise CheckpointError(f"{indices[0]} names files that are not there ({absent}): download the folder again")
             return files
         files = sorted(folder.glob(f"*{suffix}"), key=lambda p: len(p.name))
+        others = [file.name for file in files[1:] if not file.name.startswith(f"{files[0].stem}.")]  # a variant is name.fp16.safetensors
+        if others:
+            found = ", ".join([files[0].name, *others])
+            raise CheckpointError(f"{folder} holds several models ({found}): name the file")
         if files:
             return files[:1]
     raise CheckpointError(f"{folder}: no .safetensors or .bin file in this folder")

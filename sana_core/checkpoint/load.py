@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..dcae.autoencoder import DCAE
 from ..device import pick_device
 from ..errors import CheckpointError, SanaError
-from ..precision import loaded_dtype, precision_warning
+from ..precision import full_range, loaded_dtype, precision_warning
 from ..transformer.controlnet import SanaControlNet
 from ..transformer.model import SanaTransformer
 from .canonical import Canonical, canonical_autoencoder, canonical_controlnet, canonical_transformer
@@ -49,8 +49,8 @@ def load_transformer(
 def load_autoencoder(path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> DCAE:
     """DC-AE f32c32 sana-1.0, 1.1 or Lite from a file of either naming, a component folder or a whole diffusers pipeline folder.
 
-    dtype None: the file's own. `device="meta"` checks every key and shape without reading tensors. Raises CheckpointError, and InputError
-    for a device that is not there.
+    dtype None: the file's own; float16 becomes bfloat16, as DC-AE overflows it. `device="meta"` checks every key and shape without reading
+    tensors. Raises CheckpointError, and InputError for a device that is not there.
     """
     device = pick_device(device)
     return build_autoencoder(read_checkpoint(component_folder(path, "vae"), device), device, dtype)
@@ -105,6 +105,7 @@ def build_autoencoder(checkpoint: Checkpoint, device: str | torch.device = "cpu"
     with naming(checkpoint.source):
         canonical = canonical_autoencoder(checkpoint.tensors)
     with naming(checkpoint.source, canonical.original_key):
+        dtype = full_range(dtype or canonical.tensors["decoder.conv_in.weight"].dtype, "DC-AE")
         return load_strictly(DCAE(autoencoder_config(canonical.tensors), device="meta"), canonical, device, dtype)
 
 
@@ -152,6 +153,8 @@ def naming(source: str, original_key: Callable[[str], str] = str) -> Iterator[No
     try:
         yield
     except SanaError as error:
+        if str(error).startswith(source):
+            raise
         raise CheckpointError(f"{source}: {error}") from error
     except KeyError as error:
         raise CheckpointError(

@@ -28,8 +28,8 @@ class DCAE(nn.Module):
 
         tile: as in `decode`.
         """
-        if image.ndim != 4 or image.shape[1] != 3 or image.shape[-1] % DOWNSCALE or image.shape[-2] % DOWNSCALE:
-            expected = f"(B, 3, H, W) with H and W divisible by {DOWNSCALE}"
+        if image.ndim != 4 or image.shape[1] != 3 or any(side < 1 or side % DOWNSCALE for side in image.shape[-2:]):
+            expected = f"(B, 3, H, W) with H and W positive and divisible by {DOWNSCALE}"
             raise InputError(f"DC-AE encodes {expected}, got {tuple(image.shape)}: crop or pad the picture")
         if tile is None:
             return self.encoder(image) * self.config.scaling_factor

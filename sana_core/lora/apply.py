@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, InputError
 from .factors import Factors
 from .file import Lora
 from .match import match_lora, nothing_matches
@@ -18,8 +20,10 @@ def apply_lora(network: nn.Module, lora: Lora, strength: float = 1.0) -> LoraRep
     back to rounding (not a DoRA, whose change depends on the weight it meets).
 
     Everything is checked before the first weight changes. Keys that fit nothing are logged and reported. Raises CheckpointError where
-    nothing fits or a shape differs.
+    nothing fits or a shape differs, and InputError for a strength that is no number.
     """
+    if not math.isfinite(strength):
+        raise InputError(f"a LoRA at strength {strength}: expected a number such as 1")
     parameters = network.state_dict()
     matches, report = match_lora(lora, parameters, strength)
     if not matches:

@@ -68,7 +68,7 @@ def load_lora(path: str | Path) -> Lora:
     return lora
 
 
-def parse_lora(tensors: Mapping[str, Tensor], stated: str | None = None, source: str = "this LoRA") -> Lora:
+def parse_lora(tensors: Mapping[str, Tensor], stated: str | None = None, source: str = "the LoRA file") -> Lora:
     """What there is of a LoRA in a state dict. stated: PEFT's configuration as JSON. Raises CheckpointError if that cannot be read."""
     roles: dict[str, dict[str, Tensor]] = defaultdict(dict)
     keys: dict[str, list[str]] = defaultdict(list)

@@ -123,9 +123,7 @@ def nothing_matches(lora: Lora, parameters: Mapping[str, Tensor]) -> str:
     """What to say of a LoRA of which nothing fits a network with these parameters."""
     is_text_encoder, names = _is_text_encoder(parameters), list(lora.modules)
     if names and not is_text_encoder and not lora.has_transformer:
-        return (
-            f"{lora.source}: this LoRA changes a text encoder only (such as {names[0]}), not the transformer: apply it to the text encoder"
-        )
+        return f"{lora.source}: this LoRA changes a text encoder only (such as {names[0]}), not the transformer: give it the text encoder"
     if not names:
         return f"{lora.source}: expected a LoRA, found none of a known kind (one of its keys is {next(iter(lora.unknown), None)})"
     example = next(name for name in parameters if "blocks.0." in name or "layers.0." in name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import torch
@@ -13,11 +12,10 @@ from ..checkpoint.files import Checkpoint, component_folder, read_checkpoint
 from ..checkpoint.load import check_fit, naming
 from ..device import pick_device
 from ..errors import CheckpointError
+from ..precision import full_range
 from .detect import SPIECE_KEY, check_gemma2, key_prefix, text_config
 from .gemma import GemmaTextEncoder, build_gemma2
 from .tokenizer import GemmaTokenizer, find_tokenizer, read_tokenizer, tokenizer_from_bytes
-
-logger = logging.getLogger("sana")
 
 
 def load_text_encoder(
@@ -43,7 +41,7 @@ def load_text_encoder(
         tensors = _canonical(header, prefix)
         config = text_config(header, tensors)
         check_fit(tensors, build_gemma2(config).state_dict(), Canonical(tensors, prefix))
-    dtype = _run_dtype(dtype or tensors["embed_tokens.weight"].dtype)
+    dtype = full_range(dtype or tensors["embed_tokens.weight"].dtype, "Gemma-2")
     if device.type == "meta":
         return GemmaTextEncoder(config).to(dtype)
     _check_has_tokenizer(path, header, tokenizer)
@@ -62,13 +60,6 @@ def load_text_encoder(
 def _canonical(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
     """The network's tensors under the names of `Gemma2Model`."""
     return {key.removeprefix(prefix): tensor for key, tensor in checkpoint.tensors.items() if key != SPIECE_KEY}
-
-
-def _run_dtype(dtype: torch.dtype) -> torch.dtype:
-    if dtype in (torch.float32, torch.bfloat16):
-        return dtype
-    logger.info("Gemma-2 runs in bfloat16 instead of %s, which it overflows", str(dtype).removeprefix("torch."))
-    return torch.bfloat16
 
 
 def _check_has_tokenizer(path: Path, header: Checkpoint, tokenizer: str | Path | None) -> None:

@@ -106,8 +106,8 @@ class SanaTransformer(nn.Module):
     def _check(self, latent: Tensor) -> None:
         channels = self.config.latent_channels
         if latent.ndim != 4 or latent.shape[1] != channels:
-            found = tuple(latent.shape)
-            raise InputError(f"SANA takes latents (B, {channels}, h, w), got {found}: these latents come from another model's VAE")
+            found = ", ".join(map(str, latent.shape[1:]))
+            raise InputError(f"SANA takes latents (B, {channels}, h, w), got (B, {found}): these latents come from another model's VAE")
 
 
 def attention_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

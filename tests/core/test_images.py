@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from sana_core.control import control_picture
 from sana_core.errors import InputError
 from sana_core.images import mask_latents, picture_tensor, save_png, to_pil
 
@@ -39,6 +41,14 @@ def test_pil_pictures_fill_the_size_without_distortion():
 def test_grey_and_palette_pictures_become_rgb():
     for mode in ("L", "P", "RGBA", "1"):
         assert picture_tensor(Image.new(mode, (32, 32)), 32, 32).shape == (1, 3, 32, 32)
+
+
+def test_16_bits_of_grey_are_scaled_not_cut_off():
+    deep = Image.fromarray(np.repeat([[300, 40000]], 32, axis=0).repeat(32, axis=1).astype(np.uint16))
+    found = picture_tensor(deep, 64, 32)[0, 0, 0] / 2 + 0.5
+    assert found[0].item() == pytest.approx(300 / 65535, abs=1 / 255) and found[-1].item() == pytest.approx(40000 / 65535, abs=1 / 255)
+    assert mask_latents(deep, 64, 32).tolist() == [[[[0, 1]]]]
+    torch.testing.assert_close(control_picture(deep, 64, 32) * 2 - 1, picture_tensor(deep, 64, 32))
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 3, 64, 32), (4, 32, 64), (32, 64), (1, 1, 3, 32, 64)])

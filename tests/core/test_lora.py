@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from tiny_lora import ALPHA, DIALECTS, RANK
 
 from sana_core.cli import main
-from sana_core.errors import CheckpointError
+from sana_core.errors import CheckpointError, InputError
 from sana_core.lora import apply_lora, load_lora, names
 from sana_core.pipeline import load_pipeline
 from sana_core.text.gemma import GemmaTextEncoder
@@ -258,7 +258,10 @@ def test_a_file_for_both_networks(lora, caplog):
     assert len(report.elsewhere) == 9 and report.unmatched == () and not caplog.records
     assert "9 keys of the text encoder: lora_te_layers_0_self_attn_q_proj" in str(report)
     alone = lora(tiny_lora.kohya(gemma_factors(), "lora_te_"))
-    with pytest.raises(CheckpointError, match=r"changes a text encoder only \(such as lora_te_layers_0_self_attn_q_proj\).*apply it to"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"changes a text encoder only \(such as lora_te_layers_0_self_attn_q_proj\).*give it the",
+    ):
         apply_lora(model, alone)
 
 
@@ -389,3 +392,9 @@ def test_the_command_line_is_quiet_and_refuses(files, tmp_path, capsys):
     assert "expected a LoRA, found a DC-AE autoencoder: choose a LoRA file" in capsys.readouterr().err
     assert command(files, tmp_path / "q.png", "--lora", "C:\\none.safetensors") == 2
     assert "C:\\none.safetensors: there is no such file" in capsys.readouterr().err
+
+
+def test_a_strength_that_is_no_number(lora):
+    model = tiny.transformer()
+    with pytest.raises(InputError, match="strength nan"):
+        apply_lora(model, lora(tiny_lora.peft(tiny_lora.factors(model))), float("nan"))

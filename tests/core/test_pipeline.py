@@ -370,10 +370,25 @@ def test_a_folder_that_is_no_pipeline(tmp_path):
             load_pipeline(source)
 
 
+def test_what_is_no_number(pipeline, picture):
+    nan, infinite = float("nan"), float("inf")
+    for wrong in ({"guidance_scale": nan}, {"guidance_scale": infinite}, {"shift": infinite}, {"pag_scale": nan}, {"pag_scale": infinite}):
+        with pytest.raises(InputError, match=r"nan|inf"):
+            pipeline("x", steps=1, output="latent", **wrong)
+    with pytest.raises(InputError, match="control_scale is nan"):
+        pipeline("x", steps=1, control_image=picture, control_scale=nan)
+
+
+def test_as_many_masks_as_pictures(pipeline, picture):
+    with pytest.raises(InputError, match="2 masks for 1 pictures"):
+        pipeline("x", steps=1, width=96, height=64, image=picture, mask=torch.ones(2, 1, 64, 96), output="latent")
+
+
 def test_devices():
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
-    for device in ("cuda:99", "gpu") if torch.cuda.is_available() else ("cuda", "cuda:0", "gpu"):
+    absent = ("gpu", *(name for name in ("xpu", "mps") if not getattr(torch, name).is_available()))
+    for device in ("cuda:99", *absent) if torch.cuda.is_available() else ("cuda", "cuda:0", *absent):
         with pytest.raises(InputError, match="use cpu"):
             pick_device(device)
 

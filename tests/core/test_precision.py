@@ -99,7 +99,7 @@ def test_float32_is_never_warned_of():
 
 @pytest.mark.parametrize("changes, arguments, said", [
     ({}, {}, "a SANA of 1 blocks, 224 wide, taken for 512 or 1024 px, as the file does not tell"),
-    ({}, {}, "trained precision unknown (stored in float32, which both kinds are): runs in bfloat16 with float16's clamp"),
+    ({}, {}, "trained precision unknown (stored in float32, which both kinds are): keeps float16's clamp"),
     ({}, {"variant": "4k"}, "4096 px (as chosen), trained in bfloat16 (as all of SANA-1.5, Sprint, 2K and 4K)"),
     ({}, {"trained_precision": "float16"}, "trained in float16, so with its clamp (as chosen)"),
     ({"qk_norm": True}, {}, "trained in bfloat16 (as all of SANA-1.5"),

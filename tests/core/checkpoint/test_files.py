@@ -140,6 +140,13 @@ def test_a_16_bit_variant_is_taken_only_alone(tmp_path, tensors):
     assert read_checkpoint(tmp_path).tensors["a"].dtype == torch.float32
 
 
+def test_a_folder_of_several_models_is_no_choice(tmp_path, tensors):
+    for name in ("cat", "dogs"):
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    with pytest.raises(CheckpointError, match=r"holds several models \(cat\.safetensors, dogs\.safetensors\): name the file"):
+        read_checkpoint(tmp_path)
+
+
 def test_a_whole_pipeline_is_not_a_component(tmp_path):
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(CheckpointError, match="transformer"):

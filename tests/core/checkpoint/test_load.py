@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 
 import pytest
 import tiny
@@ -82,6 +83,18 @@ def test_dtype_and_device(tmp_path):
     save_file(tiny.transformer().state_dict(), tmp_path / "m.safetensors")
     assert load_transformer(tmp_path / "m.safetensors", dtype=torch.bfloat16).proj_out.weight.dtype == torch.bfloat16
     assert load_transformer(tmp_path / "m.safetensors", device="meta").proj_out.weight.is_meta
+
+
+@pytest.mark.parametrize("stored, asked, expected", [
+    (torch.float16, None, torch.bfloat16), (torch.float32, torch.float16, torch.bfloat16), (torch.float32, None, torch.float32),
+    (torch.bfloat16, None, torch.bfloat16), (torch.float32, torch.float64, torch.float64),
+])  # fmt: skip
+def test_an_autoencoder_never_runs_in_float16(tmp_path, caplog, stored, asked, expected):
+    save_file({key: tensor.to(stored) for key, tensor in tiny.autoencoder().state_dict().items()}, tmp_path / "vae.safetensors")
+    with caplog.at_level(logging.INFO, "sana"):
+        model = load_autoencoder(tmp_path / "vae.safetensors", dtype=asked)
+    assert model.decoder.conv_in.weight.dtype == expected
+    assert ("DC-AE runs in bfloat16 instead of float16" in caplog.text) == (torch.float16 in (stored, asked))
 
 
 @pytest.mark.parametrize("tokens, variant", [(256, "512"), (1024, "1024"), (4096, "2k"), (16384, "4k")])

@@ -27,9 +27,9 @@ def test_items_of_a_batch_do_not_see_one_another():
         torch.testing.assert_close(model.decode(latent[i : i + 1])[0], whole[i], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 63, 64), (1, 3, 64, 70), (1, 4, 64, 64), (3, 64, 64)])
+@pytest.mark.parametrize("shape", [(1, 3, 63, 64), (1, 3, 64, 70), (1, 4, 64, 64), (3, 64, 64), (1, 3, 0, 64)])
 def test_pictures_it_cannot_encode(shape):
-    with pytest.raises(InputError, match="divisible by 32"):
+    with pytest.raises(InputError, match="positive and divisible by 32"):
         tiny.autoencoder().encode(torch.zeros(shape))
 
 

@@ -75,7 +75,7 @@ def test_sprint_needs_its_guidance_and_reads_it():
 
 def test_wrong_inputs():
     model = tiny.transformer()
-    with pytest.raises(InputError, match=r"\(1, 16, 4, 4\)"):
+    with pytest.raises(InputError, match=r"\(B, 16, 4, 4\)"):
         model(torch.zeros(1, 16, 4, 4), TIME[:1], CONTEXT[:1])
     with pytest.raises(InputError, match="2304 wide"):
         model(LATENT, TIME, torch.zeros(2, 7, 2304))
