@@ -24,6 +24,7 @@ LAYERS = (  # a part may import from itself and from what stands before it
     {"images", "sources", "prompt_file", "lora"},
     {"control", "start"},
     {"pipeline"},
+    {"arguments"},
     {"cli"},
     {"__main__", "__init__"},
     {"training"},  # last: nothing else imports it
