@@ -15,6 +15,7 @@ from .precision import TRAINED_PRECISIONS
 from .transformer.controlnet import ORDERS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SOFT_EDGES = ("soft", "thin")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--mask", metavar="FILE", help="picture that is bright where the start picture is redrawn")
     p.add_argument("--controlnet", type=Path, metavar="FILE", help="SANA ControlNet: file or folder")
     p.add_argument("--control-image", metavar="FILE", help="picture that it follows, such as an edge map")
+    p.add_argument("--soft-edge", choices=SOFT_EDGES, help="prepare it as in the training: soft edges (HED) or thin ones (Canny)")
     p.add_argument("--control-scale", type=_number, help="how closely (default: 1)")
     p.add_argument("--control-order", choices=ORDERS, default=ORDERS[0], help="how it is connected (default: %(default)s)")
     p.add_argument("--seed", type=int, help="the same seed gives the same picture (default: another one each time)")

@@ -12,13 +12,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from PIL import Image
 
 from .arguments import DTYPES, parser
 from .config import SamplingDefaults
 from .errors import InputError, SanaError
-from .images import natural_size, open_picture, save_png
+from .images import Picture, eight_bit, natural_size, open_picture, save_png
 from .latents import latent_size
 from .lora import Lora, apply_lora, load_lora
 from .offload import peak_memory
@@ -26,6 +27,7 @@ from .pipeline import SanaPipeline, load_pipeline
 from .prompt_file import PICTURES, Job, read_prompt_file
 from .samplers.flow_euler import StepCallback
 from .samplers.guidance import block_numbers
+from .soft_edge import soft_edge
 from .sources import PARTS
 from .start import redrawn_share
 from .text.tokenizer import check_text
@@ -108,7 +110,7 @@ def _drawn_by(pipeline: SanaPipeline, source: str | Path | dict[str, Path], args
         record["loras"] = [f"{path.name}:{strength:g}" for path, strength in args.lora]
     if pipeline.controlnet is not None:  # its own file, or that of the pipeline folder
         name = args.controlnet.name if args.controlnet else f"{_model_name(source)}/controlnet"
-        record |= {"controlnet": name, "control_order": pipeline.controlnet.order}
+        record |= {"controlnet": name, "control_order": pipeline.controlnet.order, "soft_edge": args.soft_edge}
     return record
 
 
@@ -180,6 +182,14 @@ def _picture(job: Job, name: str) -> Image.Image | None:
     return None if path is None else open_picture(path)
 
 
+def _control_picture(job: Job, soft_edge_kind: str | None) -> Picture | None:
+    picture = _picture(job, "control_image")
+    if picture is None or soft_edge_kind is None:
+        return picture
+    edges = torch.from_numpy(np.array(eight_bit(picture).convert("L"))) / 255.0
+    return soft_edge(edges[None, None], thin=soft_edge_kind == "thin")
+
+
 def _source(args: argparse.Namespace) -> str | Path | dict[str, Path]:
     files = {name: getattr(args, name) for name in (*PARTS, "tokenizer") if getattr(args, name) is not None}
     if files and args.pipeline:
@@ -219,7 +229,7 @@ def _draw(pipeline: SanaPipeline, job: Job, settings: SamplingDefaults, args: ar
         image=_picture(job, "image"),
         strength=job.strength,
         mask=_picture(job, "mask"),
-        control_image=_picture(job, "control_image"),
+        control_image=_control_picture(job, args.soft_edge),
         control_scale=1.0 if job.control_scale is None else job.control_scale,
         batch_size=args.batch,
         callback=None if args.quiet else progress_bar(label, steps),

@@ -7,14 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import tiny_pipeline
+import torch
 from PIL import Image
 from safetensors.torch import save_file
 
 from sana_core.cli import main
 from sana_core.pipeline import load_pipeline
+from sana_core.soft_edge import soft_edge
 from sana_core.transformer.controlnet import SanaControlNet
 
 ROOT = Path(__file__).parents[2]
@@ -102,6 +105,16 @@ def test_controlnet(model, files, picture, tmp_path):
         assert (found["controlnet"], found["control_order"], found["control_scale"]) == ("edges.safetensors", order, scale)
     with Image.open(tmp_path / "upstream.png") as first, Image.open(tmp_path / "diffusers.png") as second:
         assert first.tobytes() != second.tobytes()
+    drawn = []
+    for kind in ("soft", "thin"):  # prepared edges are the control picture, and another for each kind
+        assert main(["a cat", "-o", str(tmp_path / "edge.png"), *options.split(), "--soft-edge", kind, *model]) == 0
+        edges = torch.from_numpy(np.array(Image.open(picture).convert("L")))[None, None] / 255.0
+        pipeline = load_pipeline(files, device="cpu", controlnet=tmp_path / "edges.safetensors")
+        expected = pipeline("a cat", width=96, height=64, steps=2, seed=5, control_image=soft_edge(edges, thin=kind == "thin"))[0]
+        with Image.open(tmp_path / "edge.png") as found:
+            drawn.append(found.tobytes())
+        assert drawn[-1] == expected.tobytes() and record(tmp_path / "edge.png")["soft_edge"] == kind
+    assert drawn[0] != drawn[1]
 
 
 @pytest.fixture(scope="module")

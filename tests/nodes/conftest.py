@@ -21,6 +21,15 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line(comfyui.summary("tests/nodes", USED))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """With ComfyUI here, a file that skips itself as a whole has lost a module: that is a failure."""
+    report = yield
+    if USED and report.skipped:
+        report.outcome = "failed"
+    return report
+
+
 @pytest.fixture(autouse=True)
 def inference_mode():
     """ComfyUI executes its nodes without gradients."""

@@ -17,6 +17,8 @@ core = pytest.importorskip("sana_pack.sana_core.checkpoint.load", reason=REASON)
 core_control = pytest.importorskip("sana_pack.sana_core.control", reason=REASON)
 core_controlnet = pytest.importorskip("sana_pack.sana_core.transformer.controlnet", reason=REASON)
 denoiser = pytest.importorskip("sana_pack.sana_core.samplers.denoiser", reason=REASON)
+solver = pytest.importorskip("sana_pack.sana_core.samplers.flow_dpm", reason=REASON)
+schedules = pytest.importorskip("sana_pack.sana_core.samplers.schedules", reason=REASON)
 errors = pytest.importorskip("sana_pack.sana_core.errors", reason=REASON)
 controlnet_nodes = pytest.importorskip("sana_pack.nodes.controlnet", reason=REASON)
 host = pytest.importorskip("comfy.controlnet", reason=REASON)
@@ -82,8 +84,6 @@ def expected(file, controls, noise=NOISE, active=lambda sigma: True):
         branches.append(core_controlnet.ControlBranch(network, latent, scale))
     cond, uncond = ((states.expand(len(noise), -1, -1), torch.ones(len(noise), states.shape[1], dtype=torch.bool)) for states in STATES)
     kinds = [denoiser.make_denoiser(base, cond, uncond, guidance_scale=4.5, control=chosen) for chosen in (branches, ())]
-    solver = pytest.importorskip("sana_pack.sana_core.samplers.flow_dpm")
-    schedules = pytest.importorskip("sana_pack.sana_core.samplers.schedules")
     return solver.sample_flow_dpm(lambda x, sigma: kinds[not active(sigma)](x, sigma), noise.clone(), schedules.flow_dpm_sigmas(STEPS, 3.0))
 
 
