@@ -1,4 +1,4 @@
-"""The transformer and its text encoder trained as one."""
+"""The text encoder trained to read captions, then the transformer and its text encoder trained as one."""
 
 from __future__ import annotations
 
@@ -32,35 +32,55 @@ class CaptionBatch:
         )
 
 
-class TextToLatent(nn.Module):
+class CaptionReader(nn.Module):
+    """A text encoder that learns what captions say before there are pictures, as the real Gemma-2 arrives trained."""
+
+    def __init__(self, text: GemmaTextEncoder, heads: AttributeHeads) -> None:
+        super().__init__()
+        self.text, self.heads = text, heads
+
+    def losses(self, batch: CaptionBatch) -> dict[str, Tensor]:
+        """ "attribute" and "language"."""
+        return self.read(batch)[1]
+
+    def read(self, batch: CaptionBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The states that a transformer sees (B, L, C), and the losses."""
+        hidden = self.text(batch.tokens.ids)
+        states = kept_states(hidden, batch.tokens)
+        return states, {
+            "attribute": self.heads(states, batch.tokens, batch.attributes),
+            "language": next_token_loss(hidden, batch.tokens, self.text.model.embed_tokens.weight),
+        }
+
+
+class TextToLatent(CaptionReader):
     """The two networks to ship, `text` and `transformer`, and the heads that exist in training only."""
 
     def __init__(self, text: GemmaTextEncoder, transformer: SanaTransformer, heads: AttributeHeads) -> None:
-        super().__init__()
-        self.text, self.transformer, self.heads = text, transformer, heads
+        super().__init__(text, heads)
+        self.transformer = transformer
 
     def losses(self, batch: CaptionBatch, latents: Tensor, generator: torch.Generator, *, repeats: int, shift: float) -> dict[str, Tensor]:
         """ "flow" (matching), "attribute" and "language".
 
         latents: (B, 32, h, w) of the batch's pictures; repeats: times and noises drawn for each caption, whose text is encoded once.
         """
-        hidden = self.text(batch.tokens.ids)
-        states = kept_states(hidden, batch.tokens)
+        states, losses = self.read(batch)
         context, mask = (x.repeat_interleave(repeats, dim=0) for x in (states, batch.tokens.mask))
 
         def velocity(x: Tensor, time: Tensor) -> Tensor:
             return self.transformer(x, time * TIMESTEPS, context, mask)
 
-        embedding = self.text.model.embed_tokens.weight
-        return {
-            "flow": flow_matching_loss(velocity, latents.repeat_interleave(repeats, dim=0), generator, shift=shift),
-            "attribute": self.heads(states, batch.tokens, batch.attributes),
-            "language": next_token_loss(hidden, batch.tokens, embedding),
-        }
+        return {"flow": flow_matching_loss(velocity, latents.repeat_interleave(repeats, dim=0), generator, shift=shift), **losses}
 
 
-def initial_text_to_latent(text: TextConfig, transformer: TransformerConfig, attributes: Mapping[str, int], seed: int) -> TextToLatent:
-    """Everything from scratch; attributes: {name: number of values}."""
+def initial_caption_reader(text: TextConfig, attributes: Mapping[str, int], seed: int) -> CaptionReader:
+    """From scratch; attributes: {name: number of values}."""
     with seeded(seed):
         heads = AttributeHeads(text.hidden_size, attributes)
-    return TextToLatent(initial_text_encoder(text, seed), initial_transformer(transformer, seed), heads)
+    return CaptionReader(initial_text_encoder(text, seed), heads)
+
+
+def initial_text_to_latent(reader: CaptionReader, transformer: TransformerConfig, seed: int) -> TextToLatent:
+    """A transformer from scratch for a text encoder from scratch or trained."""
+    return TextToLatent(reader.text, initial_transformer(transformer, seed), reader.heads)

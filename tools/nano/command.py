@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import torch
 
@@ -13,13 +15,18 @@ from sana_core.device import pick_device
 
 from .sizes import SIZES, Size
 
+Arguments, Result = ParamSpec("Arguments"), TypeVar("Result")
+
 CPU = torch.device("cpu")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """One stage's call. minutes: then it saves and stops, and the same command continues. workers: processes that make captions."""
+    """One stage's call. minutes: then it saves and stops, and the same command continues. workers: processes that make captions.
+
+    compile: losses through torch.compile. begin: a file of the pack whose weights a network begins with.
+    """
 
     work: Path
     size: Size
@@ -29,10 +36,16 @@ class Command:
     steps: int | None = None
     workers: int = 0
     seed: int = 0
+    compile: bool = False
+    begin: Path | None = None
 
     def autocast(self) -> torch.autocast:
         """Where the networks compute: matrix products in `dtype`, weights and sums in float32."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def compiled(self, function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        """`function`, compiled for each shape it meets if that was asked for."""
+        return torch.compile(function, dynamic=False) if self.compile else function
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -45,6 +58,8 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--steps", type=int, help="in place of the size's own number, over all runs")
     made.add_argument("--workers", type=int, default=0, help="processes that make captions ahead of time")
     made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--begin", type=Path, metavar="FILE", help="of the pack, with the weights to begin with (stage autoencoder)")
+    made.add_argument("--compile", action="store_true", help="losses through torch.compile: minutes at first, about twice as fast then")
     return made
 
 
@@ -60,5 +75,5 @@ def from_arguments(args: argparse.Namespace) -> Command:
     dtype = args.dtype or ("bfloat16" if device.type == "cuda" else "float32")
     return Command(
         work=args.work, size=SIZES[args.size], device=device, dtype=DTYPES[dtype], minutes=args.minutes, steps=args.steps,
-        workers=args.workers, seed=args.seed,
+        workers=args.workers, seed=args.seed, compile=args.compile, begin=args.begin,
     )  # fmt: skip

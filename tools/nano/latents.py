@@ -1,10 +1,12 @@
-"""The pictures that the transformer is trained on, as latents of the finished encoder, computed once for each phase of a training."""
+"""The pictures that the transformer is trained on, as latents of the finished encoder, computed once."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import fields
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sana_core.config import DOWNSCALE
@@ -13,13 +15,13 @@ from sana_core.dcae.autoencoder import DCAE
 from .command import Command
 from .pictures import LINE_WIDTHS, Drawings, Placed, edge_map, render
 
-ENCODED = 256  # pictures at once
+ENCODED = 64  # pictures at once
 
 
 class LatentBank:
     """Latents of B scenes at any size, of about unit variance: float16 on the device, (B, 32, P/32, P/32); with `edges` of their edge maps.
 
-    A size is encoded when it is first asked for, and only the last one is kept.
+    A size is encoded when it is first asked for. In memory only the last one is kept; WORK/latents/ keeps all, for the stages to come.
     """
 
     def __init__(self, autoencoder: DCAE, drawings: Drawings, scenes: Placed, command: Command, *, edges: bool = False) -> None:
@@ -29,19 +31,37 @@ class LatentBank:
     def __call__(self, numbers: Tensor, pixels: int) -> Tensor:
         """Latents of the scenes `numbers`, float32."""
         if pixels != self.pixels:
-            self.pixels, self.latents = pixels, self._encode(pixels)
+            self.pixels, self.latents = pixels, self._read(pixels)
         return self.latents[numbers].float()
+
+    def _read(self, pixels: int) -> Tensor:
+        """From the file that the same encoder wrote of the same scenes, or encoded and written now."""
+        path = self.command.work / "latents" / f"{pixels}_{self._digest()}.safetensors"
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            temporary = path.with_suffix(".tmp")
+            save_file({"latents": self._encode(pixels)}, temporary)
+            temporary.replace(path)
+        return load_file(path)["latents"].to(self.command.device)
+
+    def _digest(self) -> str:
+        """Of everything that the latents of a size depend on."""
+        tensors = [*self.autoencoder.encoder.state_dict().values(), *(getattr(self.scenes, field.name) for field in fields(Placed))]
+        digest = hashlib.blake2b(f"{list(self.drawings.index)} {self.edges}".encode(), digest_size=8)
+        for tensor in tensors:
+            digest.update(tensor.detach().cpu().contiguous().numpy())
+        return digest.hexdigest()
 
     @torch.no_grad()
     def _encode(self, pixels: int) -> Tensor:
         count, side = len(self.scenes.numbers), pixels // DOWNSCALE
-        latents = torch.empty(count, 32, side, side, dtype=torch.float16, device=self.command.device)
+        latents, encode = torch.empty(count, 32, side, side, dtype=torch.float16), self.command.compiled(self.autoencoder.encode)
         for part, rows in enumerate(torch.arange(count).split(ENCODED)):
             images = render(self.drawings, rows_of(self.scenes, rows), pixels)
             if self.edges:
                 images = edge_map(images, LINE_WIDTHS[part % len(LINE_WIDTHS)])
             with self.command.autocast():
-                latents[rows] = self.autoencoder.encode(images).half()
+                latents[rows] = encode(images.contiguous(memory_format=torch.channels_last)).half().cpu()
         return latents
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sana_core.config import AutoencoderConfig, SamplingDefaults, StageConfig, TextConfig, TransformerConfig
 from sana_core.training.resolution import Phase, check_phases
@@ -49,6 +49,7 @@ class Size:
     splits: str | None
     kinds: Mapping[str, float]
     scenes: int
+    controlled: int
     subject: str
     autoencoder: AutoencoderConfig
     text: TextConfig
@@ -106,6 +107,7 @@ PUBLISHED_128 = Size(  # the model in sana_core/nano, 20.0 MB in float16
     splits="splits.json",
     kinds={"plain": 0.74, "background": 0.19, "small": 0.07},
     scenes=254 * 32,
+    controlled=4096,
     subject="noto/1f9a4",  # a dodo
     autoencoder=autoencoder(WIDE, (1, 1, 1, 1, 1, 1), (1, 1, 1, 1, 2, 2)),
     text=text(hidden_size=192, heads=3, layers=3, intermediate_size=384, vocab_size=4096),
@@ -117,6 +119,7 @@ PUBLISHED_128 = Size(  # the model in sana_core/nano, 20.0 MB in float16
     stages={
         "autoencoder": Stage(steps=1400, phases=one_phase(128, 16), rate=4e-3, plain_rate=1.5e-3, warmup=14),
         "decoder": Stage(steps=4000, phases=one_phase(128, 8), rate=3e-3, plain_rate=1.5e-3, warmup=40),
+        "text": Stage(steps=500, phases=one_phase(128, 128), rate=8e-3, plain_rate=2e-3, decay=0.3),
         "transformer": Stage(steps=1500, phases=one_phase(128, 128), rate=8e-3, plain_rate=2e-3, warmup=15, repeats=2, average=0.998),
         "sprint": Stage(steps=600, phases=one_phase(128, 128), rate=2e-3, plain_rate=5e-4, average=0.99),
         "controlnet": Stage(steps=400, phases=one_phase(128, 64), rate=2e-3, plain_rate=5e-4, average=0.99),
@@ -133,6 +136,7 @@ TARGET_256 = Size(  # 19.9 MB in float16
     splits="splits_256.json",
     kinds={"plain": 0.40, "background": 0.22, "small": 0.08, "place": 0.15, "pair": 0.15},
     scenes=98304,
+    controlled=32768,
     subject="noto/1f9de",  # a genie
     autoencoder=autoencoder(WIDE, (1, 1, 1, 1, 1, 1), (1, 1, 1, 1, 2, 2)),
     text=text(hidden_size=192, heads=3, layers=3, intermediate_size=256, vocab_size=5120),
@@ -146,6 +150,7 @@ TARGET_256 = Size(  # 19.9 MB in float16
             steps=5000, phases=small_first((128, 128), (256, 64), 0.5), rate=4e-3, plain_rate=1.5e-3, warmup=50, decay=0.4
         ),
         "decoder": Stage(steps=2000, phases=one_phase(256, 64), rate=3e-3, plain_rate=1.5e-3, warmup=20, decay=0.7),
+        "text": Stage(steps=1000, phases=one_phase(256, 256), rate=8e-3, plain_rate=2e-3, decay=0.3),
         "transformer": Stage(
             steps=6000, phases=small_first((128, 256), (256, 256), 0.4), rate=8e-3, plain_rate=2e-3, warmup=50, repeats=4, average=0.999
         ),
@@ -153,6 +158,25 @@ TARGET_256 = Size(  # 19.9 MB in float16
         "controlnet": Stage(steps=1000, phases=one_phase(256, 256), rate=2e-3, plain_rate=5e-4, average=0.99),
         "lora_style": Stage(steps=300, phases=one_phase(256, 128), rate=1e-3, plain_rate=1e-3, warmup=10),
         "lora_subject": Stage(steps=200, phases=one_phase(256, 32), rate=1e-3, plain_rate=1e-3, warmup=10),
+    },
+)
+
+CPU_256 = replace(  # the same networks and pictures in the hours that two CPU cores have; its autoencoder begins with that of size 128
+    TARGET_256,
+    name="256_cpu",
+    scenes=16384,
+    controlled=4096,
+    stages={
+        "autoencoder": Stage(steps=400, phases=one_phase(256, 16), rate=2e-3, plain_rate=7e-4, warmup=20, decay=0.9),
+        "decoder": Stage(steps=600, phases=one_phase(256, 16), rate=1e-3, plain_rate=5e-4, warmup=20, decay=0.9),
+        "text": Stage(steps=700, phases=one_phase(256, 128), rate=8e-3, plain_rate=2e-3, decay=0.3),
+        "transformer": Stage(
+            steps=2900, phases=small_first((128, 64), (256, 64), 0.75), rate=8e-3, plain_rate=2e-3, warmup=50, repeats=4, average=0.998
+        ),
+        "sprint": Stage(steps=300, phases=one_phase(256, 64), rate=2e-3, plain_rate=5e-4, average=0.99),
+        "controlnet": Stage(steps=300, phases=one_phase(256, 64), rate=2e-3, plain_rate=5e-4, average=0.99),
+        "lora_style": Stage(steps=200, phases=one_phase(256, 32), rate=1e-3, plain_rate=1e-3, warmup=10),
+        "lora_subject": Stage(steps=150, phases=one_phase(256, 16), rate=1e-3, plain_rate=1e-3, warmup=10),
     },
 )
 
@@ -164,6 +188,7 @@ TOY = Size(  # every stage in seconds on one core: it shows that the path works,
     splits=None,
     kinds={"plain": 0.4, "background": 0.2, "small": 0.1, "place": 0.15, "pair": 0.15},
     scenes=64,
+    controlled=48,
     subject="flat/2699",
     autoencoder=autoencoder(NARROW, (1, 1, 1, 1, 1, 1), (1, 1, 1, 1, 1, 1)),
     text=text(hidden_size=48, heads=3, layers=2, intermediate_size=64, vocab_size=640),
@@ -175,6 +200,7 @@ TOY = Size(  # every stage in seconds on one core: it shows that the path works,
     stages={
         "autoencoder": Stage(steps=48, phases=small_first((32, 8), (64, 8), 0.25), rate=4e-3, plain_rate=1.5e-3, warmup=2),
         "decoder": Stage(steps=6, phases=one_phase(64, 8), rate=3e-3, plain_rate=1.5e-3, warmup=2),
+        "text": Stage(steps=12, phases=one_phase(64, 16), rate=2e-2, plain_rate=5e-3, warmup=2),
         "transformer": Stage(
             steps=30, phases=small_first((32, 16), (64, 16), 0.2), rate=2e-2, plain_rate=5e-3, warmup=2, repeats=2, average=0.9
         ),
@@ -185,4 +211,4 @@ TOY = Size(  # every stage in seconds on one core: it shows that the path works,
     },
 )
 
-SIZES = {size.name: size for size in (PUBLISHED_128, TARGET_256, TOY)}
+SIZES = {size.name: size for size in (PUBLISHED_128, TARGET_256, CPU_256, TOY)}

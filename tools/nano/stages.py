@@ -14,7 +14,7 @@ from sana_core.pipeline import SanaPipeline
 from sana_core.text.gemma import GemmaTextEncoder
 from sana_core.text.tokenizer import GemmaTokenizer, read_tokenizer
 from sana_core.training.average import Average
-from sana_core.training.joint import TextToLatent, initial_text_to_latent
+from sana_core.training.joint import CaptionReader, TextToLatent, initial_caption_reader, initial_text_to_latent
 from sana_core.training.loop import LoopSettings, Training
 from sana_core.training.networks import initial_autoencoder
 from sana_core.training.optimizer import build_optimizers
@@ -42,7 +42,10 @@ def start(command: Command, name: str, model: nn.Module, *, weights: dict[str, f
         steps=steps, warmup=stage.warmup, decay=stage.decay, weights=weights or {}, minutes=command.minutes,
         report_every=report_every, log_every=max(1, min(20, steps // 8)),
     )  # fmt: skip
-    recipe = {"size": command.size.name, "seed": command.seed, "dtype": str(command.dtype)}
+    recipe = {
+        "size": command.size.name, "seed": command.seed, "dtype": str(command.dtype), "compiled": command.compile,
+        "begun with": command.begin.name if command.begin else "",
+    }  # fmt: skip
     return Training(name, command.work, TrainingState(model=model, optimizers=optimizers, average=average), settings, recipe)
 
 
@@ -51,13 +54,16 @@ def trained_autoencoder(command: Command) -> DCAE:
     model = initial_autoencoder(command.size.autoencoder, command.seed)
     decoder = command.work / "decoder.pt"
     model.load_state_dict(read_state(decoder if decoder.exists() else command.work / "autoencoder.pt")["model"])
-    return model.requires_grad_(False).eval().to(command.device)
+    return model.requires_grad_(False).eval().to(command.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def new_caption_reader(command: Command) -> CaptionReader:
+    concepts, _, _ = load_names(command.work, command.size)
+    return initial_caption_reader(command.size.text, attribute_sizes(len(concepts), len(command.size.styles)), command.seed)
 
 
 def new_text_to_latent(command: Command) -> TextToLatent:
-    concepts, _, _ = load_names(command.work, command.size)
-    attributes = attribute_sizes(len(concepts), len(command.size.styles))
-    return initial_text_to_latent(command.size.text, command.size.transformer, attributes, command.seed)
+    return initial_text_to_latent(new_caption_reader(command), command.size.transformer, command.seed)
 
 
 def trained_text_to_latent(command: Command) -> TextToLatent:

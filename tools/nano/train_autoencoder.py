@@ -3,6 +3,7 @@
     python -m tools.nano.train_autoencoder WORK --size 256
     python -m tools.nano.train_autoencoder WORK --size 256 --decoder-only
 
+`--begin FILE`: with the weights of a finished autoencoder, as trained on smaller pictures, in place of random ones.
 Each continues from WORK/autoencoder.pt (WORK/decoder.pt). The decoder can be trained while the transformer is: latents no longer change.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sana_core.checkpoint.load import load_autoencoder
 from sana_core.training.autoencoder import LATENT_STD, autoencoder_losses, psnr, reconstruct
 from sana_core.training.batches import load_batches, step_generator
 from sana_core.training.networks import initial_autoencoder
@@ -100,19 +102,21 @@ def run(command: Command, *, decoder_only: bool = False) -> bool:
     """Train; returns whether it is finished."""
     name = "decoder" if decoder_only else "autoencoder"
     model = initial_autoencoder(command.size.autoencoder, command.seed)
+    if command.begin:
+        model.load_state_dict(load_autoencoder(command.begin, dtype=torch.float32).state_dict())
     if decoder_only:
         model.load_state_dict(read_state(command.work / "autoencoder.pt")["model"])
         model.encoder.requires_grad_(False)
     model.to(command.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     training, pool = start(command, name, model, weights={"latent": 0.05}, report_every=500), Pool(command)
-    stage, steps = command.size.stages[name], training.settings.steps
+    stage, steps, compute = command.size.stages[name], training.settings.steps, command.compiled(autoencoder_losses)
 
     def losses(_: int, step: int) -> dict[str, Tensor]:
         generator = step_generator(command.seed + 1 + decoder_only, step, command.device)
         phase = phase_at(stage.phases, step, steps)
         images = pool.batch(phase.batch, phase.pixels, generator).contiguous(memory_format=torch.channels_last)
         with command.autocast():
-            return autoencoder_losses(model, images, generator, decoder_only=decoder_only)
+            return compute(model, images, generator, decoder_only=decoder_only)
 
     def report(step: int) -> dict[str, float]:
         trained, held_out = pool.trained_sample(command.size.pixels, 64), pool.held_out_sample(command.size.pixels)

@@ -34,6 +34,7 @@ def run(command: Command) -> bool:
     network = initial_controlnet(base.transformer, command.size.control_depth).to(command.device).train()
     training = start(command, "controlnet", network, report_every=500)
     steps, scenes, autoencoder = training.settings.steps, pictured(command), trained_autoencoder(command)
+    scenes.bank = scenes.bank[-command.size.controlled :]
     latents = LatentBank(autoencoder, scenes.drawings, scenes.placed(), command)
     edges = LatentBank(autoencoder, scenes.drawings, scenes.placed(), command, edges=True)
     batches = CaptionBatches(scenes.captions, scenes.bank, tokenizer(command), stage, steps, command.seed, vague=VAGUE)

@@ -2,7 +2,7 @@
 
     python -m tools.nano.train_transformer WORK --size 256
 
-Needs the stages tokenizer and autoencoder; continues from WORK/transformer.pt.
+Needs the stages tokenizer, text and autoencoder; continues from WORK/transformer.pt.
 """
 
 from __future__ import annotations
@@ -12,23 +12,30 @@ from torch import Tensor
 from sana_core.training.batches import load_batches, step_generator
 from sana_core.training.joint import CaptionBatch, TextToLatent
 from sana_core.training.resolution import phase_at
+from sana_core.training.state import read_state
 
 from .batches import CaptionBatches
 from .command import Command, parse
 from .latents import LatentBank
 from .stages import draw, new_text_to_latent, pictured, pipeline, sample_prompts, save_samples, start, tokenizer, trained_autoencoder
 
+STATES = 32  # of a compiled transformer: more than nearly every caption has
 WEIGHTS = {"flow": 1.0, "attribute": 0.1, "language": 0.02}
 
 
 def run(command: Command) -> bool:
     """Train; returns whether it is finished."""
     size, stage = command.size, command.size.stages["transformer"]
-    model = new_text_to_latent(command).to(command.device)
+    model = new_text_to_latent(command)
+    model.load_state_dict(read_state(command.work / "text.pt")["model"], strict=False)
+    model.to(command.device)
     training = start(command, "transformer", model, weights=WEIGHTS, report_every=1000)
     steps, scenes, autoencoder = training.settings.steps, pictured(command), trained_autoencoder(command)
     latents = LatentBank(autoencoder, scenes.drawings, scenes.placed(), command)
-    batches = CaptionBatches(scenes.captions, scenes.bank, tokenizer(command), stage, steps, command.seed)
+    source = scenes.captions, scenes.bank, tokenizer(command)
+    batches = CaptionBatches(*source, stage, steps, command.seed, multiple=STATES if command.compile else 1)
+    if command.compile:
+        model.transformer.compile(dynamic=False)
 
     def losses(batch: CaptionBatch, step: int) -> dict[str, Tensor]:
         batch, pixels = batch.to(command.device), phase_at(stage.phases, step, steps).pixels
