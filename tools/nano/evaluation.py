@@ -52,9 +52,10 @@ class Evaluation:
         return {name: random.Random(1).sample(captions, min(self.limit, len(captions))) for name, captions in sets.items()}
 
     def draw(self, made: SanaPipeline, prompts: list[str], seed: int, **settings) -> Tensor:
-        """Pictures (B, 3, P, P) in -1..1."""
+        """Pictures (B, 3, P, P) in -1..1, computed as the command says."""
         starts = range(0, len(prompts), BATCH)
-        parts = [made(prompts[start : start + BATCH], seed=seed + start, output="tensor", **settings) for start in starts]
+        with self.command.autocast():
+            parts = [made(prompts[start : start + BATCH], seed=seed + start, output="tensor", **settings) for start in starts]
         return torch.cat([part for part in parts if isinstance(part, Tensor)]).to(self.command.device) * 2 - 1
 
     def scored(self, made: SanaPipeline, captions: list[Caption], **settings) -> list[dict[str, float]]:

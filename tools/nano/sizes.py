@@ -121,10 +121,10 @@ PUBLISHED_128 = Size(  # the model in sana_core/nano, 20.0 MB in float16
         "decoder": Stage(steps=4000, phases=one_phase(128, 8), rate=3e-3, plain_rate=1.5e-3, warmup=40),
         "text": Stage(steps=500, phases=one_phase(128, 128), rate=8e-3, plain_rate=2e-3, decay=0.3),
         "transformer": Stage(steps=1500, phases=one_phase(128, 128), rate=8e-3, plain_rate=2e-3, warmup=15, repeats=2, average=0.998),
-        "sprint": Stage(steps=600, phases=one_phase(128, 128), rate=2e-3, plain_rate=5e-4, average=0.99),
-        "controlnet": Stage(steps=400, phases=one_phase(128, 64), rate=2e-3, plain_rate=5e-4, average=0.99),
-        "lora_style": Stage(steps=200, phases=one_phase(128, 32), rate=1e-3, plain_rate=1e-3, warmup=10),
-        "lora_subject": Stage(steps=150, phases=one_phase(128, 16), rate=1e-3, plain_rate=1e-3, warmup=10),
+        "sprint": Stage(steps=400, phases=one_phase(128, 64), rate=2e-3, plain_rate=5e-4, average=0.99),
+        "controlnet": Stage(steps=300, phases=one_phase(128, 64), rate=2e-3, plain_rate=5e-4, average=0.99),
+        "lora_style": Stage(steps=1000, phases=one_phase(128, 32), rate=2e-3, plain_rate=2e-3, warmup=10),
+        "lora_subject": Stage(steps=500, phases=one_phase(128, 16), rate=1e-3, plain_rate=1e-3, warmup=10),
     },
 )
 
@@ -156,8 +156,8 @@ TARGET_256 = Size(  # 19.9 MB in float16
         ),
         "sprint": Stage(steps=1500, phases=one_phase(256, 512), rate=2e-3, plain_rate=5e-4, average=0.99),
         "controlnet": Stage(steps=1000, phases=one_phase(256, 256), rate=2e-3, plain_rate=5e-4, average=0.99),
-        "lora_style": Stage(steps=300, phases=one_phase(256, 128), rate=1e-3, plain_rate=1e-3, warmup=10),
-        "lora_subject": Stage(steps=200, phases=one_phase(256, 32), rate=1e-3, plain_rate=1e-3, warmup=10),
+        "lora_style": Stage(steps=1000, phases=one_phase(256, 128), rate=2e-3, plain_rate=2e-3, warmup=10),
+        "lora_subject": Stage(steps=500, phases=one_phase(256, 32), rate=1e-3, plain_rate=1e-3, warmup=10),
     },
 )
 
@@ -165,7 +165,7 @@ CPU_256 = replace(  # the same networks and pictures in the hours that two CPU c
     TARGET_256,
     name="256_cpu",
     scenes=16384,
-    controlled=4096,
+    controlled=3072,
     stages={
         "autoencoder": Stage(steps=400, phases=one_phase(256, 16), rate=2e-3, plain_rate=7e-4, warmup=20, decay=0.9),
         "decoder": Stage(steps=600, phases=one_phase(256, 16), rate=1e-3, plain_rate=5e-4, warmup=20, decay=0.9),
@@ -173,10 +173,10 @@ CPU_256 = replace(  # the same networks and pictures in the hours that two CPU c
         "transformer": Stage(
             steps=2900, phases=small_first((128, 64), (256, 64), 0.75), rate=8e-3, plain_rate=2e-3, warmup=50, repeats=4, average=0.998
         ),
-        "sprint": Stage(steps=300, phases=one_phase(256, 64), rate=2e-3, plain_rate=5e-4, average=0.99),
-        "controlnet": Stage(steps=300, phases=one_phase(256, 64), rate=2e-3, plain_rate=5e-4, average=0.99),
-        "lora_style": Stage(steps=200, phases=one_phase(256, 32), rate=1e-3, plain_rate=1e-3, warmup=10),
-        "lora_subject": Stage(steps=150, phases=one_phase(256, 16), rate=1e-3, plain_rate=1e-3, warmup=10),
+        "sprint": Stage(steps=480, phases=small_first((128, 128), (256, 64), 0.5), rate=2e-3, plain_rate=5e-4, average=0.99),
+        "controlnet": Stage(steps=240, phases=one_phase(256, 64), rate=2e-3, plain_rate=5e-4, average=0.99),
+        "lora_style": Stage(steps=1000, phases=one_phase(256, 32), rate=2e-3, plain_rate=2e-3, warmup=10),
+        "lora_subject": Stage(steps=500, phases=one_phase(256, 16), rate=1e-3, plain_rate=1e-3, warmup=10),
     },
 )
 

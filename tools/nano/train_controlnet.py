@@ -7,6 +7,8 @@ Needs the stage transformer; continues from WORK/controlnet.pt.
 
 from __future__ import annotations
 
+import random
+
 from torch import Tensor
 
 from sana_core.training.batches import load_batches, step_generator
@@ -19,13 +21,23 @@ from sana_core.transformer.controlnet import ControlBranch, SanaControlNet
 
 from .batches import CaptionBatches
 from .command import Command, parse
+from .concepts import load_names
 from .latents import LatentBank
 from .pictures import edge_map, render
-from .scenes import Scene
-from .stages import draw, pictured, pipeline, save_samples, start, tokenizer, trained_autoencoder, trained_text_to_latent
+from .scenes import Scene, SceneSource
+from .stages import Pictured, draw, pipeline, save_samples, start, tokenizer, trained_autoencoder, trained_text_to_latent
 
 SHOWN = 10
+KINDS = {"plain": 0.3, "background": 0.2, "small": 0.2, "place": 0.3}  # more of size and place than the transformer has to know
 VAGUE = 0.5  # share of captions that leave place, size and background to the edge map
+
+
+def controlled_scenes(command: Command) -> Pictured:
+    """What the ControlNet is trained on."""
+    size, rng = command.size, random.Random(command.seed)
+    concepts, _, splits = load_names(command.work, size)
+    source = SceneSource(concepts, splits, size.styles, KINDS)
+    return Pictured(command, concepts, splits, size.styles, [source.draw(rng) for _ in range(size.controlled)])
 
 
 def run(command: Command) -> bool:
@@ -33,8 +45,7 @@ def run(command: Command) -> bool:
     stage, base = command.size.stages["controlnet"], trained_text_to_latent(command)
     network = initial_controlnet(base.transformer, command.size.control_depth).to(command.device).train()
     training = start(command, "controlnet", network, report_every=500)
-    steps, scenes, autoencoder = training.settings.steps, pictured(command), trained_autoencoder(command)
-    scenes.bank = scenes.bank[-command.size.controlled :]
+    steps, scenes, autoencoder = training.settings.steps, controlled_scenes(command), trained_autoencoder(command)
     latents = LatentBank(autoencoder, scenes.drawings, scenes.placed(), command)
     edges = LatentBank(autoencoder, scenes.drawings, scenes.placed(), command, edges=True)
     batches = CaptionBatches(scenes.captions, scenes.bank, tokenizer(command), stage, steps, command.seed, vague=VAGUE)
