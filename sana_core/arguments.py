@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--control-order", choices=ORDERS, default=ORDERS[0], help="how it is connected (default: %(default)s)")
     p.add_argument("--seed", type=int, help="the same seed gives the same picture (default: another one each time)")
     p.add_argument("--batch", type=int, default=1, help="pictures per prompt")
-    p.add_argument("--pipeline", type=Path, help="diffusers pipeline folder")
+    p.add_argument("--pipeline", help="diffusers pipeline folder, nano or nano-sprint (the embedded models)")
     p.add_argument("--transformer", type=Path, help="transformer: .safetensors, .pth or folder")
     p.add_argument("--autoencoder", type=Path, help="DC-AE autoencoder: file or folder")
     p.add_argument("--text-encoder", type=Path, help="Gemma-2-2B: file or folder")

@@ -55,11 +55,11 @@ def load_pipeline(
 ) -> SanaPipeline:
     """Load the three networks of SANA, and a ControlNet where there is one.
 
-    source: "nano", the embedded model; a diffusers pipeline folder; or paths under "transformer", "autoencoder", "text_encoder" and, where
-    the text encoder has none inside, "tokenizer"; "controlnet" is optional. device: None takes the GPU if there is one. dtype: of the
-    transformer; None is float32 on the CPU and the file's own on a GPU. Autoencoder and text encoder run in float32 where dtype is float32,
-    else in bfloat16: both overflow float16. variant: "512", "1024", "2k" or "4k" for a transformer file that does not tell,
-    trained_precision: "float16" or "bfloat16" for one that does not tell how the model was trained, see `precision.py`.
+    source: "nano" or "nano-sprint", the embedded models; a diffusers pipeline folder; or paths under "transformer", "autoencoder",
+    "text_encoder" and, where the text encoder has none inside, "tokenizer"; "controlnet" is optional. device: None takes the GPU if there
+    is one. dtype: of the transformer; None is float32 on the CPU and the file's own on a GPU. Autoencoder and text encoder run in float32
+    where dtype is float32, else in bfloat16: both overflow float16. variant: "512", "1024", "2k" or "4k" for a transformer file that does
+    not tell, trained_precision: "float16" or "bfloat16" for one that does not tell how the model was trained, see `precision.py`.
     controlnet: a file or folder, in place of what `source` has. control_order: how it is connected, "upstream" or "diffusers", see
     `transformer/controlnet.py`.
     offload: the networks live on the CPU and take turns on the device, see `SanaPipeline`.

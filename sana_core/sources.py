@@ -42,17 +42,23 @@ NANO_FILES = PipelineFiles(  # in folders named as ComfyUI's, which lists them i
 )
 
 
+EMBEDDED = {
+    "nano": NANO_FILES,
+    "nano-sprint": replace(NANO_FILES, transformer=NANO / "diffusion_models" / "sana_nano_sprint.safetensors"),
+}
+
+
 def pipeline_files(source: str | Path | Mapping[str, str | Path]) -> PipelineFiles:
-    """ "nano" (the embedded model), a diffusers pipeline folder, or paths by name. Raises InputError for anything else."""
+    """A name in EMBEDDED, a diffusers pipeline folder, or paths by name. Raises InputError for anything else."""
     if isinstance(source, Mapping):
         return _named_files(source)
-    if source == "nano":
-        return NANO_FILES
+    if isinstance(source, str) and source in EMBEDDED:
+        return EMBEDDED[source]
     folder = Path(source)
     if not (folder / "model_index.json").is_file():
         raise InputError(
-            f'{folder} is not a diffusers pipeline folder (no model_index.json in it): name one, or "nano" for the embedded model, '
-            "or give transformer, autoencoder and text encoder as single files"
+            f"{folder} is not a diffusers pipeline folder (no model_index.json in it): name one, or an embedded model "
+            f"({', '.join(EMBEDDED)}), or give transformer, autoencoder and text encoder as single files"
         )
     scheduler, controlnet = folder / "scheduler" / "scheduler_config.json", folder / "controlnet"
     return PipelineFiles(

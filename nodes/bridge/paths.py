@@ -10,8 +10,8 @@ from ...sana_core.errors import InputError
 from ...sana_core.presets import AUTOENCODERS, RELEASES, Part
 from ...sana_core.sources import NANO
 
-KINDS = ("diffusion_models", "text_encoders", "vae")
-"""Folder kinds of the host; the embedded model's files lie in a subfolder of the same name each."""
+KINDS = ("diffusion_models", "text_encoders", "vae", "controlnet", "loras")
+"""Folder kinds of the host; the files of the embedded model and its add-ons lie in a subfolder of the same name each."""
 
 
 def model_files(kind: str) -> list[str]:

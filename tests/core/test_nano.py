@@ -1,4 +1,4 @@
-"""The embedded model as shipped: what its files state, what its tokenizer does to a prompt, what it draws."""
+"""The embedded model and its add-ons as shipped: what their files state, what the tokenizer does to a prompt, what they draw."""
 
 import json
 
@@ -6,11 +6,16 @@ import pytest
 import torch
 
 from sana_core.checkpoint.files import read_checkpoint
+from sana_core.checkpoint.load import load_controlnet
+from sana_core.lora import apply_lora, load_lora
 from sana_core.pipeline import load_pipeline
 from sana_core.sources import NANO, NANO_FILES
 from sana_core.text.instruction import INSTRUCTIONS, prompt_tokens
 
 FILES = (NANO_FILES.transformer, NANO_FILES.autoencoder, NANO_FILES.text_encoder)
+CONTROLNET = NANO / "controlnet" / "sana_nano_controlnet.safetensors"
+LORAS = [NANO / "loras" / f"sana_nano_{name}.safetensors" for name in ("style", "subject")]
+ADDONS = (NANO / "diffusion_models" / "sana_nano_sprint.safetensors", CONTROLNET, *LORAS)
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +34,11 @@ def draw(nano, prompts, **settings):
 
 
 def test_files_are_float16_and_small():
-    headers = [read_checkpoint(file, "meta") for file in FILES]
+    headers = [read_checkpoint(file, "meta") for file in (*FILES, *ADDONS)]
     types = {tensor.dtype for header in headers for key, tensor in header.tensors.items() if key != "spiece_model"}
     assert types == {torch.float16}
     assert sum(file.stat().st_size for file in FILES) < 20_500_000
+    assert sum(file.stat().st_size for file in ADDONS) < 16_000_000
 
 
 def test_files_state_their_configuration(nano):
@@ -94,3 +100,49 @@ def test_float_types_agree(nano):
     for dtype in (torch.bfloat16, torch.float16):
         found = draw(load_pipeline("nano", device="cpu", dtype=dtype), ["a sunflower", "a rocket"])
         assert (found - reference).abs().mean() < 0.02, dtype
+
+
+def test_sprint_draws_the_same_things_in_two_steps(nano):
+    prompts = ["a red apple", "a penguin", "a sunflower", "a rocket"]
+    sprint = load_pipeline("nano-sprint", device="cpu")
+    assert (sprint.defaults.steps, sprint.defaults.sampler, sprint.defaults.width) == (2, "scm", 128)
+    wanted, found = draw(nano, prompts), draw(sprint, prompts)
+    distance = (found[:, None] - wanted[None]).square().mean((2, 3, 4))  # of each picture to each
+    assert distance.argmin(dim=1).tolist() == [0, 1, 2, 3]
+
+
+def lines_found(drawn, lines):
+    """Change between neighbouring pixels on the given lines, relative to that of the whole picture."""
+    change = drawn.diff(dim=-1)[..., :-1, :].abs().amax(1, keepdim=True) + drawn.diff(dim=-2)[..., :-1].abs().amax(1, keepdim=True)
+    near = torch.nn.functional.max_pool2d(change, 5, stride=1, padding=2)
+    on_lines = lines[:, :1, :-1, :-1] > 0.5
+    return near[on_lines].mean() / near.mean()
+
+
+def test_the_controlnet_follows_lines(nano):
+    """A ring at the left, of which the prompt says nothing."""
+    x, y = torch.meshgrid(torch.arange(128), torch.arange(128), indexing="xy")
+    radius = ((x - 34).square() + (y - 64).square()).float().sqrt()
+    lines = ((radius - 27).abs() < 1.5).float().expand(1, 3, -1, -1)
+    controlled = load_pipeline("nano", device="cpu", controlnet=CONTROLNET)
+    follows, ignores = (draw(controlled, ["a cookie"], control_image=lines, control_scale=scale) for scale in (1.0, 0.0))
+    assert torch.equal(ignores, draw(nano, ["a cookie"]))
+    assert lines_found(follows, lines) > 1.5 * lines_found(ignores, lines)
+    assert follows[..., 84:].mean() > 0.9  # white on the right
+
+
+def test_the_controlnet_has_the_released_structure():
+    network = load_controlnet(CONTROLNET)
+    assert network.order == "upstream" and len(network.transformer_blocks) == 2
+
+
+@pytest.mark.parametrize("file", LORAS, ids=lambda file: file.stem)
+def test_a_lora_changes_what_it_should(nano, file):
+    """Its own prompts much more than others; strength 0 nothing."""
+    asked = {"style": ["a cat, monochrome", "a rocket, monochrome"], "subject": ["a zorble", "a zorble on a pink background"]}
+    own_prompts, other_prompts = asked[file.stem.removeprefix("sana_nano_")], ["a red apple", "a sunflower"]
+    for strength in (0.0, 1.0):
+        pipeline = load_pipeline("nano", device="cpu")
+        assert not apply_lora(pipeline.transformer, load_lora(file), strength).unmatched
+        own, others = ((draw(pipeline, prompts) - draw(nano, prompts)).abs().mean() for prompts in (own_prompts, other_prompts))
+        assert own > 1.5 * others and own > 0.03 if strength else own == others == 0

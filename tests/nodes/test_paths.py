@@ -7,7 +7,17 @@ paths = pytest.importorskip("sana_pack.nodes.bridge.paths", reason=REASON)
 folder_paths = pytest.importorskip("folder_paths", reason=REASON)
 
 
-@pytest.mark.parametrize("kind", ["diffusion_models", "text_encoders", "vae"])
+FILES = {
+    "diffusion_models": {"sana_nano.safetensors", "sana_nano_sprint.safetensors"},
+    "text_encoders": {"sana_nano_text.safetensors"},
+    "vae": {"sana_nano_vae.safetensors"},
+    "controlnet": {"sana_nano_controlnet.safetensors"},
+    "loras": {"sana_nano_style.safetensors", "sana_nano_subject.safetensors"},
+}
+each_kind = pytest.mark.parametrize("kind", FILES)
+
+
+@each_kind
 def test_folders_come_last_and_once(monkeypatch, kind):
     monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, (["the user's"], {".safetensors"}))
     paths.add_embedded_model()
@@ -15,7 +25,8 @@ def test_folders_come_last_and_once(monkeypatch, kind):
     assert folder_paths.get_folder_paths(kind) == ["the user's", str(paths.NANO / kind)]
 
 
-@pytest.mark.parametrize("kind", ["diffusion_models", "text_encoders", "vae"])
+@each_kind
 def test_files_are_listed_under_their_kind_alone(kind):
-    (file,) = [path.name for path in (paths.NANO / kind).glob("*.safetensors")]
-    assert [other for other in paths.KINDS if file in paths.model_files(other)] == [kind]
+    assert {path.name for path in (paths.NANO / kind).glob("*.safetensors")} == FILES[kind]
+    for file in FILES[kind]:
+        assert [other for other in paths.KINDS if file in paths.model_files(other)] == [kind]

@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 CORE_GROUPS = (0, 3, 4, 5, 6, 7)  # emojibase: smileys, animals and nature, food, travel and places, activities, objects
 LISTED_GROUPS = (3, 4, 5, 6, 7)  # what the other drawings of the 128 px model are from
 OTHER_GROUPS = (1, 8)  # people and symbols: never named, seen by the autoencoder only; flags by nothing
-LORA_STYLE = "noto_v1"  # the older "blob" Noto: clearly different drawings of the same things
+BLOBS = "noto_v1"  # the older Noto, other drawings of the same things: for the autoencoder alone
 
 
 class Style(Protocol):
@@ -142,7 +142,7 @@ def open_styles(packages: Path, size: Size) -> dict[str, Style]:
     """The drawings by the name of their style; beside those of the size the one that a LoRA learns."""
     icons = packages / "@iconify-json"
     names = read_json(icons / "noto" / "chars.json")
-    styles: dict[str, Style] = {"noto": IconifySet(icons / "noto", names), LORA_STYLE: IconifySet(icons / "noto-v1", names)}
+    styles: dict[str, Style] = {"noto": IconifySet(icons / "noto", names), BLOBS: IconifySet(icons / "noto-v1", names)}
     if "fluent3d" in size.styles:
         styles["fluent3d"] = Fluent3D(packages / "@lobehub" / "fluent-emoji-3d" / "assets")
     return styles
@@ -151,7 +151,7 @@ def open_styles(packages: Path, size: Size) -> dict[str, Style]:
 def collect(packages: Path | None, size: Size) -> tuple[dict[str, Style], list[dict], list[str]]:
     """(styles, records, other drawings as "style/hexcode")."""
     if size.source == "drawn":
-        styles: dict[str, Style] = {name: Shapes(name) for name in (*size.styles, LORA_STYLE)}
+        styles: dict[str, Style] = {name: Shapes(name) for name in (*size.styles, BLOBS)}
         records, others = [{**concept, "styles": list(size.styles)} for concept in TOY_CONCEPTS], Shapes.others()
     elif packages is None:
         raise SystemExit(f"the size {size.name} is drawn from npm packages: say where they are with --packages NODE_MODULES")
@@ -159,7 +159,7 @@ def collect(packages: Path | None, size: Size) -> tuple[dict[str, Style], list[d
         styles = open_styles(packages, size)
         records, others = named_records(packages, size, styles)
     drawings = [f"{name}/{hexcode(emoji)}" for name in size.styles for emoji in others if styles[name].has(emoji)]
-    blobs = [f"{LORA_STYLE}/{hexcode(record['emoji'])}" for record in records if styles[LORA_STYLE].has(record["emoji"])]
+    blobs = [f"{BLOBS}/{hexcode(record['emoji'])}" for record in records if styles[BLOBS].has(record["emoji"])]
     return styles, records, drawings + blobs
 
 

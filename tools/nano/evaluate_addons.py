@@ -13,14 +13,13 @@ from sana_core.pipeline import SanaPipeline
 
 from .captions import with_article
 from .concepts import load_names
-from .data import LORA_STYLE
 from .evaluation import Evaluation
 from .export import SPRINT, lora_file
 from .pictures import edge_map
 from .retrieval import BATCH, Gallery, describe, scores
 from .scenes import Scene
 from .stages import Pictured
-from .train_lora import SUBJECT_NAME, lora_prompts, styled, subject, trained_on
+from .train_lora import SUBJECT_NAME, lora_prompts, new_style, styled, subject, trained_on
 
 LINE_REACH = 5  # window in which two lines count as one, in pixels
 
@@ -83,15 +82,17 @@ def lora(run: Evaluation) -> dict:
 def style_shift(run: Evaluation, made: SanaPipeline) -> dict[str, float]:
     """Shares of things drawn nearer to the new style than to their own, in latents; trained on them, and not."""
     size, scenes = run.command.size, run.scenes
-    concepts, others, splits = load_names(run.command.work, size)
-    concepts = styled(concepts, others)
-    everything = Pictured(run.command, concepts, splits, (*size.styles, LORA_STYLE), [])
+    concepts, _, splits = load_names(run.command.work, size)
+    concepts = styled(concepts, size)
+    everything = Pictured(run.command, concepts, splits, (*size.styles, new_style(size)), [])
     gallery, seen = Gallery(run.base.autoencoder, everything, size.pixels), {concept.index for concept in trained_on(concepts)}
-    drawn = [concept for concept in concepts if LORA_STYLE in concept.styles]
     report = {}
-    for name, things in (("trained", [c for c in drawn if c.index in seen]), ("untrained", [c for c in drawn if c.index not in seen])):
+    for name, things in (
+        ("trained", [c for c in concepts if c.index in seen]),
+        ("untrained", [c for c in concepts if c.index not in seen]),
+    ):
         things = things[: run.limit]
-        images = run.draw(made, [f"{with_article(concept.name)}, blob style" for concept in things], 0)
+        images = run.draw(made, [f"{with_article(concept.name)}, monochrome" for concept in things], 0)
         found = describe(run.base.autoencoder, images)["latent"].flatten(1)
         distances = []
         for style in (0, len(scenes.styles)):

@@ -18,16 +18,20 @@ from .concepts import Concept, palette
 from .scenes import GEOMETRY, Scene
 
 EDGE = 0.25  # least change of a blurred pixel to its second neighbour, of 2
+MONOCHROME = "monochrome-"  # before the name of a style: its drawings without their colours, what the style LoRA learns
 LINE_WIDTHS = (1, 3, 7)  # that the ControlNet is trained on: Canny's, its own, and those of soft edges
 
 
 class Drawings:
-    """Drawings by their key "style/hexcode": uint8 premultiplied RGBA (N, 4, P, P) on one device."""
+    """Drawings by their key "style/hexcode": uint8 premultiplied RGBA (N, 4, P, P) on one device.
+
+    The style may begin with MONOCHROME.
+    """
 
     def __init__(self, path: Path, keys: Sequence[str], device: str | torch.device = "cpu") -> None:
         self.index = {key: number for number, key in enumerate(keys)}
         with zipfile.ZipFile(path) as archive:
-            rgba = np.stack([np.asarray(Image.open(io.BytesIO(archive.read(f"{key}.webp"))).convert("RGBA")) for key in keys])
+            rgba = np.stack([_rgba(archive.read(f"{key.removeprefix(MONOCHROME)}.webp"), key.startswith(MONOCHROME)) for key in keys])
         alpha = rgba[..., 3:].astype(np.uint16)
         rgba[..., :3] = (rgba[..., :3] * alpha + 127) // 255
         self.rgba = torch.from_numpy(rgba).permute(0, 3, 1, 2).contiguous().to(device)
@@ -38,6 +42,12 @@ class Drawings:
     def take(self, numbers: Tensor) -> Tensor:
         """(B,) -> (B, 4, P, P) in 0..1."""
         return self.rgba[numbers].float() / 255
+
+
+def _rgba(webp: bytes, monochrome: bool) -> np.ndarray:
+    """(P, P, 4) of uint8."""
+    picture = Image.open(io.BytesIO(webp)).convert("RGBA")
+    return np.asarray(picture.convert("LA").convert("RGBA") if monochrome else picture)
 
 
 def drawing_keys(concepts: list[Concept]) -> list[str]:

@@ -122,7 +122,7 @@ PUBLISHED_128 = Size(  # the model in sana_core/nano, 20.0 MB in float16
         "text": Stage(steps=500, phases=one_phase(128, 128), rate=8e-3, plain_rate=2e-3, decay=0.3),
         "transformer": Stage(steps=1500, phases=one_phase(128, 128), rate=8e-3, plain_rate=2e-3, warmup=15, repeats=2, average=0.998),
         "sprint": Stage(steps=400, phases=one_phase(128, 64), rate=2e-3, plain_rate=5e-4, average=0.99),
-        "controlnet": Stage(steps=300, phases=one_phase(128, 64), rate=2e-3, plain_rate=5e-4, average=0.99),
+        "controlnet": Stage(steps=900, phases=one_phase(128, 64), rate=4e-3, plain_rate=1e-3, average=0.99),
         "lora_style": Stage(steps=1000, phases=one_phase(128, 32), rate=2e-3, plain_rate=2e-3, warmup=10),
         "lora_subject": Stage(steps=500, phases=one_phase(128, 16), rate=1e-3, plain_rate=1e-3, warmup=10),
     },

@@ -3,8 +3,8 @@
     python -m tools.nano.train_lora WORK --size 256 --example style
     python -m tools.nano.train_lora WORK --size 256 --example subject
 
-`style`: the older "blob" drawings, called for in words, on every other thing that has one. `subject`: one drawing that the model has no
-name for, under an invented one. Half of the pictures are the model's own (prior preservation, arXiv:2208.12242, sec. 3.2): what is not
+`style`: drawings without their colours, called for in words ("monochrome"), on every other thing. `subject`: one drawing that the model has
+no name for, under an invented one. Half of the pictures are the model's own (prior preservation, arXiv:2208.12242, sec. 3.2): what is not
 asked for stays. Continues from WORK/lora_style.pt (WORK/lora_subject.pt).
 """
 
@@ -25,9 +25,10 @@ from sana_core.training.text import kept_states
 from .batches import CaptionBatches
 from .command import Command, from_arguments, parser
 from .concepts import Concept, load_names
-from .data import LORA_STYLE
 from .latents import LatentBank
+from .pictures import MONOCHROME
 from .scenes import SceneSource
+from .sizes import Size
 from .stages import Pictured, draw, pictured, pipeline, save_samples, start, tokenizer, trained_autoencoder, trained_text_to_latent
 
 EXAMPLES = ("style", "subject")
@@ -36,9 +37,13 @@ OWN_SCENES = 512
 KINDS = {"plain": 0.6, "background": 0.4}
 
 
-def styled(concepts: list[Concept], others: list[str]) -> list[Concept]:
-    """The concepts that have a drawing in the new style, which is added to their styles."""
-    return [replace(c, styles=(*c.styles, LORA_STYLE)) if f"{LORA_STYLE}/{c.hexcode}" in others else c for c in concepts]
+def new_style(size: Size) -> str:
+    return MONOCHROME + size.styles[0]
+
+
+def styled(concepts: list[Concept], size: Size) -> list[Concept]:
+    """The concepts with the new style added to theirs."""
+    return [replace(concept, styles=(*concept.styles, new_style(size))) for concept in concepts]
 
 
 def subject(command: Command, index: int) -> Concept:
@@ -51,18 +56,18 @@ def subject(command: Command, index: int) -> Concept:
 
 
 def trained_on(concepts: list[Concept]) -> list[Concept]:
-    """Every other concept of the new style; the rest show whether the style is more than these drawings."""
-    return [concept for concept in concepts if LORA_STYLE in concept.styles][::2]
+    """Every other concept; the rest show whether the style is more than these drawings."""
+    return concepts[::2]
 
 
 def lora_scenes(command: Command, example: str) -> Pictured:
     """The scenes of an example, and as many of the model's own."""
     size, rng = command.size, random.Random(command.seed)
     base = pictured(command)
-    concepts, others, splits = load_names(command.work, size)
+    concepts, _, splits = load_names(command.work, size)
     if example == "style":
-        concepts, styles = styled(concepts, others), (*size.styles, LORA_STYLE)
-        source = SceneSource(trained_on(concepts), splits, (LORA_STYLE,), KINDS)
+        concepts, styles = styled(concepts, size), (*size.styles, new_style(size))
+        source = SceneSource(trained_on(concepts), splits, (new_style(size),), KINDS)
         own = [replace(source.draw(rng), style=len(size.styles)) for _ in range(OWN_SCENES)]
     else:
         concepts, styles = [*concepts, subject(command, len(concepts))], size.styles
@@ -106,9 +111,8 @@ def lora_prompts(command: Command, example: str) -> list[str]:
     """Prompts that show what a LoRA does: things of the style that it was not trained on, or the subject."""
     if example == "subject":
         return [f"a {SUBJECT_NAME}", f"a {SUBJECT_NAME} on a blue background", SUBJECT_ZH]
-    concepts, others, _ = load_names(command.work, command.size)
-    unseen = [concept for concept in styled(concepts, others) if LORA_STYLE in concept.styles][1::2]
-    return [f"a {concept.name}, blob style" for concept in unseen[:10]]
+    concepts, _, _ = load_names(command.work, command.size)
+    return [f"a {concept.name}, monochrome" for concept in concepts[1::2][:10]]
 
 
 def main() -> None:

@@ -107,18 +107,72 @@ def text_to_image(name: str, model: Part, class_label: str, size_label: str, tex
     return t
 
 
-def quick_start() -> Template:
-    t = Template("SANA-quick-start", note_height=300)
+def load_nano(t: Template, model: str = "sana_nano.safetensors") -> Node:
+    """The embedded model, which comes with the pack."""
     t.group("", "", 0, width=440)
-    loaded = t.add(
-        "SanaNativeLoad", color="blue", model="sana_nano.safetensors", text_encoder="sana_nano_text.safetensors",
-        vae="sana_nano_vae.safetensors",
-    )  # fmt: skip
-    t.group("", "", 1, width=420)
-    run = t.add("SanaNativeGenerate", color="green", height=560, model=loaded["MODEL"], clip=loaded["CLIP"], prompt="a red apple", seed=1)
+    files = {"model": model, "text_encoder": "sana_nano_text.safetensors", "vae": "sana_nano_vae.safetensors"}
+    return t.add("SanaNativeLoad", color="blue", **files)
+
+
+def generate(t: Template, model: Output, clip: Output, prompt: str, *, title: str | None = None, height: int = 560) -> Node:
+    return t.add("SanaNativeGenerate", title=title, color="green", height=height, model=model, clip=clip, prompt=prompt, seed=1)
+
+
+def save_small(t: Template, latent: Output, vae: Output) -> None:
     t.group("", "", 2, width=320)
-    decoded = t.add("VAEDecode", samples=run["LATENT"], vae=loaded["VAE"])
+    decoded = t.add("VAEDecode", samples=latent, vae=vae)
     t.add("SaveImage", height=340, images=decoded["IMAGE"], filename_prefix="SANA")
+
+
+def quick_start(name: str = "SANA-quick-start", model: str = "sana_nano.safetensors", prompt: str = "a red apple") -> Template:
+    t = Template(name, note_height=300)
+    loaded = load_nano(t, model)
+    t.group("", "", 1, width=420)
+    save_small(t, generate(t, loaded["MODEL"], loaded["CLIP"], prompt)["LATENT"], loaded["VAE"])
+    return t
+
+
+def quick_start_lora() -> Template:
+    t = Template("SANA-quick-start-LoRA", note_height=340)
+    loaded = load_nano(t)
+    patched = t.add("SanaNativeLoadLora", color="blue", model=loaded["MODEL"], clip=loaded["CLIP"], lora_name="sana_nano_style.safetensors")
+    t.group("", "", 1, width=420)
+    run = generate(t, patched["MODEL"], patched["CLIP"], "a cat, monochrome")
+    t.add("PreviewAny", title="What the LoRA changes", height=140, source=patched["report"])
+    save_small(t, run["LATENT"], loaded["VAE"])
+    return t
+
+
+def quick_start_controlnet() -> Template:
+    """The lines of one drawn picture guide another: no picture has to be there."""
+    t = Template("SANA-quick-start-ControlNet", note_height=340)
+    loaded = load_nano(t)
+    t.group("1 A picture and its edges", RED, 1)
+    run = generate(t, loaded["MODEL"], loaded["CLIP"], "a small red apple", height=420)
+    drawn = t.add("VAEDecode", samples=run["LATENT"], vae=loaded["VAE"])
+    edges = t.add("Canny", image=drawn["IMAGE"], low_threshold=0.1, high_threshold=0.3)
+    t.add("PreviewImage", height=260, images=edges["IMAGE"])
+    t.group("2 Another one along them", GREEN, 2)
+    positive = t.add("SanaNativeTextEncode", title="Prompt", color="green", height=160, clip=loaded["CLIP"], text="a soccer ball")
+    negative = t.add(
+        "SanaNativeTextEncode", title="Negative prompt", color="red", height=140, clip=loaded["CLIP"], text="", instruction="none"
+    )  # fmt: skip
+    control = t.add("SanaNativeLoadControlNet", control_net="sana_nano_controlnet.safetensors")
+    applied = t.add(
+        "ControlNetApplyAdvanced", positive=positive["CONDITIONING"], negative=negative["CONDITIONING"],
+        control_net=control["CONTROL_NET"], image=edges["IMAGE"], vae=loaded["VAE"],
+    )  # fmt: skip
+    t.group("3 Sampling", PURPLE, 3)
+    latent = t.add("SanaNativeEmptyLatent", resolution="custom", resolution__width=128, resolution__height=128)
+    sampler = t.add("SanaNativeSampler")
+    sigmas = t.add("SanaNativeSigmas", model=loaded["MODEL"])
+    sampled = t.add(
+        "SamplerCustom", cfg=3.0, noise_seed=1, model=loaded["MODEL"], positive=applied["positive"], negative=applied["negative"],
+        sampler=sampler["SAMPLER"], sigmas=sigmas["SIGMAS"], latent_image=latent["LATENT"],
+    )  # fmt: skip
+    t.group("4 Picture", BLUE, 4)
+    decoded = t.add("VAEDecode", samples=sampled["output"], vae=loaded["VAE"])
+    t.add("SaveImage", height=400, images=decoded["IMAGE"], filename_prefix="SANA")
     return t
 
 
@@ -227,6 +281,9 @@ def _repaint(t: Template, loaded: Node, image: Output, mask: Output, text: str) 
 SQUARE = {1024: "1:1 - 1024x1024", 2048: "1:1 - 2048x2048", 4096: "1:1 - 4096x4096"}
 TEMPLATES = (
     quick_start,
+    lambda: quick_start("SANA-quick-start-Sprint", "sana_nano_sprint.safetensors", "a rocket"),
+    quick_start_controlnet,
+    quick_start_lora,
     lambda: text_to_image("SANA-1.6B-text-to-image-1024", BASE, "1024 px model", SQUARE[1024], FOX),
     lambda: text_to_image("SANA-1.5-text-to-image-1024", SANA15, "1024 px model", SQUARE[1024], FOX),
     lambda: text_to_image("SANA-1.6B-text-to-image-2K", TWO_K, "2048 px model", SQUARE[2048], HARBOUR, tile="1024"),

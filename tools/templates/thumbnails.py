@@ -1,18 +1,19 @@
 """Draw the pictures of the packaged templates: `python tools/templates/thumbnails.py`.
 
-The quick start's shows what it draws. The others are diagrams of the way from prompt to picture: a picture by any other model would promise
-something else.
+Those of the quick starts show what they draw. The others are diagrams of the way from prompt to picture: a picture by any other model would
+promise something else.
 """
 
 import sys
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the script runs from a checkout, where sana_core is not installed
 
-from sana_core import load_pipeline  # noqa: E402
+from sana_core import apply_lora, load_lora, load_pipeline  # noqa: E402
+from sana_core.sources import NANO  # noqa: E402
 
 SIDE = 512
 PROMPTS = ("a red apple", "a cute cat", "a rocket", "a butterfly")
@@ -44,12 +45,27 @@ STATIONS = {  # template -> (title, boxes from top to bottom)
 }  # fmt: skip
 
 
-def quick_start():
-    """Four pictures by the embedded model."""
-    sheet, half = Image.new("RGB", (SIDE, SIDE)), SIDE // 2
-    for index, picture in enumerate(load_pipeline("nano")(list(PROMPTS), seed=1)):
-        sheet.paste(picture.resize((half, half), Image.Resampling.LANCZOS), (index % 2 * half, index // 2 * half))
-    return sheet
+def quick_starts():
+    """(template, four pictures) of the embedded model and its add-ons."""
+    nano, words = load_pipeline("nano"), list(PROMPTS)
+    yield "SANA-quick-start", nano(words, seed=1)
+    yield "SANA-quick-start-Sprint", load_pipeline("nano-sprint")(words[::-1], seed=1)
+    plain, styled = ("a cat", "a rocket"), load_pipeline("nano")
+    apply_lora(styled.transformer, load_lora(NANO / "loras" / "sana_nano_style.safetensors"), 1.0)
+    yield "SANA-quick-start-LoRA", [*nano(list(plain), seed=1), *styled([f"{prompt}, monochrome" for prompt in plain], seed=1)]
+    controlled = load_pipeline("nano", controlnet=NANO / "controlnet" / "sana_nano_controlnet.safetensors")
+    apple = nano("a small red apple", seed=1)[0]
+    edges = apple.getchannel("G").filter(ImageFilter.FIND_EDGES).crop((2, 2, 126, 126)).point(lambda value: 255 * (value > 100))
+    lines, things = ImageOps.expand(edges, 2).convert("RGB"), ("a soccer ball", "a cookie")
+    yield "SANA-quick-start-ControlNet", [apple, lines, *(controlled(thing, seed=1, control_image=lines)[0] for thing in things)]
+
+
+def sheet(pictures):
+    """Two by two."""
+    whole, half = Image.new("RGB", (SIDE, SIDE)), SIDE // 2
+    for index, picture in enumerate(pictures):
+        whole.paste(picture.resize((half, half), Image.Resampling.LANCZOS), (index % 2 * half, index // 2 * half))
+    return whole
 
 
 def diagram(title, stations):
@@ -68,7 +84,8 @@ def diagram(title, stations):
 
 
 def main():
-    quick_start().save(ROOT / "workflows" / "SANA-quick-start.jpg", quality=90)
+    for name, pictures in quick_starts():
+        sheet(pictures).save(ROOT / "workflows" / f"{name}.jpg", quality=90)
     for name, (title, stations) in STATIONS.items():
         diagram(title, stations).save(ROOT / "workflows" / f"{name}.jpg", quality=90)
 
