@@ -35,10 +35,10 @@ class TokenBatch:
         return TokenBatch(**dict(zip(("ids", "lengths", "kept", "mask"), moved)))
 
 
-def token_batch(items: Sequence[PromptTokens], *, multiple: int = 1) -> TokenBatch:
-    """Tokenized prompts of any lengths as one batch; L becomes a multiple of `multiple`, for code compiled for few shapes."""
+def token_batch(items: Sequence[PromptTokens]) -> TokenBatch:
+    """Tokenized prompts of any lengths as one batch."""
     kept_lengths = torch.tensor([len(item.kept) for item in items])
-    kept = _padded([item.kept for item in items], 0, multiple)
+    kept = _padded([item.kept for item in items], 0)
     return TokenBatch(
         ids=_padded([item.ids for item in items], PAD_ID),
         lengths=torch.tensor([len(item.ids) for item in items]),
@@ -101,6 +101,6 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return total / (targets != IGNORED).sum().clamp(min=1)
 
 
-def _padded(rows: Sequence[Sequence[int]], value: int, multiple: int = 1) -> Tensor:
-    longest = -(-max(map(len, rows)) // multiple) * multiple
+def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    longest = max(map(len, rows))
     return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])

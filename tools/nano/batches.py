@@ -21,17 +21,13 @@ INSTRUCTION_SHARE = 0.5  # of the others; the two wordings equally often
 
 
 class CaptionBatches:
-    """`batches(step)` -> captions of random scenes of a bank, tokenized. vague: share of the captions that name the thing alone.
-
-    multiple: of it is the number of states, for compiled code.
-    """
+    """`batches(step)` -> captions of random scenes of a bank, tokenized. vague: share of the captions that name the thing alone."""
 
     def __init__(
-        self, source: CaptionSource, bank: list[Scene], tokenizer: Tokenizer, stage: Stage, steps: int, seed: int, *,
-        vague: float = 0.0, multiple: int = 1,
-    ) -> None:  # fmt: skip
+        self, source: CaptionSource, bank: list[Scene], tokenizer: Tokenizer, stage: Stage, steps: int, seed: int, *, vague: float = 0.0
+    ) -> None:
         self.source, self.bank, self.tokenizer = source, bank, tokenizer
-        self.stage, self.steps, self.seed, self.vague, self.multiple = stage, steps, seed, vague, multiple
+        self.stage, self.steps, self.seed, self.vague = stage, steps, seed, vague
 
     def __call__(self, step: int) -> CaptionBatch:
         rng = random.Random(step_seed(self.seed, step))
@@ -41,7 +37,7 @@ class CaptionBatches:
         empty = dropped(count, EMPTY_SHARE, rng)
         told = [caption.scene.attributes(len(self.source.concepts)) for caption in captions]
         return CaptionBatch(
-            tokens=token_batch([self._tokens("" if gone else c.text, rng) for c, gone in zip(captions, empty)], multiple=self.multiple),
+            tokens=token_batch([self._tokens("" if gone else c.text, rng) for c, gone in zip(captions, empty)]),
             pictures=torch.tensor(pictures),
             attributes={name: torch.tensor([IGNORED if gone else values[name] for values, gone in zip(told, empty)]) for name in told[0]},
         )

@@ -25,7 +25,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class Command:
     """One stage's call. minutes: then it saves and stops, and the same command continues. workers: processes that make captions.
 
-    compile: losses through torch.compile. begin: a file of the pack whose weights a network begins with.
+    compile: the autoencoder through torch.compile. begin: a file of the pack whose weights a network begins with.
     """
 
     work: Path
@@ -59,7 +59,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--workers", type=int, default=0, help="processes that make captions ahead of time")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--begin", type=Path, metavar="FILE", help="of the pack, with the weights to begin with (stage autoencoder)")
-    made.add_argument("--compile", action="store_true", help="losses through torch.compile: minutes at first, about twice as fast then")
+    made.add_argument("--compile", action="store_true", help="the autoencoder through torch.compile: about twice as fast after a minute")
     return made
 
 

@@ -23,6 +23,7 @@ from sana_core.training.resolution import phase_at
 from sana_core.training.text import kept_states
 
 from .batches import CaptionBatches
+from .captions import with_article
 from .command import Command, from_arguments, parser
 from .concepts import Concept, load_names
 from .latents import LatentBank
@@ -112,7 +113,7 @@ def lora_prompts(command: Command, example: str) -> list[str]:
     if example == "subject":
         return [f"a {SUBJECT_NAME}", f"a {SUBJECT_NAME} on a blue background", SUBJECT_ZH]
     concepts, _, _ = load_names(command.work, command.size)
-    return [f"a {concept.name}, monochrome" for concept in concepts[1::2][:10]]
+    return [f"{with_article(concept.name)}, monochrome" for concept in concepts[1::2][:10]]
 
 
 def main() -> None:

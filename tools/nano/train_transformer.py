@@ -19,7 +19,6 @@ from .command import Command, parse
 from .latents import LatentBank
 from .stages import draw, new_text_to_latent, pictured, pipeline, sample_prompts, save_samples, start, tokenizer, trained_autoencoder
 
-STATES = 32  # of a compiled transformer: more than nearly every caption has
 WEIGHTS = {"flow": 1.0, "attribute": 0.1, "language": 0.02}
 
 
@@ -32,10 +31,7 @@ def run(command: Command) -> bool:
     training = start(command, "transformer", model, weights=WEIGHTS, report_every=1000)
     steps, scenes, autoencoder = training.settings.steps, pictured(command), trained_autoencoder(command)
     latents = LatentBank(autoencoder, scenes.drawings, scenes.placed(), command)
-    source = scenes.captions, scenes.bank, tokenizer(command)
-    batches = CaptionBatches(*source, stage, steps, command.seed, multiple=STATES if command.compile else 1)
-    if command.compile:
-        model.transformer.compile(dynamic=False)
+    batches = CaptionBatches(scenes.captions, scenes.bank, tokenizer(command), stage, steps, command.seed)
 
     def losses(batch: CaptionBatch, step: int) -> dict[str, Tensor]:
         batch, pixels = batch.to(command.device), phase_at(stage.phases, step, steps).pixels
