@@ -16,7 +16,7 @@ TITLE_BAR = 30  # above `pos` of a node
 def test_every_template_has_a_picture_and_an_api_twin_and_nothing_else_is_there():
     assert NAMES and all(re.fullmatch(r"[a-zA-Z0-9_.-]+", name) for name in NAMES)  # a deep link takes no other characters
     assert sorted(path.name for path in FOLDER.iterdir()) == sorted(name + end for name in NAMES for end in (".json", ".jpg"))
-    assert sorted(path.name for path in PROMPTS.iterdir()) == [f"{name}.json" for name in NAMES]
+    assert sorted(path.name for path in PROMPTS.iterdir()) == sorted(f"{name}.json" for name in NAMES)
 
 
 @each_template
