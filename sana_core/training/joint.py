@@ -39,12 +39,8 @@ class CaptionReader(nn.Module):
         super().__init__()
         self.text, self.heads = text, heads
 
-    def losses(self, batch: CaptionBatch) -> dict[str, Tensor]:
-        """ "attribute" and "language"."""
-        return self.read(batch)[1]
-
     def read(self, batch: CaptionBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The states that a transformer sees (B, L, C), and the losses."""
+        """The states that a transformer sees (B, L, C), and the losses "attribute" and "language"."""
         hidden = self.text(batch.tokens.ids)
         states = kept_states(hidden, batch.tokens)
         return states, {

@@ -28,7 +28,7 @@ def run(command: Command) -> bool:
 
     def losses(batch: CaptionBatch, step: int) -> dict[str, Tensor]:
         with command.autocast():
-            return model.losses(batch.to(command.device))
+            return model.read(batch.to(command.device))[1]
 
     return training.run(load_batches(batches, training.state.step, steps, workers=command.workers), losses)
 
