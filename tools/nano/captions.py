@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .concepts import WHITE, Concept, Splits, palette, templates
 from .scenes import Scene
 
-CHINESE, EMOJI = 0.22, 0.09  # shares of captions
+CHINESE, EMOJI = 0.28, 0.2  # shares of captions
 KEYWORD = 0.09  # share of English captions that name the thing by a CLDR keyword
+FILLED = 0.15  # share of English names, and of English captions, that get words which say nothing
+INVENTED = 0.4  # share of those words that are letters at random
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,8 @@ class CaptionSource:
 
     def __init__(self, concepts: list[Concept], splits: Splits, styles: Sequence[str]) -> None:
         self.concepts, self.splits, self.styles = concepts, splits, styles
+        meant = {word.lower() for c in concepts for name in (c.name, *c.aliases, *c.keywords) for word in name.split()}
+        self.fillers = [word for word in templates()["fillers"] if word not in meant]
 
     def draw(self, scene: Scene, rng: random.Random) -> Caption:
         things = [self.concepts[index] for index in (scene.concept, scene.second) if index is not None]
@@ -43,7 +48,7 @@ class CaptionSource:
         elif kind < CHINESE + EMOJI and scene.colour == WHITE and scene.layout in ("full", "beside"):
             text = emoji(scene, self.styles, things, rng)
         else:
-            text = cased(english(scene, self.styles, [self.english_name(thing, rng) for thing in things], rng), rng)
+            text = cased(self.filled(english(scene, self.styles, [self.english_name(thing, rng) for thing in things], rng), rng), rng)
         return Caption(text=text, scene=scene)
 
     def english_name(self, thing: Concept, rng: random.Random) -> str:
@@ -51,7 +56,21 @@ class CaptionSource:
         if keywords and rng.random() < KEYWORD:
             return rng.choice(keywords)
         name = rng.choice((thing.name, *thing.aliases))
+        name = f"{self.filler(rng)} {name}" if rng.random() < FILLED else name
         return name.lower() if rng.random() < 0.1 else name
+
+    def filled(self, text: str, rng: random.Random) -> str:
+        """People write more than a caption needs: now and then words before or after it, so that the model learns to read past them."""
+        if rng.random() >= FILLED:
+            return text
+        words = " ".join(self.filler(rng) for _ in range(rng.randint(1, 4)))
+        return rng.choice((f"{words} {text}", f"{text} {words}", f"{text}, {words}"))
+
+    def filler(self, rng: random.Random) -> str:
+        """A word that names nothing: one that prompts often have, or letters at random."""
+        if rng.random() < INVENTED:
+            return "".join(rng.choice(string.ascii_lowercase) for _ in range(rng.randint(2, 8)))
+        return rng.choice(self.fillers)
 
     def chinese_name(self, thing: Concept, rng: random.Random) -> str:
         others = thing.zh_aliases * 3 + thing.zh_keywords

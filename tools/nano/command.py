@@ -25,7 +25,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class Command:
     """One stage's call. minutes: then it saves and stops, and the same command continues. workers: processes that make captions.
 
-    compile: the autoencoder through torch.compile. begin: a file of the pack whose weights a network begins with.
+    compile: the autoencoder through torch.compile. begin: an autoencoder whose weights the stage autoencoder begins with.
     """
 
     work: Path
@@ -58,7 +58,6 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--steps", type=int, help="in place of the size's own number, over all runs")
     made.add_argument("--workers", type=int, default=0, help="processes that make captions ahead of time")
     made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--begin", type=Path, metavar="FILE", help="of the pack, with the weights to begin with (stage autoencoder)")
     made.add_argument("--compile", action="store_true", help="the autoencoder through torch.compile: about twice as fast after a minute")
     return made
 
@@ -75,5 +74,5 @@ def from_arguments(args: argparse.Namespace) -> Command:
     dtype = args.dtype or ("bfloat16" if device.type == "cuda" else "float32")
     return Command(
         work=args.work, size=SIZES[args.size], device=device, dtype=DTYPES[dtype], minutes=args.minutes, steps=args.steps,
-        workers=args.workers, seed=args.seed, compile=args.compile, begin=args.begin,
+        workers=args.workers, seed=args.seed, compile=args.compile, begin=getattr(args, "begin", None),
     )  # fmt: skip

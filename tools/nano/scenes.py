@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .concepts import WHITE, Concept, Splits, palette
@@ -56,19 +57,21 @@ def attribute_sizes(concepts: int, styles: int) -> dict[str, int]:
 class SceneSource:
     """Random scenes that may be trained."""
 
-    def __init__(self, concepts: list[Concept], splits: Splits, styles: tuple[str, ...], kinds: dict[str, float]) -> None:
-        self.concepts, self.splits, self.styles, self.kinds = concepts, splits, styles, kinds
+    def __init__(
+        self, concepts: list[Concept], splits: Splits, styles: tuple[str, ...], kinds: Mapping[str, float], *, mirrored: bool = True
+    ) -> None:
+        self.concepts, self.splits, self.styles, self.kinds, self.mirrored = concepts, splits, styles, kinds, mirrored
         colours = [colour for colour in palette() if colour != WHITE]
         self.colours = {c.index: [colour for colour in colours if (c.name, colour) not in splits.pairs] for c in concepts}
 
     def bank(self, count: int, seed: int) -> list[Scene]:
-        """`count` scenes: each thing alone in each of its styles, twice, then random ones. The first are the same for every count."""
+        """`count` scenes: each thing alone in each of its styles, and mirrored, then random ones. Of more scenes the first are the same."""
         rng = random.Random(seed)
         plain = [
             Scene(concept=concept.index, style=style, mirror=mirror)
             for concept in self.concepts
             for style in self.drawn_styles(concept)
-            for mirror in (False, True)
+            for mirror in (False, True)[: 1 + self.mirrored]
         ]
         return plain[:count] + [self.draw(rng) for _ in range(count - len(plain))]
 
@@ -80,7 +83,7 @@ class SceneSource:
     def draw(self, rng: random.Random) -> Scene:
         concept = rng.choice(self.concepts)
         kind = rng.choices(list(self.kinds), list(self.kinds.values()))[0]
-        mirror = rng.random() < 0.5
+        mirror = rng.random() < 0.5 and self.mirrored
         second = self.partner(concept, rng) if kind == "pair" else None
         style = self.style(rng, concept, *([] if second is None else [self.concepts[second]]))
         if kind == "background":

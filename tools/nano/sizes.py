@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from sana_core.config import AutoencoderConfig, SamplingDefaults, StageConfig, TextConfig, TransformerConfig
+from sana_core.config import AutoencoderConfig, PositionConfig, SamplingDefaults, StageConfig, TextConfig, TransformerConfig
 from sana_core.training.resolution import Phase, check_phases
 
 BLOCKS = ("res", "res", "res", "vit", "vit", "vit")
@@ -37,9 +37,9 @@ class Size:
 
     source: "listed" (the drawings of concepts.txt), "core" (all of emojibase's smileys, animals, food, travel, activities and objects) or
     "drawn" (a few plain shapes, for tests). styles: folders of drawings, the first is the one nobody has to ask for. splits: file beside
-    this one with what is never trained; None chooses it afresh. kinds: how often a scene is of which kind. scenes: pictures that the
-    transformer is trained on. subject: the drawing that a LoRA gives a name. control_depth: copied blocks of the ControlNet. lora_rank: of
-    both LoRAs.
+    this one with what is never trained; None chooses it afresh. kinds: how often a scene is of which kind. mirrored: half of the scenes
+    are, by chance. scenes: pictures that the transformer is trained on. subject: the drawing that a LoRA gives a name. control_depth:
+    copied blocks of the ControlNet. lora_rank: of both LoRAs.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Size:
     styles: tuple[str, ...]
     splits: str | None
     kinds: Mapping[str, float]
+    mirrored: bool
     scenes: int
     controlled: int
     subject: str
@@ -77,11 +78,15 @@ def text(*, hidden_size: int, heads: int, layers: int, intermediate_size: int, v
     )  # fmt: skip
 
 
-def transformer(*, depth: int, ffn_size: int, caption_channels: int) -> TransformerConfig:
-    """Width 224 has whole numbers of linear heads (7 of 32) and of cross-attention heads (2 of 112), as the released models do."""
+def transformer(*, depth: int, ffn_size: int, caption_channels: int, position: PositionConfig | None = None) -> TransformerConfig:
+    """Width 224 has whole numbers of linear heads (7 of 32) and of cross-attention heads (2 of 112), as the released models do.
+
+    position: the table of the 2K and 4K models, for grids that the zero padding of few convolutions does not reach across.
+    """
     return TransformerConfig(
-        hidden_size=224, depth=depth, num_heads=7, num_cross_heads=2, ffn_size=ffn_size, caption_channels=caption_channels
-    )
+        hidden_size=224, depth=depth, num_heads=7, num_cross_heads=2, ffn_size=ffn_size, caption_channels=caption_channels,
+        position=position,
+    )  # fmt: skip
 
 
 def one_phase(pixels: int, batch: int) -> tuple[Phase, ...]:
@@ -106,6 +111,7 @@ PUBLISHED_128 = Size(  # the model in sana_core/nano, 20.0 MB in float16
     styles=("noto",),
     splits="splits.json",
     kinds={"plain": 0.74, "background": 0.19, "small": 0.07},
+    mirrored=True,
     scenes=254 * 32,
     controlled=4096,
     subject="noto/1f9a4",  # a dodo
@@ -135,12 +141,13 @@ TARGET_256 = Size(  # 19.9 MB in float16
     styles=("noto", "fluent3d"),
     splits="splits_256.json",
     kinds={"plain": 0.40, "background": 0.22, "small": 0.08, "place": 0.15, "pair": 0.15},
+    mirrored=True,
     scenes=98304,
     controlled=32768,
     subject="noto/1f9de",  # a genie
     autoencoder=autoencoder(WIDE, (1, 1, 1, 1, 1, 1), (1, 1, 1, 1, 2, 2)),
     text=text(hidden_size=192, heads=3, layers=3, intermediate_size=256, vocab_size=5120),
-    transformer=transformer(depth=6, ffn_size=560, caption_channels=192),
+    transformer=transformer(depth=6, ffn_size=560, caption_channels=192, position=PositionConfig(base_size=8, interpolation=1.0)),
     sampling=SamplingDefaults(steps=20, guidance_scale=3.0, shift=2.5, sampler="flow_dpm", width=256, height=256),
     training_shift=2.5,
     control_depth=2,
@@ -155,7 +162,7 @@ TARGET_256 = Size(  # 19.9 MB in float16
             steps=6000, phases=small_first((128, 256), (256, 256), 0.4), rate=8e-3, plain_rate=2e-3, warmup=50, repeats=4, average=0.999
         ),
         "sprint": Stage(steps=1500, phases=one_phase(256, 512), rate=2e-3, plain_rate=5e-4, average=0.99),
-        "controlnet": Stage(steps=1000, phases=one_phase(256, 256), rate=2e-3, plain_rate=5e-4, average=0.99),
+        "controlnet": Stage(steps=1000, phases=one_phase(256, 256), rate=4e-3, plain_rate=1e-3, average=0.99),
         "lora_style": Stage(steps=1000, phases=one_phase(256, 128), rate=2e-3, plain_rate=2e-3, warmup=10),
         "lora_subject": Stage(steps=500, phases=one_phase(256, 32), rate=1e-3, plain_rate=1e-3, warmup=10),
     },
@@ -164,18 +171,19 @@ TARGET_256 = Size(  # 19.9 MB in float16
 CPU_256 = replace(  # the same networks and pictures in the hours that two CPU cores have; its autoencoder begins with that of size 128
     TARGET_256,
     name="256_cpu",
-    scenes=16384,
+    mirrored=False,
+    scenes=8192,
     controlled=3072,
     stages={
         "autoencoder": Stage(steps=400, phases=one_phase(256, 16), rate=2e-3, plain_rate=7e-4, warmup=20, decay=0.9),
         "decoder": Stage(steps=600, phases=one_phase(256, 16), rate=1e-3, plain_rate=5e-4, warmup=20, decay=0.9),
         "text": Stage(steps=700, phases=one_phase(256, 128), rate=8e-3, plain_rate=2e-3, decay=0.3),
         "transformer": Stage(
-            steps=2900, phases=small_first((128, 64), (256, 64), 0.75), rate=8e-3, plain_rate=2e-3, warmup=50, repeats=4, average=0.998
+            steps=15000, phases=small_first((128, 64), (256, 32), 0.145), rate=4e-3, plain_rate=1e-3, decay=0.27, repeats=4, average=0.998
         ),
-        "sprint": Stage(steps=480, phases=small_first((128, 128), (256, 64), 0.5), rate=2e-3, plain_rate=5e-4, average=0.99),
-        "controlnet": Stage(steps=240, phases=one_phase(256, 64), rate=2e-3, plain_rate=5e-4, average=0.99),
-        "lora_style": Stage(steps=1000, phases=one_phase(256, 32), rate=2e-3, plain_rate=2e-3, warmup=10),
+        "sprint": Stage(steps=480, phases=one_phase(256, 64), rate=2e-3, plain_rate=5e-4, average=0.99),
+        "controlnet": Stage(steps=700, phases=one_phase(256, 64), rate=4e-3, plain_rate=1e-3, average=0.99),
+        "lora_style": Stage(steps=800, phases=one_phase(256, 32), rate=2e-3, plain_rate=2e-3, warmup=10),
         "lora_subject": Stage(steps=500, phases=one_phase(256, 16), rate=1e-3, plain_rate=1e-3, warmup=10),
     },
 )
@@ -187,12 +195,13 @@ TOY = Size(  # every stage in seconds on one core: it shows that the path works,
     styles=("flat", "shaded"),
     splits=None,
     kinds={"plain": 0.4, "background": 0.2, "small": 0.1, "place": 0.15, "pair": 0.15},
+    mirrored=True,
     scenes=64,
     controlled=48,
     subject="flat/2699",
     autoencoder=autoencoder(NARROW, (1, 1, 1, 1, 1, 1), (1, 1, 1, 1, 1, 1)),
     text=text(hidden_size=48, heads=3, layers=2, intermediate_size=64, vocab_size=640),
-    transformer=transformer(depth=3, ffn_size=224, caption_channels=48),
+    transformer=transformer(depth=3, ffn_size=224, caption_channels=48, position=PositionConfig(base_size=2, interpolation=1.0)),
     sampling=SamplingDefaults(steps=4, guidance_scale=2.0, shift=2.0, sampler="flow_dpm", width=64, height=64),
     training_shift=2.0,
     control_depth=1,

@@ -93,7 +93,7 @@ def pictured(command: Command) -> Pictured:
     """What the transformer of a size is trained on."""
     size = command.size
     concepts, _, splits = load_names(command.work, size)
-    bank = SceneSource(concepts, splits, size.styles, dict(size.kinds)).bank(size.scenes, command.seed)
+    bank = SceneSource(concepts, splits, size.styles, size.kinds, mirrored=size.mirrored).bank(size.scenes, command.seed)
     return Pictured(command, concepts, splits, size.styles, bank)
 
 

@@ -9,6 +9,8 @@ Each continues from WORK/autoencoder.pt (WORK/decoder.pt). The decoder can be tr
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -134,6 +136,7 @@ def run(command: Command, *, decoder_only: bool = False) -> bool:
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--decoder-only", action="store_true")
+    arguments.add_argument("--begin", type=Path, metavar="FILE", help="a finished autoencoder to begin with")
     args = arguments.parse_args()
     run(from_arguments(args), decoder_only=args.decoder_only)
 

@@ -36,7 +36,7 @@ def controlled_scenes(command: Command) -> Pictured:
     """What the ControlNet is trained on."""
     size, rng = command.size, random.Random(command.seed)
     concepts, _, splits = load_names(command.work, size)
-    source = SceneSource(concepts, splits, size.styles, KINDS)
+    source = SceneSource(concepts, splits, size.styles, KINDS, mirrored=size.mirrored)
     return Pictured(command, concepts, splits, size.styles, [source.draw(rng) for _ in range(size.controlled)])
 
 
@@ -69,7 +69,7 @@ def run(command: Command) -> bool:
         assert isinstance(averaged, SanaControlNet)
         made = pipeline(command, base.transformer, base.text, autoencoder)
         made.controlnet = averaged
-        rows = [Scene(concept=concept.index, layout="left", mirror=bool(i % 2)) for i, concept in enumerate(scenes.concepts[:SHOWN])]
+        rows = [Scene(concept=concept.index, layout="left") for concept in scenes.concepts[:SHOWN]]
         lines = edge_map(render(scenes.drawings, scenes.placed(rows), command.size.pixels))
         names = [concept.name for concept in scenes.concepts[:SHOWN]]
         drawn = draw(command, made, names, control_image=(lines + 1) / 2)

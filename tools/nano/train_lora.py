@@ -68,11 +68,11 @@ def lora_scenes(command: Command, example: str) -> Pictured:
     concepts, _, splits = load_names(command.work, size)
     if example == "style":
         concepts, styles = styled(concepts, size), (*size.styles, new_style(size))
-        source = SceneSource(trained_on(concepts), splits, (new_style(size),), KINDS)
+        source = SceneSource(trained_on(concepts), splits, (new_style(size),), KINDS, mirrored=size.mirrored)
         own = [replace(source.draw(rng), style=len(size.styles)) for _ in range(OWN_SCENES)]
     else:
         concepts, styles = [*concepts, subject(command, len(concepts))], size.styles
-        source = SceneSource(concepts[-1:], splits, styles, KINDS)
+        source = SceneSource(concepts[-1:], splits, styles, KINDS, mirrored=size.mirrored)
         own = [source.draw(rng) for _ in range(OWN_SCENES)]
     return Pictured(command, concepts, splits, styles, own + rng.sample(base.bank, min(OWN_SCENES, len(base.bank))))
 

@@ -55,7 +55,7 @@ def quick_starts():
     yield "SANA-quick-start-LoRA", [*nano(list(plain), seed=1), *styled([f"{prompt}, monochrome" for prompt in plain], seed=1)]
     controlled = load_pipeline("nano", controlnet=NANO / "controlnet" / "sana_nano_controlnet.safetensors")
     apple = nano("a small red apple", seed=1)[0]
-    edges = apple.getchannel("G").filter(ImageFilter.FIND_EDGES).crop((2, 2, 126, 126)).point(lambda value: 255 * (value > 100))
+    edges = ImageOps.crop(apple.getchannel("G").filter(ImageFilter.FIND_EDGES), 2).point(lambda value: 255 * (value > 100))
     lines, things = ImageOps.expand(edges, 2).convert("RGB"), ("a soccer ball", "a cookie")
     yield "SANA-quick-start-ControlNet", [apple, lines, *(controlled(thing, seed=1, control_image=lines)[0] for thing in things)]
 

@@ -47,6 +47,20 @@ def test_held_out_captions_are_never_drawn(drawn):
     assert "core" in texts and "\u82f9\u679c" in texts and "\U0001f989" in texts
 
 
+def test_words_that_say_nothing_name_nothing(drawn):
+    words = {word for caption in drawn for word in caption.text.lower().strip(".").replace(",", "").split()}
+    fillers = CaptionSource(THINGS, SPLITS, STYLES).fillers
+    assert len(words & set(fillers)) > 100
+    named = replace(APPLE, name="magical kids")
+    assert not {"magical", "kids"} & set(CaptionSource([named], SPLITS, STYLES).fillers)
+    trained, held_out = (
+        {word for key, phrasings in templates().items() if key.endswith("held_out") == held_out and isinstance(phrasings, list)
+         for phrasing in phrasings for word in phrasing.split()}
+        for held_out in (False, True)
+    )  # fmt: skip
+    assert not (held_out - trained) & set(fillers)
+
+
 def test_captions_tell_the_scene(drawn):
     for caption in drawn:
         text, scene = caption.text.lower(), caption.scene
@@ -79,6 +93,14 @@ def test_a_bank_has_every_thing_alone_and_is_the_same_for_a_seed():
     assert bank == source.bank(50, seed=3) != source.bank(50, seed=4)
     assert {(scene.concept, scene.style) for scene in bank[:8]} == {(0, 0), (0, 1), (1, 0), (2, 0)}
     assert len(bank) == 50
+    assert {scene.mirror for scene in bank[:8]} == {scene.mirror for scene in bank[8:]} == {False, True}
+
+
+def test_a_bank_without_mirrored_scenes_has_the_same_ones_otherwise():
+    one_way = SceneSource(THINGS, SPLITS, STYLES, KINDS, mirrored=False).bank(50, seed=3)
+    assert len(one_way) == 50 and not any(scene.mirror for scene in one_way)
+    both = SceneSource(THINGS, SPLITS, STYLES, KINDS).bank(54, seed=3)
+    assert one_way[4:] == [replace(scene, mirror=False) for scene in both[8:]]
 
 
 def test_evaluation_asks_for_what_was_held_out():
