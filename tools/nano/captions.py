@@ -12,8 +12,8 @@ from .scenes import Scene
 
 CHINESE, EMOJI = 0.28, 0.2  # shares of captions
 KEYWORD = 0.09  # share of English captions that name the thing by a CLDR keyword
-FILLED = 0.15  # share of English names, and of English captions, that get words which say nothing
-INVENTED = 0.4  # share of those words that are letters at random
+FILLED = 0.15  # share of English names, and of English and Chinese captions, that get words which say nothing
+INVENTED = 0.4  # share of the English ones that are letters at random
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +37,16 @@ class CaptionSource:
 
     def __init__(self, concepts: list[Concept], splits: Splits, styles: Sequence[str]) -> None:
         self.concepts, self.splits, self.styles = concepts, splits, styles
-        meant = {word.lower() for c in concepts for name in (c.name, *c.aliases, *c.keywords) for word in name.split()}
-        self.fillers = [word for word in templates()["fillers"] if word not in meant]
+        english_words = {word.lower() for c in concepts for name in (c.name, *c.aliases, *c.keywords) for word in name.split()}
+        chinese_names = {name for c in concepts for name in (c.zh, *c.zh_aliases, *c.zh_keywords)}
+        self.fillers = [word for word in templates()["fillers"] if word not in english_words]
+        self.chinese_fillers = [word for word in templates()["zh_fillers"] if word not in chinese_names]
 
     def draw(self, scene: Scene, rng: random.Random) -> Caption:
         things = [self.concepts[index] for index in (scene.concept, scene.second) if index is not None]
         kind = rng.random()
         if kind < CHINESE and not any(thing.name in self.splits.no_chinese for thing in things):
-            text = chinese(scene, self.styles, [self.chinese_name(thing, rng) for thing in things], rng)
+            text = self.filled_chinese(chinese(scene, self.styles, [self.chinese_name(thing, rng) for thing in things], rng), rng)
         elif kind < CHINESE + EMOJI and scene.colour == WHITE and scene.layout in ("full", "beside"):
             text = emoji(scene, self.styles, things, rng)
         else:
@@ -65,6 +67,13 @@ class CaptionSource:
             return text
         words = " ".join(self.filler(rng) for _ in range(rng.randint(1, 4)))
         return rng.choice((f"{words} {text}", f"{text} {words}", f"{text}, {words}"))
+
+    def filled_chinese(self, text: str, rng: random.Random) -> str:
+        """As `filled`, one word."""
+        if rng.random() >= FILLED:
+            return text
+        word = rng.choice(self.chinese_fillers)
+        return f"{word}{text}" if rng.random() < 0.6 else f"{text}\uff0c{word}"
 
     def filler(self, rng: random.Random) -> str:
         """A word that names nothing: one that prompts often have, or letters at random."""
