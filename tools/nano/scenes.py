@@ -67,11 +67,12 @@ class SceneSource:
     def bank(self, count: int, seed: int) -> list[Scene]:
         """`count` scenes: each thing alone in each of its styles, and mirrored, then random ones. Of more scenes the first are the same."""
         rng = random.Random(seed)
+        ways = (False, True) if self.mirrored else (False,)
         plain = [
             Scene(concept=concept.index, style=style, mirror=mirror)
             for concept in self.concepts
             for style in self.drawn_styles(concept)
-            for mirror in (False, True)[: 1 + self.mirrored]
+            for mirror in ways
         ]
         return plain[:count] + [self.draw(rng) for _ in range(count - len(plain))]
 

@@ -179,7 +179,7 @@ CPU_256 = replace(  # the same networks and pictures in the hours that two CPU c
         "decoder": Stage(steps=600, phases=one_phase(256, 16), rate=1e-3, plain_rate=5e-4, warmup=20, decay=0.9),
         "text": Stage(steps=700, phases=one_phase(256, 128), rate=8e-3, plain_rate=2e-3, decay=0.3),
         "transformer": Stage(
-            steps=15000, phases=small_first((128, 64), (256, 32), 0.145), rate=4e-3, plain_rate=1e-3, decay=0.27, repeats=4, average=0.998
+            steps=11000, phases=small_first((128, 64), (256, 32), 0.198), rate=4e-3, plain_rate=1e-3, decay=0.22, repeats=4, average=0.998
         ),
         "sprint": Stage(steps=480, phases=one_phase(256, 64), rate=2e-3, plain_rate=5e-4, average=0.99),
         "controlnet": Stage(steps=700, phases=one_phase(256, 64), rate=4e-3, plain_rate=1e-3, average=0.99),
