@@ -3,7 +3,7 @@
 SANA-Sprint (arXiv:2503.09641) first makes the teacher a TrigFlow model with a dense time embedding and qk-norm, then trains the student
 with the continuous-time consistency objective (sCM, arXiv:2410.11081) and an adversarial loss (LADD). Here the same two parts are simpler:
 
-1. guidance distillation: the student, begun from the teacher's weights, learns the teacher's guided velocity for a random guidance scale;
+1. guidance distillation: the student (sprint_student.py) learns the teacher's guided velocity for a random guidance scale;
 2. discrete consistency distillation (arXiv:2303.01469, algorithm 2) along the teacher's guided flow, in ever finer intervals. Its objective
    is the one whose limit sCM takes, and needs no forward-mode derivatives. There is no adversarial loss.
 
@@ -14,16 +14,12 @@ that one velocity network serves both and the SCM sampler applies.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import TransformerConfig
-from ..transformer.model import SanaTransformer
 from .flow import Velocity, logit_normal_times, noisy
-from .networks import initial_transformer
 
 COARSEST, FINEST = 4, 32  # intervals at the beginning and at the end of the consistency part
 FROM_NOISE = 0.3  # share of samples at t = 1, where every Sprint run begins
@@ -32,23 +28,6 @@ HUBER = 0.00054  # times the square root of the size: pseudo-Huber constant of a
 
 # (noisy latents, time (B,) in 0..1, guidance scale (B,)) -> velocity
 GuidedVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def sprint_config(config: TransformerConfig) -> TransformerConfig:
-    """The Sprint architecture of the same size: RMS norms on queries and keys, the guidance scale as an input, time in 0..1."""
-    return replace(config, qk_norm=True, guidance_embed=True)
-
-
-def sprint_student(teacher: SanaTransformer, seed: int) -> SanaTransformer:
-    """A Sprint transformer with the teacher's weights; its new norms are one and its guidance embedding adds nothing at first."""
-    student = initial_transformer(sprint_config(teacher.config), seed)
-    inherited = {key.replace("time_embed.emb.", "time_embed."): tensor for key, tensor in teacher.state_dict().items()}
-    student.load_state_dict(student.state_dict() | inherited)
-    with torch.no_grad():
-        guidance_out = student.get_submodule("time_embed.guidance_embedder.linear_2")
-        for parameter in guidance_out.parameters():
-            parameter.zero_()
-    return student
 
 
 def guided(cond: Velocity, uncond: Velocity) -> GuidedVelocity:

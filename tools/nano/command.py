@@ -74,5 +74,5 @@ def from_arguments(args: argparse.Namespace) -> Command:
     dtype = args.dtype or ("bfloat16" if device.type == "cuda" else "float32")
     return Command(
         work=args.work, size=SIZES[args.size], device=device, dtype=DTYPES[dtype], minutes=args.minutes, steps=args.steps,
-        workers=args.workers, seed=args.seed, compile=args.compile, begin=getattr(args, "begin", None),
+        workers=args.workers, seed=args.seed, compile=args.compile,
     )  # fmt: skip

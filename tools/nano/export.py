@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sana_core.training.consistency import sprint_config
 from sana_core.training.lora_layers import attach_lora
+from sana_core.training.sprint_student import sprint_config
 from sana_core.training.state import read_state
 
 from .command import Command, from_arguments, parser

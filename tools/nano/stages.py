@@ -91,10 +91,14 @@ class Pictured:
 
 def pictured(command: Command) -> Pictured:
     """What the transformer of a size is trained on."""
+    concepts, _, splits = load_names(command.work, command.size)
+    return Pictured(command, concepts, splits, command.size.styles, trained_scenes(command, concepts, splits))
+
+
+def trained_scenes(command: Command, concepts: list[Concept], splits: Splits) -> list[Scene]:
+    """The transformer's bank of scenes."""
     size = command.size
-    concepts, _, splits = load_names(command.work, size)
-    bank = SceneSource(concepts, splits, size.styles, size.kinds, mirrored=size.mirrored).bank(size.scenes, command.seed)
-    return Pictured(command, concepts, splits, size.styles, bank)
+    return SceneSource(concepts, splits, size.styles, size.kinds, mirrored=size.mirrored).bank(size.scenes, command.seed)
 
 
 def pipeline(

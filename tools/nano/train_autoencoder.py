@@ -9,6 +9,7 @@ Each continues from WORK/autoencoder.pt (WORK/decoder.pt). The decoder can be tr
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -138,7 +139,7 @@ def main() -> None:
     arguments.add_argument("--decoder-only", action="store_true")
     arguments.add_argument("--begin", type=Path, metavar="FILE", help="a finished autoencoder to begin with")
     args = arguments.parse_args()
-    run(from_arguments(args), decoder_only=args.decoder_only)
+    run(replace(from_arguments(args), begin=args.begin), decoder_only=args.decoder_only)
 
 
 if __name__ == "__main__":

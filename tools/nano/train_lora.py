@@ -30,7 +30,17 @@ from .latents import LatentBank
 from .pictures import MONOCHROME
 from .scenes import SceneSource
 from .sizes import Size
-from .stages import Pictured, draw, pictured, pipeline, save_samples, start, tokenizer, trained_autoencoder, trained_text_to_latent
+from .stages import (
+    Pictured,
+    draw,
+    pipeline,
+    save_samples,
+    start,
+    tokenizer,
+    trained_autoencoder,
+    trained_scenes,
+    trained_text_to_latent,
+)
 
 EXAMPLES = ("style", "subject")
 SUBJECT_NAME, SUBJECT_ZH = "zorble", "\u4f50\u5b9d"
@@ -64,8 +74,8 @@ def trained_on(concepts: list[Concept]) -> list[Concept]:
 def lora_scenes(command: Command, example: str) -> Pictured:
     """The scenes of an example, and as many of the model's own."""
     size, rng = command.size, random.Random(command.seed)
-    base = pictured(command)
     concepts, _, splits = load_names(command.work, size)
+    bank = trained_scenes(command, concepts, splits)
     if example == "style":
         concepts, styles = styled(concepts, size), (*size.styles, new_style(size))
         source = SceneSource(trained_on(concepts), splits, (new_style(size),), KINDS, mirrored=size.mirrored)
@@ -74,7 +84,7 @@ def lora_scenes(command: Command, example: str) -> Pictured:
         concepts, styles = [*concepts, subject(command, len(concepts))], size.styles
         source = SceneSource(concepts[-1:], splits, styles, KINDS, mirrored=size.mirrored)
         own = [source.draw(rng) for _ in range(OWN_SCENES)]
-    return Pictured(command, concepts, splits, styles, own + rng.sample(base.bank, min(OWN_SCENES, len(base.bank))))
+    return Pictured(command, concepts, splits, styles, own + rng.sample(bank, min(OWN_SCENES, len(bank))))
 
 
 def run(command: Command, example: str) -> bool:
