@@ -1,7 +1,7 @@
 """Draw the picture of exact and blended tiles in the help of SANA VAE Decode (Tiled): `python tools/tiling_picture.py`.
 
 A drawing of the embedded model, four times enlarged, goes through the embedded autoencoder and is decoded without tiles, in exact tiles and
-in blended ones. The tiles have 128 pixels: the size that this autoencoder was trained on and a quarter of the picture's side.
+in blended ones. The tiles have 256 pixels: the size that this autoencoder was trained on and a quarter of the picture's side.
 """
 
 import sys
@@ -19,14 +19,14 @@ from sana_core.dcae.tiling import decode_tiled  # noqa: E402
 from sana_core.images import picture_tensor, to_pil  # noqa: E402
 
 PROMPT, SEED = "a penguin on a green background", 1
-SIDE, TILE, OVERLAP = 512, 128, 32
-DETAIL = (208, 208, 368, 368)  # left, top, right, bottom of what is enlarged
+SIDE, TILE, OVERLAP = 1024, 256, 64
+DETAIL = (416, 416, 736, 736)  # left, top, right, bottom of what is enlarged
 AMPLIFIED = 8
 PANEL, TEXT, GAP = 320, 44, 8
 
 
 def decoded():
-    """{title: picture (1, 3, 512, 512) in 0..1}."""
+    """{title: picture (1, 3, 1024, 1024) in 0..1}."""
     pipeline = load_pipeline("nano")
     drawing = pipeline(PROMPT, seed=SEED)[0].resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     decoder = pipeline.autoencoder.decoder

@@ -15,6 +15,7 @@ from sana_core.text.instruction import INSTRUCTIONS, prompt_tokens
 FILES = (NANO_FILES.transformer, NANO_FILES.autoencoder, NANO_FILES.text_encoder)
 CONTROLNET = NANO / "controlnet" / "sana_nano_controlnet.safetensors"
 LORAS = [NANO / "loras" / f"sana_nano_{name}.safetensors" for name in ("style", "subject")]
+SIDE = 256
 ADDONS = (NANO / "diffusion_models" / "sana_nano_sprint.safetensors", CONTROLNET, *LORAS)
 
 
@@ -29,7 +30,7 @@ def tokenizer(nano):
 
 
 def draw(nano, prompts, **settings):
-    """(B, 3, 128, 128) in 0..1."""
+    """(B, 3, SIDE, SIDE) in 0..1."""
     return nano(prompts, seed=0, output="tensor", **settings)
 
 
@@ -50,12 +51,14 @@ def test_files_state_their_configuration(nano):
     assert nano.transformer.config.caption_channels == text["hidden_size"]
 
 
-def test_draws_128_pixels_unless_told_otherwise(nano):
-    assert (nano.defaults.width, nano.defaults.height, nano.defaults.sampler) == (128, 128, "flow_dpm")
+def test_draws_256_pixels_unless_told_otherwise(nano):
+    assert (nano.defaults.width, nano.defaults.height, nano.defaults.sampler) == (SIDE, SIDE, "flow_dpm")
 
 
 def test_licences_lie_beside_the_weights():
-    assert {"LICENSE-Apache-2.0.txt", "LICENSE-Unicode-3.0.txt", "NOTICE", "README.md"} <= {path.name for path in NANO.iterdir()}
+    assert {"LICENSE-Apache-2.0.txt", "LICENSE-MIT.txt", "LICENSE-Unicode-3.0.txt", "NOTICE", "README.md"} <= {
+        path.name for path in NANO.iterdir()
+    }
 
 
 @pytest.mark.parametrize("wording", INSTRUCTIONS)
@@ -80,12 +83,12 @@ def test_prompts_in_three_languages_draw_the_same_thing(nano):
 
 def test_colours_are_those_of_the_prompt(nano):
     apple, green, tree, banana = draw(nano, ["a red apple", "a green apple", "an evergreen tree", "a banana on a blue background"])
-    centre = (slice(None), slice(48, 88), slice(48, 88))
+    centre = (slice(None), slice(96, 176), slice(96, 176))
     assert apple[centre].mean((1, 2)).argmax() == 0  # red
     assert green[centre].mean((1, 2)).argmax() == tree[centre].mean((1, 2)).argmax() == 1  # green
-    red, _, blue = banana[:, :10, :10].mean((1, 2))
+    red, _, blue = banana[:, :20, :20].mean((1, 2))
     assert blue > red + 0.2
-    assert apple[:, :4, :4].mean() > 0.9  # on white where nothing is said
+    assert apple[:, :8, :8].mean() > 0.9  # on white where nothing is said
 
 
 def test_the_prompt_decides_not_the_seed(nano):
@@ -105,7 +108,7 @@ def test_float_types_agree(nano):
 def test_sprint_draws_the_same_things_in_two_steps(nano):
     prompts = ["a red apple", "a penguin", "a sunflower", "a rocket"]
     sprint = load_pipeline("nano-sprint", device="cpu")
-    assert (sprint.defaults.steps, sprint.defaults.sampler, sprint.defaults.width) == (2, "scm", 128)
+    assert (sprint.defaults.steps, sprint.defaults.sampler, sprint.defaults.width) == (2, "scm", SIDE)
     wanted, found = draw(nano, prompts), draw(sprint, prompts)
     distance = (found[:, None] - wanted[None]).square().mean((2, 3, 4))  # of each picture to each
     assert distance.argmin(dim=1).tolist() == [0, 1, 2, 3]
@@ -121,14 +124,14 @@ def lines_found(drawn, lines):
 
 def test_the_controlnet_follows_lines(nano):
     """A ring at the left, of which the prompt says nothing."""
-    x, y = torch.meshgrid(torch.arange(128), torch.arange(128), indexing="xy")
-    radius = ((x - 34).square() + (y - 64).square()).float().sqrt()
-    lines = ((radius - 27).abs() < 1.5).float().expand(1, 3, -1, -1)
+    x, y = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="xy")
+    radius = ((x - 68).square() + (y - 128).square()).float().sqrt()
+    lines = ((radius - 54).abs() < 1.5).float().expand(1, 3, -1, -1)
     controlled = load_pipeline("nano", device="cpu", controlnet=CONTROLNET)
     follows, ignores = (draw(controlled, ["a cookie"], control_image=lines, control_scale=scale) for scale in (1.0, 0.0))
     assert torch.equal(ignores, draw(nano, ["a cookie"]))
     assert lines_found(follows, lines) > 1.5 * lines_found(ignores, lines)
-    assert follows[..., 84:].mean() > 0.9  # white on the right
+    assert follows[..., 168:].mean() > 0.9  # white on the right
 
 
 def test_the_controlnet_has_the_released_structure():

@@ -89,7 +89,7 @@ def test_the_quick_start_draws_at_the_press_of_run(page, server):
     open_template(page, server, QUICK_START)
     page.get_by_test_id("queue-button").click()
     page.wait_for_function(PICTURE)
-    assert page.evaluate(PICTURE) == 128
+    assert page.evaluate(PICTURE) == 256
 
 
 def test_an_error_of_the_pack_is_shown_in_full(page, server):

@@ -104,7 +104,7 @@ def small_first(small: tuple[int, int], large: tuple[int, int], share: float) ->
 WIDE = (16, 32, 64, 64, 128, 128)
 NARROW = (16, 32, 32, 32, 32, 32)
 
-PUBLISHED_128 = Size(  # the model in sana_core/nano, 20.0 MB in float16
+SMALL_128 = Size(  # one style of 254 things
     name="128",
     pixels=128,
     source="listed",
@@ -168,7 +168,7 @@ TARGET_256 = Size(  # 19.9 MB in float16
     },
 )
 
-CPU_256 = replace(  # the same networks and pictures in the hours that two CPU cores have; its autoencoder begins with that of size 128
+CPU_256 = replace(  # the model in sana_core/nano, for two CPU cores; its autoencoder begins with that of size 128
     TARGET_256,
     name="256_cpu",
     mirrored=False,
@@ -179,10 +179,10 @@ CPU_256 = replace(  # the same networks and pictures in the hours that two CPU c
         "decoder": Stage(steps=600, phases=one_phase(256, 16), rate=1e-3, plain_rate=5e-4, warmup=20, decay=0.9),
         "text": Stage(steps=700, phases=one_phase(256, 128), rate=8e-3, plain_rate=2e-3, decay=0.3),
         "transformer": Stage(
-            steps=11000, phases=small_first((128, 64), (256, 32), 0.198), rate=4e-3, plain_rate=1e-3, decay=0.22, repeats=4, average=0.998
+            steps=14000, phases=small_first((128, 64), (256, 32), 0.155), rate=4e-3, plain_rate=1e-3, decay=0.13, repeats=4, average=0.998
         ),
-        "sprint": Stage(steps=480, phases=one_phase(256, 64), rate=2e-3, plain_rate=5e-4, average=0.99),
-        "controlnet": Stage(steps=700, phases=one_phase(256, 64), rate=4e-3, plain_rate=1e-3, average=0.99),
+        "sprint": Stage(steps=1000, phases=one_phase(256, 64), rate=1.5e-3, plain_rate=4e-4, decay=0.7, average=0.99),
+        "controlnet": Stage(steps=1400, phases=one_phase(256, 64), rate=4e-3, plain_rate=1e-3, average=0.99),
         "lora_style": Stage(steps=800, phases=one_phase(256, 32), rate=2e-3, plain_rate=2e-3, warmup=10),
         "lora_subject": Stage(steps=500, phases=one_phase(256, 16), rate=1e-3, plain_rate=1e-3, warmup=10),
     },
@@ -220,4 +220,4 @@ TOY = Size(  # every stage in seconds on one core: it shows that the path works,
     },
 )
 
-SIZES = {size.name: size for size in (PUBLISHED_128, TARGET_256, CPU_256, TOY)}
+SIZES = {size.name: size for size in (SMALL_128, TARGET_256, CPU_256, TOY)}

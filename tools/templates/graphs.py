@@ -137,7 +137,7 @@ def quick_start_lora() -> Template:
     loaded = load_nano(t)
     patched = t.add("SanaNativeLoadLora", color="blue", model=loaded["MODEL"], clip=loaded["CLIP"], lora_name="sana_nano_style.safetensors")
     t.group("", "", 1, width=420)
-    run = generate(t, patched["MODEL"], patched["CLIP"], "a cat, monochrome")
+    run = generate(t, patched["MODEL"], patched["CLIP"], "a sunflower, monochrome")
     t.add("PreviewAny", title="What the LoRA changes", height=140, source=patched["report"])
     save_small(t, run["LATENT"], loaded["VAE"])
     return t
@@ -153,7 +153,7 @@ def quick_start_controlnet() -> Template:
     edges = t.add("Canny", image=drawn["IMAGE"], low_threshold=0.1, high_threshold=0.3)
     t.add("PreviewImage", height=260, images=edges["IMAGE"])
     t.group("2 Another one along them", GREEN, 2)
-    positive = t.add("SanaNativeTextEncode", title="Prompt", color="green", height=160, clip=loaded["CLIP"], text="a soccer ball")
+    positive = t.add("SanaNativeTextEncode", title="Prompt", color="green", height=160, clip=loaded["CLIP"], text="a tangerine")
     negative = t.add(
         "SanaNativeTextEncode", title="Negative prompt", color="red", height=140, clip=loaded["CLIP"], text="", instruction="none"
     )  # fmt: skip
@@ -163,7 +163,7 @@ def quick_start_controlnet() -> Template:
         control_net=control["CONTROL_NET"], image=edges["IMAGE"], vae=loaded["VAE"],
     )  # fmt: skip
     t.group("3 Sampling", PURPLE, 3)
-    latent = t.add("SanaNativeEmptyLatent", resolution="custom", resolution__width=128, resolution__height=128)
+    latent = t.add("SanaNativeEmptyLatent", resolution="custom", resolution__width=256, resolution__height=256)
     sampler = t.add("SanaNativeSampler")
     sigmas = t.add("SanaNativeSigmas", model=loaded["MODEL"])
     sampled = t.add(

@@ -16,7 +16,7 @@ from sana_core import apply_lora, load_lora, load_pipeline  # noqa: E402
 from sana_core.sources import NANO  # noqa: E402
 
 SIDE = 512
-PROMPTS = ("a red apple", "a cute cat", "a rocket", "a butterfly")
+PROMPTS = ("a red apple", "a fox", "a rocket", "a butterfly")
 PROMPT, PICTURE, EDGES = ("prompt", "#45505e"), ("your picture", "#45505e"), ("edges of a picture", "#9a4a4a")
 GEMMA, DCAE, TILES = ("Gemma-2 2B", "#3a7a4a"), ("DC-AE, 32 x", "#8a6a3a"), ("DC-AE, exact tiles", "#8a6a3a")
 
@@ -50,13 +50,13 @@ def quick_starts():
     nano, words = load_pipeline("nano"), list(PROMPTS)
     yield "SANA-quick-start", nano(words, seed=1)
     yield "SANA-quick-start-Sprint", load_pipeline("nano-sprint")(words[::-1], seed=1)
-    plain, styled = ("a cat", "a rocket"), load_pipeline("nano")
+    plain, styled = ("a sunflower", "a guitar"), load_pipeline("nano")
     apply_lora(styled.transformer, load_lora(NANO / "loras" / "sana_nano_style.safetensors"), 1.0)
     yield "SANA-quick-start-LoRA", [*nano(list(plain), seed=1), *styled([f"{prompt}, monochrome" for prompt in plain], seed=1)]
     controlled = load_pipeline("nano", controlnet=NANO / "controlnet" / "sana_nano_controlnet.safetensors")
     apple = nano("a small red apple", seed=1)[0]
     edges = ImageOps.crop(apple.getchannel("G").filter(ImageFilter.FIND_EDGES), 2).point(lambda value: 255 * (value > 100))
-    lines, things = ImageOps.expand(edges, 2).convert("RGB"), ("a soccer ball", "a cookie")
+    lines, things = ImageOps.expand(edges, 2).convert("RGB"), ("a tangerine", "a peach")
     yield "SANA-quick-start-ControlNet", [apple, lines, *(controlled(thing, seed=1, control_image=lines)[0] for thing in things)]
 
 
