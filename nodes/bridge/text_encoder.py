@@ -68,6 +68,9 @@ class Gemma2(llama.BaseLlama, llama.BaseGenerate, torch.nn.Module):
         self.model = llama.Llama2_(config, device=device, dtype=dtype, ops=operations)
         for layer in self.model.layers:
             layer.self_attn = SoftCapAttention(config, device=device, dtype=dtype, ops=operations)
+        for module in self.model.modules():
+            if isinstance(module, llama.RMSNorm):
+                module.float()  # the host adds 1 to these weights in the type that it holds them in, and float16 rounds that by 5e-4
         self.dtype = dtype
 
 

@@ -62,8 +62,11 @@ def test_states_of_upstreams_unconditional_mask(clip, reference, wording, prompt
 
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
-def test_16_bit_types_are_for_storage_only(monkeypatch, tmp_path, path, reference, stored):
-    """Gemma's activations overflow float16; the host computes in float32, whatever the file's type and its option for it."""
+def test_16_bit_types_are_for_storage_only(monkeypatch, tmp_path, path, stored):
+    """Gemma's activations overflow float16; the host computes in float32, whatever the file's type and its option for it.
+
+    Its norms add 1 to their weights: in float16 that would round them once more.
+    """
     monkeypatch.setattr(cli_args.args, "fp16_text_enc", True)
     tensors, metadata = comfy_utils.load_torch_file(path, return_metadata=True)
     small = {key: tensor.to(stored) if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
@@ -75,8 +78,9 @@ def test_16_bit_types_are_for_storage_only(monkeypatch, tmp_path, path, referenc
     model.layers[0].post_feedforward_layernorm.register_forward_hook(lambda _, inputs, output: computed.append((inputs[0], output)))
     states, _ = encode(clip, "a red apple", instruction="default")
     assert [tensor.dtype for tensor in computed[0]] == [torch.float32] * 2 and states.dtype == torch.float32
-    expected, _ = reference.encode(["a red apple"], instruction="default")
-    assert (states - expected).abs().max() < 0.2 * expected.abs().max()  # the weights are rounded
+    exact = core.load_text_encoder(tmp_path / "small.safetensors", dtype=torch.float32)
+    expected, _ = exact.encode(["a red apple"], instruction="default")
+    assert_agree(states, expected, 1e-4)
 
 
 def test_the_soft_cap_matters_here(path, reference):

@@ -36,10 +36,7 @@ def test_a_template_draws_a_picture_of_its_size(server, name):
 
 
 def test_the_quick_start_and_the_command_line_draw_the_same(server, tmp_path):
-    """Twenty prompts in English, Chinese and emoji, one seed. Nearly the same pixels: layers and attention are the host's own here.
-
-    Where the model wavers between two drawings (a dog in Chinese, the butterfly), rounding moves a few pixels a little further.
-    """
+    """Twenty prompts in English, Chinese and emoji, one seed. Nearly the same pixels: layers and attention are the host's own here."""
     file = ROOT / "tools" / "nano" / "prompts.txt"
     command = [
         sys.executable,
@@ -67,5 +64,4 @@ def test_the_quick_start_and_the_command_line_draw_the_same(server, tmp_path):
         (saved,) = server.run(graph)[save]["images"]
         pictures = [Image.open(server.base / saved["type"] / saved["subfolder"] / saved["filename"]), Image.open(path)]
         ours, theirs = (np.asarray(picture).astype(int) for picture in pictures)
-        difference = np.abs(ours - theirs)
-        assert (difference <= 2).mean() > 0.99 and difference.max() <= 16, prompt
+        assert np.abs(ours - theirs).max() <= 1, prompt  # the host cuts off where the other rounds
