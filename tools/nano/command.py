@@ -13,7 +13,7 @@ import torch
 
 from sana_core.device import pick_device
 
-from .sizes import SIZES, Size
+from .sizes import SIZES, Size, Stage
 
 Arguments, Result = ParamSpec("Arguments"), TypeVar("Result")
 
@@ -38,6 +38,10 @@ class Command:
     seed: int = 0
     compile: bool = False
     begin: Path | None = None
+
+    def steps_of(self, stage: Stage) -> int:
+        """Over all runs: as asked for, else the stage's own number."""
+        return self.steps or stage.steps
 
     def autocast(self) -> torch.autocast:
         """Where the networks compute: matrix products in `dtype`, weights and sums in float32."""

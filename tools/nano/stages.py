@@ -37,7 +37,7 @@ def start(command: Command, name: str, model: nn.Module, *, weights: dict[str, f
     stage = command.size.stages[name]
     optimizers = build_optimizers(model, rate=stage.rate, plain_rate=stage.plain_rate, weight_decay=0.01, plain=PLAIN)
     average = Average(model, stage.average) if stage.average else None
-    steps = command.steps or stage.steps
+    steps = command.steps_of(stage)
     settings = LoopSettings(
         steps=steps, warmup=stage.warmup, decay=stage.decay, weights=weights or {}, minutes=command.minutes,
         report_every=report_every, log_every=max(1, min(20, steps // 8)),

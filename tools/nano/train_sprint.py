@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from sana_core.config import SamplingDefaults
 from sana_core.text.instruction import prompt_tokens
 from sana_core.training.batches import load_batches, step_generator
 from sana_core.training.consistency import GuidedVelocity, consistency_loss, guidance_distillation_loss, guided
-from sana_core.training.flow import TIMESTEPS, logit_normal_times, noisy
+from sana_core.training.flow import TIMESTEPS
 from sana_core.training.joint import CaptionBatch, TextToLatent
 from sana_core.training.resolution import phase_at
 from sana_core.training.sprint_student import sprint_student
@@ -54,7 +53,7 @@ def teacher_velocity(teacher: TextToLatent, states: Tensor, mask: Tensor, empty:
 def run(command: Command) -> bool:
     """Train; returns whether it is finished."""
     stage, teacher = command.size.stages["sprint"], trained_text_to_latent(command)
-    steps, scenes, autoencoder = command.steps or stage.steps, pictured(command), trained_autoencoder(command)
+    steps, scenes, autoencoder = command.steps_of(stage), pictured(command), trained_autoencoder(command)
     latents = LatentBank(autoencoder, scenes.drawings, scenes.placed(), command)
     batches = CaptionBatches(scenes.captions, scenes.bank, tokenizer(command), stage, steps, command.seed)
     empty = teacher.text(token_batch([prompt_tokens(tokenizer(command), "")]).to(command.device).ids)
@@ -64,13 +63,10 @@ def run(command: Command) -> bool:
         return latents(batch.pictures.to(command.device), phase_at(stage.phases, step, steps).pixels)
 
     def run_teacher() -> None:
-        """On the first batch."""
-        batch, generator = batches(0), step_generator(command.seed + 22, 0, command.device)
-        tokens, x0 = batch.tokens.to(command.device), pictures(batch, 0)
-        time = logit_normal_times(len(x0), generator, shift=shift)
-        x = noisy(x0, torch.randn(x0.shape, generator=generator, device=x0.device), time)
+        """As it was trained, on the first batch."""
+        batch, generator = batches(0).to(command.device), step_generator(command.seed + 22, 0, command.device)
         with command.autocast():
-            teacher.transformer(x, time * TIMESTEPS, kept_states(teacher.text(tokens.ids), tokens), tokens.mask)
+            teacher.losses(batch, pictures(batch, 0), generator, repeats=1, shift=shift)
 
     student = sprint_student(teacher.transformer, command.seed, run_teacher)
     training = start(command, "sprint", student, report_every=500)
