@@ -1,10 +1,12 @@
-"""Decoding 4096 x 4096 on a GPU: peak memory against its targets, and time against diffusers' tiled decode: `python bench/decode_gpu.py`.
+"""Decoding 4096 x 4096 on a GPU: peak memory against its targets, and time against diffusers' tiled decode: `python
+bench/decode_gpu.py`.
 
-The published DC-AE with random weights, the same in both implementations, in bfloat16. First both must give the same picture at a size that
-needs no tiles, and exact tiles the same as none. Times are paired: every variant runs once in each round, in shuffled order, and is
-compared with diffusers' tiled decode of the same round. Diffusers' decode also runs against itself, which shows what the noise is: a ratio
-counts as a difference only where its 10th percentile lies above the 90th of that control. --smoke runs all of it at a tiny size on the CPU,
-to see that it runs; its numbers mean nothing.
+The published DC-AE with random weights, the same in both implementations, in bfloat16. First both must give the same
+picture at a size that needs no tiles, and exact tiles the same as none. Times are paired: every variant runs once in
+each round, in shuffled order, and is compared with diffusers' tiled decode of the same round. Diffusers' decode also
+runs against itself, which shows what the noise is: a ratio counts as a difference only where its 10th percentile lies
+above the 90th of that control. --smoke runs all of it at a tiny size on the CPU, to see that it runs; its numbers mean
+nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +36,11 @@ from sana_core.checkpoint.load import build_autoencoder
 from sana_core.config import DOWNSCALE, AutoencoderConfig
 
 Decode = Callable[[Tensor], Tensor]
-TARGETS = {(4096, 1024): 2.0e9, (4096, 512): 1.6e9, (2048, 512): 0.9e9}  # (picture, tile) in pixels -> bytes, decoder's weights included
+TARGETS = {
+    (4096, 1024): 2.0e9,
+    (4096, 512): 1.6e9,
+    (2048, 512): 0.9e9,
+}  # (picture, tile) in pixels -> bytes, decoder's weights included
 REFERENCE, CONTROL = "diffusers, tiled", "diffusers, tiled, again"
 SAME = {torch.bfloat16: 3e-2, torch.float32: 1e-4}  # largest root mean square of a difference, relative
 
@@ -114,12 +120,18 @@ def run(setting: Setting) -> dict[str, Any]:
     ours = build_autoencoder(Checkpoint(theirs.state_dict(), "random weights"), setting.device, setting.dtype)
     weights = weight_bytes(ours.decoder)
     agreement = compare(setting, theirs, ours)
-    theirs.enable_tiling(setting.diffusers_tile, setting.diffusers_tile, setting.diffusers_stride, setting.diffusers_stride)
+    theirs.enable_tiling(
+        setting.diffusers_tile, setting.diffusers_tile, setting.diffusers_stride, setting.diffusers_stride
+    )
     variants: dict[str, Decode] = {REFERENCE: lambda z: theirs.decode(z / setting.config.scaling_factor).sample}
     variants[CONTROL] = variants[REFERENCE]
     variants |= {f"sana_core, tiles of {tile}": partial(ours.decode, tile=tile) for tile in setting.tiles}
     latent = latents(setting, setting.pixels)
-    peaks = {} if setting.device.type == "cpu" else {name: weights + peak(decode, latent) for name, decode in variants.items()}
+    peaks = (
+        {}
+        if setting.device.type == "cpu"
+        else {name: weights + peak(decode, latent) for name, decode in variants.items()}
+    )
     targets = {f"sana_core, tiles of {tile}": TARGETS.get((setting.pixels, tile)) for tile in setting.tiles}
     missed = [name for name, target in targets.items() if target and peaks.get(name, 0) > target]
     for name, bytes_ in peaks.items():
@@ -135,7 +147,14 @@ def run(setting: Setting) -> dict[str, Any]:
     say(where(setting))
     passed = not missed and all(error <= SAME[setting.dtype] for error in agreement.values())
     times = [asdict(ratio) for ratio in ratios]
-    return {"where": where(setting), "agreement": agreement, "peak_bytes": peaks, "missed": missed, "times": times, "passed": passed}
+    return {
+        "where": where(setting),
+        "agreement": agreement,
+        "peak_bytes": peaks,
+        "missed": missed,
+        "times": times,
+        "passed": passed,
+    }
 
 
 def compare(setting: Setting, theirs: Any, ours: Any) -> dict[str, float]:
@@ -143,7 +162,10 @@ def compare(setting: Setting, theirs: Any, ours: Any) -> dict[str, float]:
     latent = latents(setting, setting.untiled)
     whole, smallest = ours.decode(latent), min(setting.tiles)
     pairs = {
-        "sana_core and diffusers, both without tiles": (whole, theirs.decode(latent / setting.config.scaling_factor).sample),
+        "sana_core and diffusers, both without tiles": (
+            whole,
+            theirs.decode(latent / setting.config.scaling_factor).sample,
+        ),
         f"sana_core in tiles of {smallest} and without": (ours.decode(latent, tile=smallest), whole),
     }
     errors = {name: difference(found, expected) for name, (found, expected) in pairs.items()}
@@ -205,7 +227,13 @@ def sentence(ratio: Ratio) -> str:
 def verdict(ratio: Ratio, control: Ratio) -> str:
     if ratio.variant in (REFERENCE, CONTROL):
         return ""
-    return "   faster" if ratio.p10 > control.p90 else "   slower" if ratio.p90 < control.p10 else "   no difference to be told"
+    return (
+        "   faster"
+        if ratio.p10 > control.p90
+        else "   slower"
+        if ratio.p90 < control.p10
+        else "   no difference to be told"
+    )
 
 
 def peak(decode: Decode, latent: Tensor) -> int:
@@ -219,14 +247,14 @@ def peak(decode: Decode, latent: Tensor) -> int:
 
 def latents(setting: Setting, pixels: int) -> Tensor:
     side = pixels // DOWNSCALE
-    return torch.randn(1, 32, side, side, generator=torch.Generator().manual_seed(pixels)).to(setting.device, setting.dtype)
+    return torch.randn(1, 32, side, side, generator=torch.Generator().manual_seed(pixels)).to(
+        setting.device, setting.dtype
+    )
 
 
 def where(setting: Setting) -> str:
     """The machine and its state; clocks and temperature are told before and after."""
-    about = (
-        f"{setting.pixels} x {setting.pixels} px, {str(setting.dtype).removeprefix('torch.')}, random weights, PyTorch {torch.__version__}"
-    )
+    about = f"{setting.pixels} x {setting.pixels} px, {str(setting.dtype).removeprefix('torch.')}, random weights, PyTorch {torch.__version__}"
     if setting.device.type == "cpu":
         return f"SMOKE TEST on the CPU with a tiny network: it shows that the program runs, its numbers mean nothing. {about}"
     state = ""

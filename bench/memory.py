@@ -1,8 +1,9 @@
 """Peak memory of SANA's networks at their published sizes, beside diffusers': `python bench/memory.py [--json FILE]`.
 
-Without a GPU the bytes of live tensors are counted on the meta device (`meter.py`), where nothing is computed. With one, or with
---device cuda, PyTorch's allocator is asked; weights are random. Exits with 1 if a count is off by more than 10 % from the formulas of
-`sana_core/dcae/memory.py`, by which tiles are chosen.
+Without a GPU the bytes of live tensors are counted on the meta device (`meter.py`), where nothing is computed. With
+one, or with
+--device cuda, PyTorch's allocator is asked; weights are random. Exits with 1 if a count is off by more than 10 % from
+the formulas of `sana_core/dcae/memory.py`, by which tiles are chosen.
 """
 
 from __future__ import annotations
@@ -23,7 +24,14 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.meter import LiveMemory, weight_bytes
-from bench.networks import AUTOENCODERS, autoencoder, diffusers_autoencoder, diffusers_transformer, randomized, transformer
+from bench.networks import (
+    AUTOENCODERS,
+    autoencoder,
+    diffusers_autoencoder,
+    diffusers_transformer,
+    randomized,
+    transformer,
+)
 from sana_core.config import DOWNSCALE, POSITIONS, AutoencoderConfig, TextConfig, TransformerConfig
 from sana_core.dcae.memory import decode_peak_bytes, encode_peak_bytes
 from sana_core.presets import BASE_06, BASE_16
@@ -42,7 +50,9 @@ TRANSFORMERS = {"0.6B": BASE_06, "1.6B": BASE_16}
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One measurement. Bytes; `weights` are those of the part of the network that runs; `formula` is None where there is none."""
+    """One measurement. Bytes; `weights` are those of the part of the network that runs; `formula` is None where there
+    is none.
+    """
 
     network: str
     task: str
@@ -62,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the rows to this file too")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "meta", choices=("meta", "cuda"))
-    parser.add_argument("--pixels", type=int, nargs="+", default=PICTURES, help="sides of the square pictures (default: %(default)s)")
+    parser.add_argument(
+        "--pixels", type=int, nargs="+", default=PICTURES, help="sides of the square pictures (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
     device = torch.device(args.device)
     sys.stdout.write(f"{obtained(device)}\n\n{HEADER}\n")
@@ -72,10 +84,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"{line(row)}\n")
         sys.stdout.flush()
     if args.json:
-        args.json.write_text(json.dumps({"obtained": obtained(device), "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+        args.json.write_text(
+            json.dumps({"obtained": obtained(device), "rows": [asdict(row) for row in rows]}, indent=1) + "\n"
+        )
     wrong = [row for row in rows if device.type == "meta" and row.off > TOLERANCE]
     for row in wrong:
-        sys.stdout.write(f"\n{row.network}, {row.task} {row.pixels}, {row.how}: {row.off:.0%} off the formula of sana_core/dcae/memory.py")
+        sys.stdout.write(
+            f"\n{row.network}, {row.task} {row.pixels}, {row.how}: {row.off:.0%} off the formula of "
+            "sana_core/dcae/memory.py"
+        )
     sys.stdout.write("\n" if wrong else "\nEvery formula holds within 10 %.\n" if device.type == "meta" else "")
     return 1 if wrong else 0
 
@@ -88,10 +105,14 @@ def measure_all(device: torch.device, pictures: Sequence[int]) -> Iterator[Row]:
     yield measure_text_encoder(device)
 
 
-def measure_autoencoder(name: str, config: AutoencoderConfig, device: torch.device, pictures: Sequence[int]) -> Iterator[Row]:
+def measure_autoencoder(
+    name: str, config: AutoencoderConfig, device: torch.device, pictures: Sequence[int]
+) -> Iterator[Row]:
     """Decoding counts the picture, its result; encoding does not, as the picture is the caller's."""
     ours, theirs = autoencoder(config, device, DTYPE), diffusers_autoencoder(config, device, DTYPE)
-    for task, pixels in product(("decode",) if config.lite else ("decode", "encode"), pictures):  # Lite's encoder is the full one
+    for task, pixels in product(
+        ("decode",) if config.lite else ("decode", "encode"), pictures
+    ):  # Lite's encoder is the full one
         part: nn.Module = ours.decoder if task == "decode" else ours.encoder
         formula = decode_peak_bytes if task == "decode" else encode_peak_bytes
         given = zeros(1, 32, pixels // DOWNSCALE, pixels // DOWNSCALE, device=device)
@@ -103,16 +124,24 @@ def measure_autoencoder(name: str, config: AutoencoderConfig, device: torch.devi
         for tile in TILES:
             how = f"sana_core, tiles of {tile}" if tile else "sana_core"
             counted = formula(config, pixels, pixels, tile, DTYPE)
-            yield replace(row, how=how, activations=peak(partial(getattr(ours, task), given, tile=tile)), formula=counted)
+            yield replace(
+                row, how=how, activations=peak(partial(getattr(ours, task), given, tile=tile)), formula=counted
+            )
 
 
-def measure_transformer(name: str, config: TransformerConfig, device: torch.device, pictures: Sequence[int]) -> Iterator[Row]:
-    """A step with guidance: the forward alone, as in ComfyUI, and with the prompts' keys and values kept, as in the pipeline."""
+def measure_transformer(
+    name: str, config: TransformerConfig, device: torch.device, pictures: Sequence[int]
+) -> Iterator[Row]:
+    """A step with guidance: the forward alone, as in ComfyUI, and with the prompts' keys and values kept, as in the
+    pipeline.
+    """
     for pixels in pictures:
         side = pixels // DOWNSCALE
         sized = replace(config, position=POSITIONS.get({2048: "2k", 4096: "4k"}.get(pixels, "1024")))
         theirs = diffusers_transformer(sized, side, device, DTYPE)
-        row = Row(network=name, task="step", pixels=pixels, how="diffusers", weights=weight_bytes(theirs), activations=None)
+        row = Row(
+            network=name, task="step", pixels=pixels, how="diffusers", weights=weight_bytes(theirs), activations=None
+        )
         yield replace(row, activations=peak(partial(diffusers_step, theirs, side, device)))
         del theirs
         ours = transformer(sized, device, DTYPE)
@@ -123,7 +152,9 @@ def measure_transformer(name: str, config: TransformerConfig, device: torch.devi
 
 def own_step(network: SanaTransformer, side: int, device: torch.device) -> None:
     latent, text = zeros(2, 32, side, side, device=device), zeros(2, TOKENS, 2304, device=device)
-    network(latent, torch.full((2,), 500.0, device=device), text, torch.ones(2, TOKENS, dtype=torch.bool, device=device))
+    network(
+        latent, torch.full((2,), 500.0, device=device), text, torch.ones(2, TOKENS, dtype=torch.bool, device=device)
+    )
 
 
 def kept_step(network: SanaTransformer, side: int, device: torch.device) -> None:
@@ -135,7 +166,9 @@ def kept_step(network: SanaTransformer, side: int, device: torch.device) -> None
 def diffusers_step(network: Any, side: int, device: torch.device) -> None:
     latent, text = zeros(2, 32, side, side, device=device), zeros(2, TOKENS, 2304, device=device)
     mask, time = torch.ones(2, TOKENS, dtype=torch.long, device=device), torch.full((2,), 500.0, device=device)
-    network(hidden_states=latent, encoder_hidden_states=text, encoder_attention_mask=mask, timestep=time, return_dict=False)
+    network(
+        hidden_states=latent, encoder_hidden_states=text, encoder_attention_mask=mask, timestep=time, return_dict=False
+    )
 
 
 def measure_text_encoder(device: torch.device) -> Row:
@@ -143,9 +176,13 @@ def measure_text_encoder(device: torch.device) -> Row:
     if device.type == "cuda":
         encoder = randomized(encoder.to_empty(device=device))
     tokens = torch.zeros(1, TOKENS_SENT, dtype=torch.long, device=device)
-    activations = peak(partial(encoder, tokens, tokens == 0))  # without a mask transformers would look at values, which meta has none of
+    activations = peak(
+        partial(encoder, tokens, tokens == 0)
+    )  # without a mask transformers would look at values, which meta has none of
     how = f"sana_core, {TOKENS_SENT} tokens"
-    return Row(network="Gemma-2-2B", task="encode", pixels=0, how=how, weights=weight_bytes(encoder), activations=activations)
+    return Row(
+        network="Gemma-2-2B", task="encode", pixels=0, how=how, weights=weight_bytes(encoder), activations=activations
+    )
 
 
 @torch.no_grad()
@@ -185,7 +222,8 @@ def line(row: Row) -> str:
         return f"{row.network:15} {row.task:6} {row.pixels:6}  {row.how:25} {row.weights / 1e6:10.0f}   out of memory{formula}"
     total = (row.weights + row.activations) / 1e9
     return (
-        f"{row.network:15} {row.task:6} {row.pixels:6}  {row.how:25} {row.weights / 1e6:10.0f} {row.activations / 1e6:15.0f} "
+        f"{row.network:15} {row.task:6} {row.pixels:6}  {row.how:25} {row.weights / 1e6:10.0f} "
+        f"{row.activations / 1e6:15.0f} "
         f"{total:9.2f}{formula}"
     )
 

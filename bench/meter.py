@@ -18,8 +18,9 @@ from torch.utils._pytree import tree_leaves
 class LiveMemory(TorchDispatchMode):
     """Live and peak bytes of the tensors made inside the `with`, each storage once, so that views are free.
 
-    extra: bytes to add, such as `weight_bytes(model)`. The peak is what a caching allocator must hold at least: rounding, fragmentation and
-    the workspace of convolution and matrix kernels are not seen. Softmax attention counts its result alone, as with every fused GPU kernel.
+    extra: bytes to add, such as `weight_bytes(model)`. The peak is what a caching allocator must hold at least:
+    rounding, fragmentation and the workspace of convolution and matrix kernels are not seen. Softmax attention counts
+    its result alone, as with every fused GPU kernel.
     """
 
     def __init__(self, extra: int = 0) -> None:
@@ -41,11 +42,15 @@ class LiveMemory(TorchDispatchMode):
         self._attention.__enter__()
         return super().__enter__()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         super().__exit__(kind, error, trace)
         self._attention.__exit__(kind, error, trace)
 
-    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         given = {storage._cdata for storage in _storages((args, kwargs))}
         result = func(*args, **(kwargs or {}))
         for storage in _storages(result):
@@ -67,9 +72,13 @@ class LiveMemory(TorchDispatchMode):
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Softmax attention on meta as one operation: PyTorch takes it apart there and holds the matrix that GPU kernels never hold."""
+    """Softmax attention on meta as one operation: PyTorch takes it apart there and holds the matrix that GPU kernels
+    never hold.
+    """
 
-    def __torch_function__(self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         if func is F.scaled_dot_product_attention and args[0].is_meta:
             query, _, value = args[:3]
             return query.new_empty((*query.shape[:-1], value.shape[-1]))

@@ -18,8 +18,12 @@ RES, VIT = ("res",) * 6, ("res",) * 3 + ("vit",) * 3
 BLOCK_TYPES = {"res": "ResBlock", "vit": "EfficientViTBlock"}  # diffusers' names
 
 
-def _stages(depths: tuple[int, ...], blocks: tuple[str, ...], widths: tuple[int, ...] = WIDTHS) -> tuple[StageConfig, ...]:
-    return tuple(StageConfig(channels=width, depth=depth, block=block) for width, depth, block in zip(widths, depths, blocks))
+def _stages(
+    depths: tuple[int, ...], blocks: tuple[str, ...], widths: tuple[int, ...] = WIDTHS
+) -> tuple[StageConfig, ...]:
+    return tuple(
+        StageConfig(channels=width, depth=depth, block=block) for width, depth, block in zip(widths, depths, blocks)
+    )
 
 
 ENCODER = _stages((2, 2, 2, 3, 3, 3), VIT)
@@ -59,7 +63,9 @@ def diffusers_autoencoder(config: AutoencoderConfig, device: torch.device, dtype
 
 
 def diffusers_transformer(config: TransformerConfig, sample_size: int, device: torch.device, dtype: torch.dtype) -> Any:
-    """diffusers' `SanaTransformer2DModel` of the same structure. sample_size: side of its latents, for the position table."""
+    """diffusers' `SanaTransformer2DModel` of the same structure. sample_size: side of its latents, for the position
+    table.
+    """
     from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel
 
     with _made(device, dtype):

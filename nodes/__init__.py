@@ -1,4 +1,6 @@
-"""The pack as a ComfyUI extension: its nodes in the order of the data, and the hooks that make ComfyUI's own nodes know SANA."""
+"""The pack as a ComfyUI extension: its nodes in the order of the data, and the hooks that make ComfyUI's own nodes know
+SANA.
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
-from ..sana_core.soft_edge import soft_edge
+from ..sana_core.pictures.soft_edge import soft_edge
 from .bridge.control import load_control
 from .bridge.paths import model_files, model_path
 
@@ -34,7 +34,8 @@ class SanaNativeLoadControlNet(io.ComfyNode):
                     options=["upstream", "diffusers"],
                     default="upstream",
                     tooltip="Where the ControlNet begins and acts. upstream: as NVIDIA trained it. "
-                    "diffusers: as diffusers' pipeline runs it, for the same pictures as there, or for a ControlNet trained there.",
+                    "diffusers: as diffusers' pipeline runs it, for the same pictures as there, or for a ControlNet "
+                    "trained there.",
                     advanced=True,
                 ),
             ],
@@ -58,7 +59,9 @@ class SanaNativeSoftEdge(io.ComfyNode):
             description="Makes of an edge map the even, white lines on black that SANA's ControlNets were trained on.",
             search_aliases=["scribble", "hed", "soft edge", "sana hed", "controlnet preprocessor", "edge nms"],
             inputs=[
-                io.Image.Input("edges", tooltip="White edges on black: from a HED preprocessor, the stock Canny, or drawn."),
+                io.Image.Input(
+                    "edges", tooltip="White edges on black: from a HED preprocessor, the stock Canny, or drawn."
+                ),
                 io.Combo.Input(
                     "lines",
                     options=["soft", "thin"],

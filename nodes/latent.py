@@ -50,7 +50,12 @@ class SanaNativeResolution(io.ComfyNode):
             description="Width and height of a size that the model was trained on, for nodes that take them as numbers.",
             search_aliases=["sana resolution select", "aspect ratio", "sana size"],
             inputs=[
-                io.Combo.Input("model", options=list(CLASSES), default="1024px", tooltip="The picture size that the model was made for."),
+                io.Combo.Input(
+                    "model",
+                    options=list(CLASSES),
+                    default="1024px",
+                    tooltip="The picture size that the model was made for.",
+                ),
                 io.Combo.Input(
                     "ratio",
                     options=[f"{ratio:.2f}" for ratio in RESOLUTION_BINS[2048]],
@@ -76,7 +81,14 @@ class SanaNativeEmptyLatent(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         custom = [
-            io.Int.Input(side, default=1024, min=32, max=8192, step=32, tooltip=f"{side.capitalize()} in pixels, a multiple of 32.")
+            io.Int.Input(
+                side,
+                default=1024,
+                min=32,
+                max=8192,
+                step=32,
+                tooltip=f"{side.capitalize()} in pixels, a multiple of 32.",
+            )
             for side in ("width", "height")
         ]
         return io.Schema(
@@ -88,7 +100,10 @@ class SanaNativeEmptyLatent(io.ComfyNode):
             inputs=[
                 io.DynamicCombo.Input(
                     "resolution",
-                    options=[*(_trained_sizes(native) for native in (1024, 512, 2048, 4096)), io.DynamicCombo.Option(CUSTOM, custom)],
+                    options=[
+                        *(_trained_sizes(native) for native in (1024, 512, 2048, 4096)),
+                        io.DynamicCombo.Option(CUSTOM, custom),
+                    ],
                     tooltip="The model's own class of sizes, or custom. Away from trained sizes pictures get worse.",
                 ),
                 io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="Number of pictures."),

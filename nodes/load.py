@@ -98,10 +98,18 @@ class SanaNativeLoad(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: str, text_encoder: str, vae: str, native_size: str, weight_dtype: str, trained_precision: str = "auto"
+        cls,
+        model: str,
+        text_encoder: str,
+        vae: str,
+        native_size: str,
+        weight_dtype: str,
+        trained_precision: str = "auto",
     ) -> io.NodeOutput:
         patcher = load_transformer(model_path("diffusion_models", model), native_size, weight_dtype, trained_precision)
-        return io.NodeOutput(patcher, load_text_encoder(model_path("text_encoders", text_encoder)), load_vae(model_path("vae", vae)))
+        return io.NodeOutput(
+            patcher, load_text_encoder(model_path("text_encoders", text_encoder)), load_vae(model_path("vae", vae))
+        )
 
 
 class SanaNativeLoadModel(io.ComfyNode):
@@ -134,7 +142,9 @@ class SanaNativeLoadModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: str, native_size: str, weight_dtype: str, trained_precision: str = "auto") -> io.NodeOutput:
-        return io.NodeOutput(load_transformer(choice_path("diffusion_models", model), native_size, weight_dtype, trained_precision))
+        return io.NodeOutput(
+            load_transformer(choice_path("diffusion_models", model), native_size, weight_dtype, trained_precision)
+        )
 
 
 class SanaNativeLoadVAE(io.ComfyNode):
@@ -153,7 +163,8 @@ class SanaNativeLoadVAE(io.ComfyNode):
                     "vae",
                     options=model_files("vae"),
                     tooltip="DC-AE in models/vae: dc-ae-f32c32-sana 1.0, 1.1 or Lite. From older workflows also its repository, "
-                    "such as mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers, whose file must be in that folder under this name.",
+                    "such as mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers, whose file must be in that folder under this "
+                    "name.",
                 ),
             ],
             outputs=[io.Vae.Output(tooltip="DC-AE, for VAE Encode and VAE Decode.")],
@@ -187,7 +198,9 @@ class SanaNativeLoadTextEncoder(io.ComfyNode):
                     tooltip="Gemma-2 with its tokenizer inside, in models/text_encoders: gemma_2_2b_fp16.safetensors.",
                 ),
             ],
-            outputs=[io.Clip.Output(tooltip="Gemma-2 with SANA's instruction, for SANA Text Encode or CLIP Text Encode.")],
+            outputs=[
+                io.Clip.Output(tooltip="Gemma-2 with SANA's instruction, for SANA Text Encode or CLIP Text Encode.")
+            ],
         )
 
     @classmethod

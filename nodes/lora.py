@@ -44,7 +44,9 @@ class SanaNativeLoadLora(io.ComfyNode):
                     step=0.01,
                     tooltip="The same for its part for Gemma-2, which few files have. Counts where clip is connected.",
                 ),
-                io.Clip.Input("clip", optional=True, tooltip="Gemma-2, for a LoRA that was trained with the text encoder."),
+                io.Clip.Input(
+                    "clip", optional=True, tooltip="Gemma-2, for a LoRA that was trained with the text encoder."
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The model with the LoRA."),
@@ -57,5 +59,9 @@ class SanaNativeLoadLora(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, lora_name: str, strength_model: float, strength_clip: float, clip: Any = None) -> io.NodeOutput:
-        return io.NodeOutput(*load_lora_file(model, clip, model_path("loras", lora_name), strength_model, strength_clip))
+    def execute(
+        cls, model: Any, lora_name: str, strength_model: float, strength_clip: float, clip: Any = None
+    ) -> io.NodeOutput:
+        return io.NodeOutput(
+            *load_lora_file(model, clip, model_path("loras", lora_name), strength_model, strength_clip)
+        )

@@ -24,7 +24,9 @@ class SanaNativeSigmas(io.ComfyNode):
             search_aliases=["sana scheduler", "flow dpm sigmas", "flow shift"],
             inputs=[
                 io.Model.Input("model", tooltip="The SANA model; its shift is used where yours is 0."),
-                io.Combo.Input("schedule", options=list(SAMPLER_NAMES), tooltip=f"The sampler's own grid. {SAMPLER_TIP}"),
+                io.Combo.Input(
+                    "schedule", options=list(SAMPLER_NAMES), tooltip=f"The sampler's own grid. {SAMPLER_TIP}"
+                ),
                 io.Int.Input(
                     "steps",
                     default=20,
@@ -93,11 +95,33 @@ class SanaNativeGenerate(io.ComfyNode):
                 io.Model.Input("model", tooltip="A SANA model."),
                 io.Clip.Input("clip", tooltip="Its Gemma-2 from Load SANA or Load SANA Text Encoder."),
                 io.String.Input(
-                    "prompt", multiline=True, dynamic_prompts=True, tooltip="What the picture shows. SANA's instruction is put before it."
+                    "prompt",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="What the picture shows. SANA's instruction is put before it.",
                 ),
-                io.String.Input("negative_prompt", multiline=True, default="", tooltip="What to keep out of the picture. May be empty."),
-                io.Int.Input("width", default=0, min=0, max=8192, step=32, tooltip="In pixels, a multiple of 32. 0: the model's own."),
-                io.Int.Input("height", default=0, min=0, max=8192, step=32, tooltip="In pixels, a multiple of 32. 0: the model's own."),
+                io.String.Input(
+                    "negative_prompt",
+                    multiline=True,
+                    default="",
+                    tooltip="What to keep out of the picture. May be empty.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=0,
+                    min=0,
+                    max=8192,
+                    step=32,
+                    tooltip="In pixels, a multiple of 32. 0: the model's own.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=0,
+                    min=0,
+                    max=8192,
+                    step=32,
+                    tooltip="In pixels, a multiple of 32. 0: the model's own.",
+                ),
                 io.Int.Input(
                     "seed",
                     default=0,
@@ -106,9 +130,16 @@ class SanaNativeGenerate(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Of the noise: another seed, another picture.",
                 ),
-                io.Int.Input("steps", default=0, min=0, max=1000, tooltip="Number of steps. 0: as released, 20, or 2 for Sprint."),
+                io.Int.Input(
+                    "steps", default=0, min=0, max=1000, tooltip="Number of steps. 0: as released, 20, or 2 for Sprint."
+                ),
                 io.Float.Input(
-                    "cfg", default=0.0, min=0.0, max=30.0, step=0.1, tooltip="How closely the prompt is followed. 0: as released, 4.5."
+                    "cfg",
+                    default=0.0,
+                    min=0.0,
+                    max=30.0,
+                    step=0.1,
+                    tooltip="How closely the prompt is followed. 0: as released, 4.5.",
                 ),
                 io.Float.Input(
                     "denoise",
@@ -144,4 +175,6 @@ class SanaNativeGenerate(io.ComfyNode):
         latent: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
         settings = Settings(width=width, height=height, steps=steps, guidance_scale=cfg, denoise=denoise)
-        return io.NodeOutput(generate(model, clip, prompt, negative_prompt, seed=seed, settings=settings, latent=latent))
+        return io.NodeOutput(
+            generate(model, clip, prompt, negative_prompt, seed=seed, settings=settings, latent=latent)
+        )

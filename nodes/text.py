@@ -80,6 +80,8 @@ class SanaNativeTextEncode(io.ComfyNode):
         positive: list | None = None,
     ) -> io.NodeOutput:
         if instruction == OWN and not own_instruction:
-            raise InputError('instruction is "own text" but own_instruction is empty: connect a text to it, or choose none')
+            raise InputError(
+                'instruction is "own text" but own_instruction is empty: connect a text to it, or choose none'
+            )
         chosen = own_instruction if instruction == OWN else INSTRUCTIONS[instruction]
         return io.NodeOutput(*encode_prompt(clip, text.lower().strip() if lowercase else text, chosen, positive))

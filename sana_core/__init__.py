@@ -17,8 +17,8 @@
     prompt_file.py, arguments.py, cli.py
                              `python -m sana_core "a red apple" -o apple.png`
 
-Errors are `SanaError`, a ValueError: what was found, what was expected, what to do. Nothing here imports transformers before a text
-encoder is loaded.
+Errors are `SanaError`, a ValueError: what was found, what was expected, what to do. Nothing here imports transformers
+before a text encoder is loaded.
 """
 
 from .checkpoint.load import load_autoencoder, load_controlnet, load_transformer

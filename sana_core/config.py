@@ -16,11 +16,16 @@ DOWNSCALE = 32  # pixels per latent cell
 
 
 def cross_heads(hidden_size: int) -> int:
-    """Number of cross-attention heads, which no tensor shape tells: hidden/112 (1.6B family) or hidden/72 (0.6B family)."""
+    """Number of cross-attention heads, which no tensor shape tells: hidden/112 (1.6B family) or hidden/72 (0.6B
+    family).
+    """
     for head_dim in CROSS_HEAD_DIMS:
         if hidden_size % head_dim == 0:
             return hidden_size // head_dim
-    raise InputError(f"hidden size {hidden_size} is divisible by neither 112 nor 72: the number of cross-attention heads cannot be derived")
+    raise InputError(
+        f"hidden size {hidden_size} is divisible by neither 112 nor 72: the number of cross-attention heads cannot be "
+        "derived"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +59,20 @@ class TransformerConfig:
     qk_norm: bool = False  # SANA-1.5 and Sprint
     guidance_embed: bool = False  # Sprint
     position: PositionConfig | None = None  # 2K and 4K
-    fp16_trained: bool | None = False  # True: relies on the clamp at float16's range; None: not known, see `precision.py`
+    fp16_trained: bool | None = (
+        False  # True: relies on the clamp at float16's range; None: not known, see `precision.py`
+    )
 
     def __post_init__(self) -> None:
         if self.num_heads * LINEAR_HEAD_DIM != self.hidden_size:
-            raise InputError(f"{self.num_heads} linear-attention heads of {LINEAR_HEAD_DIM} do not make hidden size {self.hidden_size}")
+            raise InputError(
+                f"{self.num_heads} linear-attention heads of {LINEAR_HEAD_DIM} do not make hidden size "
+                f"{self.hidden_size}"
+            )
         if self.hidden_size % self.num_cross_heads:
-            raise InputError(f"hidden size {self.hidden_size} is not divisible by {self.num_cross_heads} cross-attention heads")
+            raise InputError(
+                f"hidden size {self.hidden_size} is not divisible by {self.num_cross_heads} cross-attention heads"
+            )
 
     @property
     def timestep_scale(self) -> float:
@@ -70,7 +82,9 @@ class TransformerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """One resolution of DC-AE: `block` is "res" (convolutions) or "vit" (linear attention and GLUMBConv), `depth` how many of them."""
+    """One resolution of DC-AE: `block` is "res" (convolutions) or "vit" (linear attention and GLUMBConv), `depth` how
+    many of them.
+    """
 
     channels: int
     depth: int
@@ -85,7 +99,8 @@ class StageConfig:
 class AutoencoderConfig:
     """DC-AE f32c32 (arXiv:2410.10733), stages from the highest to the lowest resolution.
 
-    `lite` is the decoder of dc-ae-lite-f32c32-sana-1.1: pixel-shuffle upsampling in the stages and in the head, SiLU before the head.
+    `lite` is the decoder of dc-ae-lite-f32c32-sana-1.1: pixel-shuffle upsampling in the stages and in the head, SiLU
+    before the head.
     """
 
     encoder: tuple[StageConfig, ...]
@@ -116,7 +131,9 @@ class TextConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingDefaults:
-    """What a release is sampled with when the user says nothing. `sampler`: "flow_dpm", "flow_euler" or "scm"; sizes in pixels."""
+    """What a release is sampled with when the user says nothing. `sampler`: "flow_dpm", "flow_euler" or "scm"; sizes in
+    pixels.
+    """
 
     steps: int = 20
     guidance_scale: float = 4.5

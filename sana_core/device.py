@@ -18,10 +18,13 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if chosen.type == "cuda" and (chosen.index or 0) >= found:
         raise InputError(
-            f"the device {chosen} was asked for, but PyTorch finds {found} CUDA GPUs here: use cpu, or install PyTorch for your GPU"
+            f"the device {chosen} was asked for, but PyTorch finds {found} CUDA GPUs here: use cpu, or install PyTorch "
+            "for your GPU"
         )
     try:
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        raise InputError(f"the device {chosen} was asked for, but PyTorch cannot use it here ({error}): use cpu") from error
+        raise InputError(
+            f"the device {chosen} was asked for, but PyTorch cannot use it here ({error}): use cpu"
+        ) from error
     return chosen

@@ -15,18 +15,23 @@ from .errors import InputError
 
 
 def latent_size(width: int, height: int) -> tuple[int, int]:
-    """Picture size in pixels -> (h, w) of its latent. Raises InputError for sizes that are not positive multiples of 32."""
+    """Picture size in pixels -> (h, w) of its latent. Raises InputError for sizes that are not positive multiples of
+    32.
+    """
     wrong = [name for name, pixels in (("width", width), ("height", height)) if pixels < 1 or pixels % DOWNSCALE]
     if wrong:
         valid = f"{nearest_sizes(width)} wide and {nearest_sizes(height)} high"
         raise InputError(
-            f"{' and '.join(wrong)} of {width} x {height} must be a positive multiple of {DOWNSCALE}; nearest sizes in pixels: {valid}"
+            f"{' and '.join(wrong)} of {width} x {height} must be a positive multiple of {DOWNSCALE}; nearest sizes in "
+            f"pixels: {valid}"
         )
     return height // DOWNSCALE, width // DOWNSCALE
 
 
 def nearest_sizes(pixels: int) -> str:
-    """The multiples of 32 next to a number of pixels, in words: 1024 for 1024, "992 or 1024" for 1000, 32 for anything below 32."""
+    """The multiples of 32 next to a number of pixels, in words: 1024 for 1024, "992 or 1024" for 1000, 32 for anything
+    below 32.
+    """
     lower, upper = (max(multiple, 1) * DOWNSCALE for multiple in (pixels // DOWNSCALE, -(-pixels // DOWNSCALE)))
     return f"{lower}" if lower == upper else f"{lower} or {upper}"
 
@@ -34,14 +39,16 @@ def nearest_sizes(pixels: int) -> str:
 def noise(shape: Sequence[int], seed: int) -> Tensor:
     """Standard normal latents, float32 on the CPU, the same on every machine.
 
-    One generator draws the whole batch, as ComfyUI does: the same seed gives the same noise in both. Raises InputError for a seed
-    outside -2**63..2**64 - 1.
+    One generator draws the whole batch, as ComfyUI does: the same seed gives the same noise in both. Raises InputError
+    for a seed outside -2**63..2**64 - 1.
     """
     return next(noises(shape, seed))
 
 
 def noises(shape: Sequence[int], seed: int) -> Iterator[Tensor]:
-    """All noise of a run from one generator: what it starts from, which is `noise`, then what its steps add, without end."""
+    """All noise of a run from one generator: what it starts from, which is `noise`, then what its steps add, without
+    end.
+    """
     if not -(2**63) <= seed < 2**64:
         raise InputError(f"the seed {seed} is out of range: a seed is a whole number of at most 64 bits")
     generator = torch.Generator().manual_seed(seed)
@@ -52,10 +59,13 @@ def noises(shape: Sequence[int], seed: int) -> Iterator[Tensor]:
 def closest_bin(height: int, width: int, native: int) -> tuple[int, int]:
     """(height, width) of the trained size with the aspect ratio nearest to height / width.
 
-    native: 512, 1024, 2048 or 4096, the class of the model. Raises InputError for another class or a size that is not positive.
+    native: 512, 1024, 2048 or 4096, the class of the model. Raises InputError for another class or a size that is not
+    positive.
     """
     if native not in RESOLUTION_BINS:
-        raise InputError(f"no trained sizes for a {native} px model, expected one of {', '.join(map(str, RESOLUTION_BINS))}")
+        raise InputError(
+            f"no trained sizes for a {native} px model, expected one of {', '.join(map(str, RESOLUTION_BINS))}"
+        )
     if height < 1 or width < 1:
         raise InputError(f"a picture needs a positive size, got {width} x {height}")
     bins = RESOLUTION_BINS[native]
@@ -63,7 +73,10 @@ def closest_bin(height: int, width: int, native: int) -> tuple[int, int]:
 
 
 def _scaled(bins: dict[float, tuple[int, int]], numerator: int, denominator: int = 1) -> dict[float, tuple[int, int]]:
-    return {ratio: (height * numerator // denominator, width * numerator // denominator) for ratio, (height, width) in bins.items()}
+    return {
+        ratio: (height * numerator // denominator, width * numerator // denominator)
+        for ratio, (height, width) in bins.items()
+    }
 
 
 _BINS_1024 = {  # height / width as the training data rounded it -> (height, width)
@@ -87,4 +100,6 @@ RESOLUTION_BINS: dict[int, dict[float, tuple[int, int]]] = {
     2048: _BINS_2048,
     4096: _scaled(_BINS_2048, 2),
 }
-"""Trained sizes by model class: aspect ratio height / width -> (height, width) in pixels (PixArt's multi-scale buckets)."""
+"""Trained sizes by model class: aspect ratio height / width -> (height, width) in pixels (PixArt's multi-scale
+buckets).
+"""

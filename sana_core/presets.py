@@ -1,7 +1,9 @@
-"""The published SANA releases and what goes with them as data: what they are, how they are sampled, where they come from.
+"""The published SANA releases and what goes with them as data: what they are, how they are sampled, where they come
+from.
 
-Sources: the projects' own lists of models (NVlabs/Sana `asset/docs/model_zoo.md`, the Hugging Face names in its configurations and in
-diffusers' documentation) and, for the text encoder, Comfy-Org's repackaged file that ComfyUI's Lumina 2 templates name.
+Sources: the projects' own lists of models (NVlabs/Sana `asset/docs/model_zoo.md`, the Hugging Face names in its
+configurations and in diffusers' documentation) and, for the text encoder, Comfy-Org's repackaged file that ComfyUI's
+Lumina 2 templates name.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from .config import POSITIONS, SamplingDefaults, TransformerConfig
 
 OWNER = "Efficient-Large-Model"  # on Hugging Face
 LICENCE = (
-    "NSCL v2-custom (NVIDIA License) as stated on the model card, which also points to the Gemma Terms of Use and the Gemma Prohibited Use "
+    "NSCL v2-custom (NVIDIA License) as stated on the model card, which also points to the Gemma Terms of Use and the "
+    "Gemma Prohibited Use "
     "Policy for the text encoder; read the LICENSE.txt of the repository before use"
 )
 
@@ -32,7 +35,9 @@ PAG_LAYERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One file of a released model: `file` lies ungated in `repository` on Hugging Face, `directory` is its folder in ComfyUI's models."""
+    """One file of a released model: `file` lies ungated in `repository` on Hugging Face, `directory` is its folder in
+    ComfyUI's models.
+    """
 
     name: str
     repository: str
@@ -52,8 +57,8 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Release(Part):
-    """One published text-to-image model, in the original layout; `native_size` is the class of its trained sizes in pixels, see
-    `latents.RESOLUTION_BINS`. diffusers' folders lie in `diffusers_repository`.
+    """One published text-to-image model, in the original layout; `native_size` is the class of its trained sizes in
+    pixels, see `latents.RESOLUTION_BINS`. diffusers' folders lie in `diffusers_repository`.
     """
 
     config: TransformerConfig
@@ -68,7 +73,12 @@ class Release(Part):
 
 
 def _release(
-    name: str, config: TransformerConfig, *, size: int = 1024, sampling: SamplingDefaults = BASE, file: str | None = None
+    name: str,
+    config: TransformerConfig,
+    *,
+    size: int = 1024,
+    sampling: SamplingDefaults = BASE,
+    file: str | None = None,
 ) -> Release:
     return Release(
         name=name,
@@ -147,19 +157,23 @@ def network_name(config: TransformerConfig) -> str:
 
 
 def sampling_defaults(config: TransformerConfig, native_size: int | None = None) -> SamplingDefaults:
-    """How a model of this configuration is sampled as released: Sprint, 4K, or the rest; other widths and depths are as their family.
+    """How a model of this configuration is sampled as released: Sprint, 4K, or the rest; other widths and depths are as
+    their family.
 
-    native_size: 512, 1024, 2048 or 4096 where it is known; None: what the position table tells, 1024 where there is none.
+    native_size: 512, 1024, 2048 or 4096 where it is known; None: what the position table tells, 1024 where there is
+    none.
     """
     family = (config.guidance_embed, config.position)
-    release = next((r for r in RELEASES if r.native_size >= 1024 and (r.config.guidance_embed, r.config.position) == family), None)
+    release = next(
+        (r for r in RELEASES if r.native_size >= 1024 and (r.config.guidance_embed, r.config.position) == family), None
+    )
     defaults = release.sampling if release else BASE
     return replace(defaults, width=native_size, height=native_size) if native_size else defaults
 
 
 def pag_layer(config: TransformerConfig) -> int:
-    """The block that perturbed-attention guidance perturbs: 8 in the 1.6B family at any released depth, 14 in the 0.6B family (upstream's
-    `pag_applied_layers`); in a shallower model the block at the same fraction of its depth.
+    """The block that perturbed-attention guidance perturbs: 8 in the 1.6B family at any released depth, 14 in the 0.6B
+    family (upstream's `pag_applied_layers`); in a shallower model the block at the same fraction of its depth.
     """
     layer, depth = PAG_LAYERS.get(config.hidden_size // config.num_cross_heads, PAG_LAYERS[112])
     return min(layer, config.depth * layer // depth)

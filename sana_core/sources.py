@@ -71,14 +71,18 @@ def pipeline_files(source: str | Path | Mapping[str, str | Path]) -> PipelineFil
 
 
 def released_sampling(files: PipelineFiles, config: TransformerConfig, variant: str | None = None) -> SamplingDefaults:
-    """How the model says it is sampled: the JSON under `sampling` in its file, else diffusers' scheduler, else the published releases."""
+    """How the model says it is sampled: the JSON under `sampling` in its file, else diffusers' scheduler, else the
+    published releases.
+    """
     header = read_checkpoint(component_folder(files.transformer, "transformer"), "meta")
     size = native_size(header.tensors, stated_config(header.metadata, header.config), variant)
     defaults = sampling_defaults(config, size)
     if files.scheduler is not None:
         scheduler = _json_object(_text(files.scheduler), str(files.scheduler))
         sampler, shift = SCHEDULERS.get(scheduler.get("_class_name", ""), (defaults.sampler, ""))
-        defaults = _stated(defaults, {"sampler": sampler, "shift": scheduler.get(shift, defaults.shift)}, str(files.scheduler))
+        defaults = _stated(
+            defaults, {"sampler": sampler, "shift": scheduler.get(shift, defaults.shift)}, str(files.scheduler)
+        )
     if "sampling" in header.metadata:
         where = f"{header.source}, metadata entry `sampling`"
         defaults = _stated(defaults, _json_object(header.metadata["sampling"], where), where)
@@ -98,7 +102,9 @@ def _named_files(source: Mapping[str, str | Path]) -> PipelineFiles:
 def _stated(defaults: SamplingDefaults, stated: Mapping[str, Any], where: str) -> SamplingDefaults:
     """The defaults with every setting that is stated, in the type it has to have."""
     try:
-        return replace(defaults, **{name: type(value)(stated[name]) for name, value in asdict(defaults).items() if name in stated})
+        return replace(
+            defaults, **{name: type(value)(stated[name]) for name, value in asdict(defaults).items() if name in stated}
+        )
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{where}: a sampling setting is not a number ({error}); download it again") from error
 

@@ -18,7 +18,11 @@ def transformer_config(hidden_size=224, depth=2, **changes):
 def autoencoder_config(lite=False, depth=1):
     widths, blocks = (16, 32, 64, 64, 128, 128), ("res",) * 3 + ("vit",) * 3
     stages = tuple(StageConfig(channels=width, depth=depth, block=block) for width, block in zip(widths, blocks))
-    decoder = tuple(StageConfig(channels=max(width, 32), depth=depth * (width > 16), block="res") for width in widths) if lite else stages
+    decoder = (
+        tuple(StageConfig(channels=max(width, 32), depth=depth * (width > 16), block="res") for width in widths)
+        if lite
+        else stages
+    )
     return AutoencoderConfig(encoder=stages, decoder=decoder, lite=lite)
 
 
@@ -41,7 +45,9 @@ def transformer(seed=0, **changes):
 
 def controlnet(seed=0, embedders=True, order="upstream", **changes):
     """Of one block, for a transformer of two or more."""
-    return randomized(SanaControlNet(transformer_config(**{"depth": 1, **changes}), embedders=embedders, order=order), seed)
+    return randomized(
+        SanaControlNet(transformer_config(**{"depth": 1, **changes}), embedders=embedders, order=order), seed
+    )
 
 
 def autoencoder(seed=0, **changes):

@@ -5,7 +5,16 @@ import json
 import torch
 
 RANK, ALPHA = 4, 2.0
-ATTENTION = ["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"]
+ATTENTION = [
+    "attn1.to_q",
+    "attn1.to_k",
+    "attn1.to_v",
+    "attn1.to_out.0",
+    "attn2.to_q",
+    "attn2.to_k",
+    "attn2.to_v",
+    "attn2.to_out.0",
+]
 BLOCK = [*ATTENTION, "ff.conv_inverted", "ff.conv_point"]
 OUTSIDE = ["patch_embed.proj", "caption_projection.linear_1", "time_embed.linear", "proj_out"]
 NVLABS = {
@@ -21,7 +30,9 @@ NVLABS = {
     "t_block.1": ["time_embed.linear"],
     "final_layer.linear": ["proj_out"],
 }
-SHARED = {module: group[0] for group in NVLABS.values() for module in group}  # q, k, v have one down-projection, as in the fused layer
+SHARED = {
+    module: group[0] for group in NVLABS.values() for module in group
+}  # q, k, v have one down-projection, as in the fused layer
 
 
 def modules(depth):
@@ -62,7 +73,11 @@ def kohya(factors, prefix="lora_unet_", down="lora_down", up="lora_up"):
     tensors = {}
     for module, (first, second) in factors.items():
         name = prefix + (module if prefix.endswith(".") or not prefix else module.replace(".", "_"))
-        tensors |= {f"{name}.{down}.weight": first.clone(), f"{name}.{up}.weight": second, f"{name}.alpha": torch.tensor(ALPHA)}
+        tensors |= {
+            f"{name}.{down}.weight": first.clone(),
+            f"{name}.{up}.weight": second,
+            f"{name}.alpha": torch.tensor(ALPHA),
+        }
     return tensors
 
 
@@ -74,7 +89,10 @@ def fused(factors):
         before = "" if block is None else f"transformer_blocks.{block}."
         name, group = next((name, group) for name, group in NVLABS.items() if module.removeprefix(before) in group)
         down = factors[module][0]
-        found[name if block is None else f"blocks.{block}.{name}"] = (down, torch.cat([factors[before + part][1] for part in group]))
+        found[name if block is None else f"blocks.{block}.{name}"] = (
+            down,
+            torch.cat([factors[before + part][1] for part in group]),
+        )
     return found
 
 

@@ -12,7 +12,8 @@ SAMPLING = {"steps": 3, "guidance_scale": 3.0, "shift": 2.0, "sampler": "flow_dp
 
 
 def write_files(folder, sampling=SAMPLING, **changes):
-    """Transformer (which states how it is sampled), autoencoder and text encoder with its tokenizer. Returns {part: path}.
+    """Transformer (which states how it is sampled), autoencoder and text encoder with its tokenizer. Returns {part:
+    path}.
 
     changes: of the transformer's configuration.
     """

@@ -16,12 +16,22 @@ CORPUS = [
     "User Prompt: a busy city street at dusk -> Enhanced: glowing street lamps, a diverse crowd",
     *INSTRUCTIONS["default"].split("\n"),
 ]
-SYMBOLS = ["<mask>", *("\n" * n for n in range(1, 5)), *("\u2581" * n for n in range(2, 6)), "<table>", "</table>", "<b>", "</b>"]
+SYMBOLS = [
+    "<mask>",
+    *("\n" * n for n in range(1, 5)),
+    *("\u2581" * n for n in range(2, 6)),
+    "<table>",
+    "</table>",
+    "<b>",
+    "</b>",
+]
 VOCAB_SIZE = 800
 
 
 def spiece():
-    """A serialised SentencePiece model laid out as Gemma's: pad, eos, bos, unk, mask are 0 to 4, then runs of newlines and spaces, tags."""
+    """A serialised SentencePiece model laid out as Gemma's: pad, eos, bos, unk, mask are 0 to 4, then runs of newlines
+    and spaces, tags.
+    """
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(CORPUS * 4), model_writer=model, model_type="bpe", vocab_size=VOCAB_SIZE,
@@ -34,7 +44,9 @@ def spiece():
 
 
 def hugging_face_tokenizer(spiece):
-    """The tokenizer.json that belongs to a SentencePiece BPE model: merges in the order of the scores, all symbols as added tokens."""
+    """The tokenizer.json that belongs to a SentencePiece BPE model: merges in the order of the scores, all symbols as
+    added tokens.
+    """
     sp = sentencepiece.SentencePieceProcessor(model_proto=spiece)
     pieces = [sp.id_to_piece(i) for i in range(sp.get_piece_size())]
     ordinary = {piece for i, piece in enumerate(pieces) if not (sp.is_control(i) or sp.is_unknown(i) or sp.is_byte(i))}
@@ -43,11 +55,19 @@ def hugging_face_tokenizer(spiece):
         splits = [(piece[:n], piece[n:]) for n in range(1, len(piece)) if {piece, piece[:n], piece[n:]} <= ordinary]
         merges += [(-sp.get_score(i), i, left, right) for left, right in splits]
     vocab = {piece: i for i, piece in enumerate(pieces)}
-    bpe = models.BPE(vocab, [(left, right) for _, _, left, right in sorted(merges)], unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    bpe = models.BPE(
+        vocab,
+        [(left, right) for _, _, left, right in sorted(merges)],
+        unk_token="<unk>",
+        fuse_unk=True,
+        byte_fallback=True,
+    )
     tokenizer = Tokenizer(bpe)
     tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
     tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
-    tokenizer.add_special_tokens([AddedToken(piece, normalized=False) for piece in ("<pad>", "<eos>", "<bos>", "<unk>")])
+    tokenizer.add_special_tokens(
+        [AddedToken(piece, normalized=False) for piece in ("<pad>", "<eos>", "<bos>", "<unk>")]
+    )
     tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in SYMBOLS if "\u2581" not in piece])
     assert tokenizer.get_vocab_size() == len(pieces)
     return tokenizer

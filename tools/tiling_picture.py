@@ -1,7 +1,8 @@
 """Draw the picture of exact and blended tiles in the help of SANA VAE Decode (Tiled): `python tools/tiling_picture.py`.
 
-A drawing of the embedded model, four times enlarged, goes through the embedded autoencoder and is decoded without tiles, in exact tiles and
-in blended ones. The tiles have 256 pixels: the size that this autoencoder was trained on and a quarter of the picture's side.
+A drawing of the embedded model, four times enlarged, goes through the embedded autoencoder and is decoded without
+tiles, in exact tiles and in blended ones. The tiles have 256 pixels: the size that this autoencoder was trained on and
+a quarter of the picture's side.
 """
 
 import sys
@@ -16,7 +17,7 @@ sys.path.insert(0, str(ROOT))  # the script runs from a checkout, where sana_cor
 from sana_core import load_pipeline  # noqa: E402
 from sana_core.dcae.blending import decode_blended  # noqa: E402
 from sana_core.dcae.tiling import decode_tiled  # noqa: E402
-from sana_core.images import picture_tensor, to_pil  # noqa: E402
+from sana_core.pictures.images import picture_tensor, to_pil  # noqa: E402
 
 PROMPT, SEED = "a penguin on a green background", 1
 SIDE, TILE, OVERLAP = 1024, 256, 64
@@ -64,7 +65,9 @@ def main():
         sheet.paste(panels, (index * (PANEL + GAP), 0))
     middle = PANEL // 2, sheet.height - PANEL // 2
     words = f"to the right: the difference\nto this column, {AMPLIFIED} times amplified"
-    ImageDraw.Draw(sheet).multiline_text(middle, words, "white", ImageFont.load_default(16), anchor="mm", align="center")
+    ImageDraw.Draw(sheet).multiline_text(
+        middle, words, "white", ImageFont.load_default(16), anchor="mm", align="center"
+    )
     sheet.save(ROOT / "js" / "docs" / "tiles.jpg", quality=88)
 
 

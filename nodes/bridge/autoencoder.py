@@ -1,4 +1,6 @@
-"""DC-AE in ComfyUI's hands: exact tiles by the free memory, the picture written where the host wants it, interrupt and progress."""
+"""DC-AE in ComfyUI's hands: exact tiles by the free memory, the picture written where the host wants it, interrupt and
+progress.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +22,20 @@ from ...sana_core.dcae.memory import MARGIN, TILES, decode_peak_bytes, encode_pe
 from ...sana_core.dcae.tiling import MIN_TILE, decode_tiled, encode_tiled
 from ...sana_core.errors import InputError
 
-Tile = int | Literal["auto"] | None  # side in pixels, the largest that the free memory allows, or the whole picture at once
+Tile = (
+    int | Literal["auto"] | None
+)  # side in pixels, the largest that the free memory allows, or the whole picture at once
 
-USUAL_TILE = 1024  # the host is asked for memory for tiles of this size: larger ones would drive out other models and gain nothing
+# the host is asked for memory for tiles of this size: larger ones would drive out other models and gain nothing
+USUAL_TILE = 1024
 
 
 class ComfyDCAE(DCAE):
     """DC-AE on the host's side of the latent scale: raw latents, which the model's latent format scales."""
 
-    comfy_has_chunked_io = True  # for the host: `encode` takes the picture from any device, `decode` writes into the host's buffer
+    comfy_has_chunked_io = (
+        True  # for the host: `encode` takes the picture from any device, `decode` writes into the host's buffer
+    )
 
     def encode(self, image: Tensor, device: torch.device | None = None, *, tile: Tile = "auto") -> Tensor:
         """(B, 3, H, W) in -1..1 -> raw latent (B, 32, H/32, W/32), on `device`. None: where the picture is."""
@@ -38,10 +45,13 @@ class ComfyDCAE(DCAE):
             tile = pick_tile(self.config, height, width, image.dtype, free_memory(image.device), encode=True)
         return encode_tiled(self.encoder, image, tile=tile, on_tile=between_tiles())
 
-    def decode(self, latent: Tensor, output_buffer: Tensor | None = None, *, tile: Tile = "auto", overlap: int | None = None) -> Tensor:
+    def decode(
+        self, latent: Tensor, output_buffer: Tensor | None = None, *, tile: Tile = "auto", overlap: int | None = None
+    ) -> Tensor:
         """Raw latent (B, 32, h, w) -> (B, 3, 32 h, 32 w), about -1..1.
 
-        output_buffer: where to write, on any device. overlap: pixels, at most half a tile; None: exact tiles, else blended ones.
+        output_buffer: where to write, on any device. overlap: pixels, at most half a tile; None: exact tiles, else
+        blended ones.
         """
         _, _, height, width = self.decode_output_shape(latent.shape)
         if tile == "auto":
@@ -50,14 +60,17 @@ class ComfyDCAE(DCAE):
         if tile is None or overlap is None:
             return decode_tiled(self.decoder, latent, tile=tile, out=output_buffer, on_tile=between_tiles())
         overlap = min(overlap, tile // 2)
-        return decode_blended(self.decoder, latent, tile=tile, overlap=overlap, out=output_buffer, on_tile=between_tiles())
+        return decode_blended(
+            self.decoder, latent, tile=tile, overlap=overlap, out=output_buffer, on_tile=between_tiles()
+        )
 
     def decode_output_shape(self, shape: Sequence[int]) -> tuple[int, int, int, int]:
         """Of the picture for a latent of `shape`. Raises InputError for latents of another model."""
         return picture_shape(self.config, shape)
 
     def decode_tiled(self, latent: Tensor, tile_x: int, tile_y: int, overlap: int) -> Tensor:
-        """`decode` in exact tiles on the host's intermediate device, for VAE Decode (Tiled) and after running out of memory.
+        """`decode` in exact tiles on the host's intermediate device, for VAE Decode (Tiled) and after running out of
+        memory.
 
         tile_x, tile_y: in latents. overlap is not needed.
         """
@@ -70,7 +83,9 @@ class ComfyDCAE(DCAE):
 
 
 class SanaVAE(comfy.sd.VAE):
-    """The host's VAE. In two dimensions it hands tiles to the model for decoding only; encoding in tiles has this one method."""
+    """The host's VAE. In two dimensions it hands tiles to the model for decoding only; encoding in tiles has this one
+    method.
+    """
 
     def encode_tiled_(self, pixel_samples: Tensor, tile_x: int = 512, tile_y: int = 512, overlap: int = 64) -> Tensor:
         """(B, 3, H, W) in 0..1 -> raw latent, in exact tiles; overlap is not needed."""
@@ -84,7 +99,8 @@ def picture_shape(config: AutoencoderConfig, shape: Sequence[int]) -> tuple[int,
     channels = config.latent_channels
     if len(shape) != 4 or shape[1] != channels:
         raise InputError(
-            f"this VAE is SANA's DC-AE, which decodes latents (B, {channels}, h, w), got {tuple(shape)}: they come from another model"
+            f"this VAE is SANA's DC-AE, which decodes latents (B, {channels}, h, w), got {tuple(shape)}: they come "
+            "from another model"
         )
     return shape[0], 3, shape[2] * DOWNSCALE, shape[3] * DOWNSCALE
 
@@ -106,7 +122,9 @@ def between_tiles() -> Callable[[int, int], None]:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that the host can give: those unused, and the weights in its dynamic memory, which it drops when they are in the way."""
+    """Bytes that the host can give: those unused, and the weights in its dynamic memory, which it drops when they are
+    in the way.
+    """
     free = comfy.model_management.get_free_memory(device)
     if comfy.memory_management.aimdo_enabled:
         free += comfy_aimdo.model_vbar.vbars_analyze(device.index if device.type == "cuda" else None)
@@ -114,7 +132,9 @@ def free_memory(device: torch.device) -> int:
 
 
 def pick_blended_tile(config: AutoencoderConfig, height: int, width: int, dtype: torch.dtype, free: int) -> int | None:
-    """Largest of `TILES` that fits into `free` bytes when it goes through the whole network alone; the smallest if none does."""
+    """Largest of `TILES` that fits into `free` bytes when it goes through the whole network alone; the smallest if none
+    does.
+    """
     return next((tile for tile in TILES if MARGIN * _alone(config, height, width, tile, dtype) <= free), TILES[-1])
 
 
@@ -127,13 +147,16 @@ def decode_memory(
 
 
 def encode_memory(config: AutoencoderConfig, shape: Sequence[int], dtype: torch.dtype) -> int:
-    """Bytes besides the weights to encode a picture of `shape` (B, 3, H, W) in tiles of the usual size, the picture included.
+    """Bytes besides the weights to encode a picture of `shape` (B, 3, H, W) in tiles of the usual size, the picture
+    included.
 
     Raises InputError for a picture smaller than a latent cell.
     """
     _, channels, height, width = shape
     if min(height, width) < DOWNSCALE:  # the host has cut them down to multiples
-        raise InputError(f"SANA's autoencoder encodes pictures of at least {DOWNSCALE} x {DOWNSCALE} pixels: enlarge this one")
+        raise InputError(
+            f"SANA's autoencoder encodes pictures of at least {DOWNSCALE} x {DOWNSCALE} pixels: enlarge this one"
+        )
     picture = channels * height * width * dtype.itemsize
     return int(MARGIN * encode_peak_bytes(config, height, width, USUAL_TILE, dtype)) + picture
 

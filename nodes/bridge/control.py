@@ -1,7 +1,7 @@
 """SANA's ControlNet as one of ComfyUI's: stock nodes load, apply, schedule and chain it.
 
-Others hand residuals to the model. Upstream's order needs what the model's first block computes, so this one hands itself over, and runs
-inside the model's forward.
+Others hand residuals to the model. Upstream's order needs what the model's first block computes, so this one hands
+itself over, and runs inside the model's forward.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ...sana_core.checkpoint.detect import controlnet_config, has_embedders
 from ...sana_core.checkpoint.files import read_checkpoint
 from ...sana_core.checkpoint.load import check_fit, fitted, naming
 from ...sana_core.config import DOWNSCALE
-from ...sana_core.control import control_picture
 from ...sana_core.errors import InputError
+from ...sana_core.pictures.control import control_picture
 from ...sana_core.transformer.controlnet import ControlBranch, SanaControlNet
 from .latent_format import SanaLatent
 from .model import SanaModel
@@ -36,7 +36,9 @@ class SanaControl(comfy.controlnet.ControlNet):
     control_model: SanaControlNet
 
     def __init__(self, network: SanaControlNet | None, load_device: Any = None) -> None:
-        super().__init__(network, compression_ratio=1, latent_format=SanaLatent(), load_device=load_device, extra_conds=[])
+        super().__init__(
+            network, compression_ratio=1, latent_format=SanaLatent(), load_device=load_device, extra_conds=[]
+        )
         self.base: SanaModel | None = None  # what is being sampled
 
     def copy(self) -> SanaControl:
@@ -50,7 +52,10 @@ class SanaControl(comfy.controlnet.ControlNet):
         """Called before sampling. Raises InputError if the model is another one than this ControlNet was made for."""
         if not isinstance(model, SanaModel):
             kind = type(model).__name__
-            raise InputError(f"a SANA ControlNet is applied to a model that is not SANA ({kind}): choose the ControlNet of that model")
+            raise InputError(
+                f"a SANA ControlNet is applied to a model that is not SANA ({kind}): choose the ControlNet of that "
+                "model"
+            )
         self.control_model.check_base(model.diffusion_model.config)
         self.base = model
         super().pre_run(model, percent_to_timestep_function)
@@ -71,7 +76,10 @@ class SanaControl(comfy.controlnet.ControlNet):
             return previous
         latent = comfy.controlnet.broadcast_image_to(self._hint(x_noisy), len(x_noisy), batched_number)
         entries: dict[str, Any] = {"input": [], "middle": [], "output": [], **(previous or {})}
-        return {**entries, CONTROL: (*entries.get(CONTROL, ()), ControlBranch(self.control_model, latent, self.strength))}
+        return {
+            **entries,
+            CONTROL: (*entries.get(CONTROL, ()), ControlBranch(self.control_model, latent, self.strength)),
+        }
 
     def _hint(self, x: Tensor) -> Tensor:
         """The control picture as latents of the size and on the device of x, kept for the next steps."""
@@ -79,14 +87,18 @@ class SanaControl(comfy.controlnet.ControlNet):
             if self.vae is None:
                 raise InputError("SANA's ControlNet works on latents: connect the VAE of SANA to Apply ControlNet")
             if (self.vae.latent_channels, self.vae.spacial_compression_encode()) != (x.shape[1], DOWNSCALE):
-                raise InputError("the VAE at Apply ControlNet is not SANA's: connect DC-AE f32c32, as for decoding the picture")
+                raise InputError(
+                    "the VAE at Apply ControlNet is not SANA's: connect DC-AE f32c32, as for decoding the picture"
+                )
             height, width = (cells * DOWNSCALE for cells in x.shape[-2:])
             latent = self._encode(control_picture(self.cond_hint_original[:, :3], width, height))
             self.cond_hint = self.latent_format.process_in(latent).to(x)
         return self.cond_hint
 
     def _encode(self, picture: Tensor) -> Tensor:
-        """A control picture (B, 3, H, W) by the VAE. That may push the models in use out; they come back, with the LoRAs of their hooks."""
+        """A control picture (B, 3, H, W) by the VAE. That may push the models in use out; they come back, with the
+        LoRAs of their hooks.
+        """
         patcher = self.base.current_patcher if self.base else None
         hooks = patcher.current_hooks if patcher else None
         loaded = comfy.model_management.loaded_models(only_currently_used=True)
@@ -98,14 +110,20 @@ class SanaControl(comfy.controlnet.ControlNet):
 
 
 def load_control(path: str, order: str = "upstream") -> SanaControl:
-    """A ControlNet file of any layout. It is recognised before a tensor is read. order: "upstream" or "diffusers". Raises SanaError."""
+    """A ControlNet file of any layout. It is recognised before a tensor is read. order: "upstream" or "diffusers".
+    Raises SanaError.
+    """
     with naming(path):
         canonical_controlnet(read_checkpoint(path, "meta").tensors)
         return build_control(comfy.utils.load_torch_file(path, safe_load=True), order)
 
 
-def build_control(tensors: Mapping[str, Tensor], order: str = "upstream", model_options: Mapping[str, Any] | None = None) -> SanaControl:
-    """The ControlNet in a state dict of any layout. model_options: the host's, with `dtype` and `custom_operations`. Raises SanaError."""
+def build_control(
+    tensors: Mapping[str, Tensor], order: str = "upstream", model_options: Mapping[str, Any] | None = None
+) -> SanaControl:
+    """The ControlNet in a state dict of any layout. model_options: the host's, with `dtype` and `custom_operations`.
+    Raises SanaError.
+    """
     options, management = model_options or {}, comfy.model_management
     canonical = canonical_controlnet(tensors)
     with naming("ControlNet", canonical.original_key):
@@ -114,7 +132,9 @@ def build_control(tensors: Mapping[str, Tensor], order: str = "upstream", model_
     expected = make(device="meta").state_dict()
     weights = fitted(canonical.tensors, expected)
     check_fit(weights, expected, canonical)
-    operations = options.get("custom_operations") or comfy.ops.manual_cast  # the weights are cast to the type the model computes in
+    operations = (
+        options.get("custom_operations") or comfy.ops.manual_cast
+    )  # the weights are cast to the type the model computes in
     dtype = options.get("dtype") or _stored_dtype(weights)
     network = make(ops=operations, attention=host_attention, device=management.unet_offload_device(), dtype=dtype)
     control = SanaControl(network.eval().requires_grad_(False), load_device=management.get_torch_device())

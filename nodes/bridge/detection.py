@@ -38,21 +38,24 @@ def detect(
 ) -> dict[str, Any]:
     """The host's `unet_config` for a SANA transformer: its configuration and how it was released to be sampled.
 
-    metadata: of the safetensors file.  variant: "512", "1024", "2k" or "4k", trained_precision: "float16" or "bfloat16", where the file
-    does not tell.  Raises CheckpointError.
+    metadata: of the safetensors file.  variant: "512", "1024", "2k" or "4k", trained_precision: "float16" or
+    "bfloat16", where the file does not tell.  Raises CheckpointError.
     """
     canonical = canonical_transformer(tensors)
     saved = canonical.tensors.get(CONFIG_KEY)
     stated = dict(metadata or {}) if saved is None else saved_statement(saved)
     own = stated_config(stated)
-    config, found = detect_transformer(canonical.tensors, source=tensors, stated=own, variant=variant, trained_precision=trained_precision)
+    config, found = detect_transformer(
+        canonical.tensors, source=tensors, stated=own, variant=variant, trained_precision=trained_precision
+    )
     log.info("%s", found)
     defaults = sampling_defaults(config, native_size(tensors, own, variant))
     return {"image_model": IMAGE_MODEL, "config": config, "sampling": _stated_sampling(stated, defaults)}
 
 
 def canonical_weights(tensors: Mapping[str, Tensor], config: TransformerConfig) -> dict[str, Tensor]:
-    """A state dict of any layout under the model's own names. Raises CheckpointError if a key is missing, unexpected or mis-shaped.
+    """A state dict of any layout under the model's own names. Raises CheckpointError if a key is missing, unexpected or
+    mis-shaped.
 
     Layers that the host has quantised are not checked: their weights are packed and bring further keys.
     """
@@ -66,8 +69,12 @@ def canonical_weights(tensors: Mapping[str, Tensor], config: TransformerConfig) 
     return weights
 
 
-def config_tensor(weights: Mapping[str, Tensor], config: TransformerConfig, sampling: SamplingDefaults) -> dict[str, Tensor]:
-    """The tensor to save beside `weights` so that a file written without metadata is recognised again; none where shapes tell it all."""
+def config_tensor(
+    weights: Mapping[str, Tensor], config: TransformerConfig, sampling: SamplingDefaults
+) -> dict[str, Tensor]:
+    """The tensor to save beside `weights` so that a file written without metadata is recognised again; none where
+    shapes tell it all.
+    """
     derived = transformer_config(Canonical(dict(weights), "").tensors)
     if (derived, sampling_defaults(derived)) == (config, sampling):
         return {}
@@ -81,4 +88,6 @@ def _stated_sampling(stated: Mapping[str, str], defaults: SamplingDefaults) -> S
         own = dict(json.loads(stated.get("sampling", "{}")))
         return replace(defaults, **{field.name: own[field.name] for field in fields(defaults) if field.name in own})
     except (ValueError, TypeError) as error:
-        raise CheckpointError(f"the metadata entry `sampling` holds no sampling settings ({error}): download the file again") from error
+        raise CheckpointError(
+            f"the metadata entry `sampling` holds no sampling settings ({error}): download the file again"
+        ) from error

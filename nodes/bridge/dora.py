@@ -1,5 +1,6 @@
-"""DoRA on rows as it is trained: the host divides by the row lengths of the unchanged weight, training divides by those of the changed one
-(DoRA, arXiv:2402.09353, eq. 5; PEFT, LyCORIS and OneTrainer alike). On columns the host does the same.
+"""DoRA on rows as it is trained: the host divides by the row lengths of the unchanged weight, training divides by those
+of the changed one (DoRA, arXiv:2402.09353, eq. 5; PEFT, LyCORIS and OneTrainer alike). On columns the host does the
+same.
 """
 
 from __future__ import annotations

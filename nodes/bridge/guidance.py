@@ -1,4 +1,6 @@
-"""Guidance as patches of a MODEL: perturbed-attention guidance, and classifier-free guidance in a part of the steps alone."""
+"""Guidance as patches of a MODEL: perturbed-attention guidance, and classifier-free guidance in a part of the steps
+alone.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class Interval:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.start <= self.end <= 1.0:
-            raise InputError(f"the interval begins at {self.start} and ends at {self.end}: expected 0 <= start <= end <= 1")
+            raise InputError(
+                f"the interval begins at {self.start} and ends at {self.end}: expected 0 <= start <= end <= 1"
+            )
 
     def holds(self, model: Any, sigma: Tensor) -> bool:
         """Does the noise level of a step, (B,), lie in it? The limits belong to it."""
@@ -38,8 +42,8 @@ class Interval:
 class PerturbedAttention:
     """Perturbed-attention guidance of one patched model, as the two functions that the host calls in each step.
 
-    The host's nodes that change the conditional prediction before guidance (Adaptive Projected Guidance) change what comes after it, too:
-    `before` keeps the prediction as the model made it.
+    The host's nodes that change the conditional prediction before guidance (Adaptive Projected Guidance) change what
+    comes after it, too: `before` keeps the prediction as the model made it.
     """
 
     layers: tuple[int, ...]
@@ -61,7 +65,9 @@ class PerturbedAttention:
         if scale <= 0.0 or not self.interval.holds(args["model"], args["sigma"]):
             return args["denoised"]
         options = with_option(args["model_options"], IDENTITY_ATTENTION, self.layers)
-        (perturbed,) = comfy.samplers.calc_cond_batch(args["model"], [args["cond"]], args["input"], args["sigma"], options)
+        (perturbed,) = comfy.samplers.calc_cond_batch(
+            args["model"], [args["cond"]], args["input"], args["sigma"], options
+        )
         return perturbed_attention_guidance(args["denoised"], cond, perturbed, scale)
 
     def _scale(self, args: dict[str, Any]) -> float:
@@ -70,14 +76,19 @@ class PerturbedAttention:
         return adaptive_scale(self.scale, self.decay, model_timestep(args["sigma"][0].item(), truncate).item())
 
 
-def perturbed_attention(model: ModelPatcher, scale: float, layers: str, decay: float, interval: Interval) -> ModelPatcher:
+def perturbed_attention(
+    model: ModelPatcher, scale: float, layers: str, decay: float, interval: Interval
+) -> ModelPatcher:
     """MODEL with PAG. layers: numbers of blocks such as "8" or "8, 9"; empty: the model's own.
 
-    decay: by how much the scale falls per timestep (of 1000). Raises InputError for another model, or blocks that it does not have.
+    decay: by how much the scale falls per timestep (of 1000). Raises InputError for another model, or blocks that it
+    does not have.
     """
     if not isinstance(model.model, SanaModel):
         name = type(model.model).__name__
-        raise InputError(f"this node patches SANA models, got {name}: load a SANA model, or use ComfyUI's PerturbedAttentionGuidance")
+        raise InputError(
+            f"this node patches SANA models, got {name}: load a SANA model, or use ComfyUI's PerturbedAttentionGuidance"
+        )
     config = model.model.diffusion_model.config
     chosen = block_numbers(layers) if layers.strip() else [pag_layer(config)]
     guidance = PerturbedAttention(check_pag_layers(chosen, config.depth), scale, decay, interval)
@@ -89,7 +100,9 @@ def perturbed_attention(model: ModelPatcher, scale: float, layers: str, decay: f
 
 
 def guidance_interval(model: ModelPatcher, interval: Interval) -> ModelPatcher:
-    """MODEL whose classifier-free guidance works in that part of the sampling alone; outside only the conditional prediction is made."""
+    """MODEL whose classifier-free guidance works in that part of the sampling alone; outside only the conditional
+    prediction is made.
+    """
     patched = model.clone()
     inner = patched.model_options.get("sampler_calc_cond_batch_function")
 
@@ -99,8 +112,12 @@ def guidance_interval(model: ModelPatcher, interval: Interval) -> ModelPatcher:
         if inner is not None:
             predictions = inner({**args, "conds": conds})
         else:
-            predictions = comfy.samplers.calc_cond_batch(args["model"], conds, args["input"], args["sigma"], args["model_options"])
-        return predictions if guided else [predictions[0]] * len(args["conds"])  # without a difference there is no guidance
+            predictions = comfy.samplers.calc_cond_batch(
+                args["model"], conds, args["input"], args["sigma"], args["model_options"]
+            )
+        return (
+            predictions if guided else [predictions[0]] * len(args["conds"])
+        )  # without a difference there is no guidance
 
     patched.set_model_sampler_calc_cond_batch_function(calc_cond_batch)
     return patched

@@ -13,8 +13,8 @@ from ...sana_core.config import DOWNSCALE, SCALING_FACTOR
 class SanaLatent(comfy.latent_formats.LatentFormat):
     """32 channels, 32 x 32 pixels per cell. The host keeps raw latents and scales them around sampling.
 
-    The preview shows structure, not colour: no linear map from these latents to RGB has been measured, so each cell is as bright as its
-    latent is far from the picture's mean.
+    The preview shows structure, not colour: no linear map from these latents to RGB has been measured, so each cell is
+    as bright as its latent is far from the picture's mean.
     """
 
     latent_channels = 32
@@ -28,7 +28,9 @@ class SanaLatent(comfy.latent_formats.LatentFormat):
 
 
 def structure(latent: Tensor) -> Tensor:
-    """(B, 32, h, w) -> (B, 1, h, w) in -1..1: the distance of every cell from the mean cell, stretched to the whole range."""
+    """(B, 32, h, w) -> (B, 1, h, w) in -1..1: the distance of every cell from the mean cell, stretched to the whole
+    range.
+    """
     distance = (latent - latent.mean(dim=(2, 3), keepdim=True)).square().sum(dim=1, keepdim=True).sqrt()
     low, high = distance.amin(dim=(2, 3), keepdim=True), distance.amax(dim=(2, 3), keepdim=True)
     return (distance - low) / (high - low).clamp_min(1e-6) * 2.0 - 1.0

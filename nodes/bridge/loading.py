@@ -24,13 +24,14 @@ def load_model(
 ) -> comfy.model_patcher.ModelPatcher:
     """The transformer in a file of any layout.
 
-    variant: "512", "1024", "2k" or "4k" for a file that does not tell; None: from the file.  dtype: of the weights in memory; None:
-    float16 for a file stored in it, else bfloat16, where the device can.  disable_dynamic: the host asks for it when it needs a copy that
-    is wholly in memory.
-    Raises CheckpointError.
+    variant: "512", "1024", "2k" or "4k" for a file that does not tell; None: from the file.  dtype: of the weights in
+    memory; None: float16 for a file stored in it, else bfloat16, where the device can.  disable_dynamic: the host asks
+    for it when it needs a copy that is wholly in memory. Raises CheckpointError.
     """
     with naming(path):
-        canonical_transformer(read_checkpoint(path, "meta").tensors)  # a damaged file or another model is refused before it is read
+        canonical_transformer(
+            read_checkpoint(path, "meta").tensors
+        )  # a damaged file or another model is refused before it is read
     tensors, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
     tensors, metadata = comfy.utils.convert_old_quants(tensors, metadata=metadata)
     with naming(path):

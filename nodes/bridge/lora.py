@@ -1,4 +1,6 @@
-"""LoRA in ComfyUI: sana_core reads every dialect, ComfyUI's own adapters do the work, so that hooks, offload and other nodes fit in."""
+"""LoRA in ComfyUI: sana_core reads every dialect, ComfyUI's own adapters do the work, so that hooks, offload and other
+nodes fit in.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def gemma_keys(text_model: torch.nn.Module, keys: dict[str, str]) -> dict[str, s
 
 def is_ours(model: Any, clip: Any) -> bool:
     """Is this MODEL a SANA model, or this CLIP the pack's text encoder? Either may be None."""
-    return (model is not None and isinstance(model.model, SanaModel)) or (clip is not None and _is_gemma(clip.cond_stage_model))
+    return (model is not None and isinstance(model.model, SanaModel)) or (
+        clip is not None and _is_gemma(clip.cond_stage_model)
+    )
 
 
 def _is_gemma(text_model: torch.nn.Module) -> bool:
@@ -89,8 +93,8 @@ def host_lora(tensors: Mapping[str, Tensor], keys: SanaKeys) -> dict[str, Tensor
 
 
 def host_tensors(match: Match, parameters: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The factors of one match by the host's names. Factors of a fused module are cut into the rows of each of its parts; a DoRA on the
-    columns of one cannot be cut, and none are returned.
+    """The factors of one match by the host's names. Factors of a fused module are cut into the rows of each of its
+    parts; a DoRA on the columns of one cannot be cut, and none are returned.
     """
     weights = [parameters[f"{module}.weight"] for module in match.modules]
     parts = [match.factors] if len(weights) == 1 else _cut(match.factors, [len(weight) for weight in weights])
@@ -106,18 +110,24 @@ def _cut(factors: Factors, rows: list[int]) -> list[Factors]:
         return []
     if not comes_apart and not {"diff", "diff_b"} & roles.keys():
         factors = Factors(tensors={"diff": cast(Tensor, factors.delta())})
-    cut = {role: tensor.split(rows) if role in TALL else [tensor] * len(rows) for role, tensor in factors.tensors.items()}
-    return [Factors(tensors={role: parts[i] for role, parts in cut.items()}, alpha=factors.alpha) for i in range(len(rows))]
+    cut = {
+        role: tensor.split(rows) if role in TALL else [tensor] * len(rows) for role, tensor in factors.tensors.items()
+    }
+    return [
+        Factors(tensors={role: parts[i] for role, parts in cut.items()}, alpha=factors.alpha) for i in range(len(rows))
+    ]
 
 
 def _named(factors: Factors, module: str, shape: torch.Size) -> dict[str, Tensor]:
-    named = {f"{module}.{SUFFIXES.get(role, role)}": _shaped(role, tensor, shape) for role, tensor in factors.tensors.items()}
+    named = {
+        f"{module}.{SUFFIXES.get(role, role)}": _shaped(role, tensor, shape) for role, tensor in factors.tensors.items()
+    }
     return named if factors.alpha is None else {**named, f"{module}.alpha": torch.tensor(factors.alpha)}
 
 
 def _shaped(role: str, tensor: Tensor, shape: torch.Size) -> Tensor:
-    """As the host's adapters take it: differences in the weight's shape, row lengths one below the other, and matrices for LoHa, LoKr and
-    the Linear layers that are 1x1 convolutions in files.
+    """As the host's adapters take it: differences in the weight's shape, row lengths one below the other, and matrices
+    for LoHa, LoKr and the Linear layers that are 1x1 convolutions in files.
     """
     if role == "diff":
         return tensor.reshape(shape)
@@ -134,8 +144,11 @@ def with_stated_alphas(tensors: Mapping[str, Tensor], metadata: Mapping[str, str
     return {**{key: torch.tensor(alpha) for key, alpha in stated.items()}, **tensors}
 
 
-def checked_patches(patches: dict[Any, Any], tensors: Mapping[str, Tensor], keys: SanaKeys, log_missing: bool) -> dict[Any, Any]:
-    """What the host made of a LoRA for a SANA model, with exact DoRA. log_missing: the host has logged the keys it did not use.
+def checked_patches(
+    patches: dict[Any, Any], tensors: Mapping[str, Tensor], keys: SanaKeys, log_missing: bool
+) -> dict[Any, Any]:
+    """What the host made of a LoRA for a SANA model, with exact DoRA. log_missing: the host has logged the keys it did
+    not use.
 
     Raises CheckpointError where it made nothing of a LoRA for a transformer.
     """
@@ -150,10 +163,14 @@ def checked_patches(patches: dict[Any, Any], tensors: Mapping[str, Tensor], keys
     return {key: exact_dora(patch) if isinstance(patch, WeightAdapterBase) else patch for key, patch in patches.items()}
 
 
-def load_lora_file(model: Any, clip: Any, path: str, strength_model: float, strength_clip: float) -> tuple[Any, Any, str]:
+def load_lora_file(
+    model: Any, clip: Any, path: str, strength_model: float, strength_clip: float
+) -> tuple[Any, Any, str]:
     """MODEL and CLIP (None passes through) with the LoRA of a file, and a report. Raises CheckpointError, InputError."""
     if not isinstance(model.model, SanaModel):
-        raise InputError(f"this node loads a LoRA into SANA models, got {type(model.model).__name__}: use Load LoRA for other models")
+        raise InputError(
+            f"this node loads a LoRA into SANA models, got {type(model.model).__name__}: use Load LoRA for other models"
+        )
     lora = load_lora(path)
     parts = [(transformer_parameters(model.model), TRANSFORMER, strength_model)]
     if clip is not None:

@@ -1,8 +1,9 @@
 """Nodes of other SANA packs -> what replaces them here, for the editor's "Replace All" and for prompts sent to the API.
 
-The host acts on these only where the other pack is not installed. It matches inputs by name, cannot reach the inner inputs of a dynamic
-combo, and carries values over as they are; `old_widgets` are the names of an old node's widgets in the order in which workflows store
-their values. Number types and devices that were chosen there are not carried over: here they follow from the model.
+The host acts on these only where the other pack is not installed. It matches inputs by name, cannot reach the inner
+inputs of a dynamic combo, and carries values over as they are; `old_widgets` are the names of an old node's widgets in
+the order in which workflows store their values. Number types and devices that were chosen there are not carried over:
+here they follow from the model.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ GEMMA = "gemma_2_2b_fp16.safetensors"
 class SameOutputs(io.NodeReplace):
     """A replacement whose outputs keep their places.
 
-    The editor keeps no link without a mapping of the outputs. Where prompts come over the API, the host follows such a mapping into nodes
-    that it has already replaced and fails on inputs that have other names there (`NodeReplaceManager.apply_replacements`); it needs none.
+    The editor keeps no link without a mapping of the outputs. Where prompts come over the API, the host follows such a
+    mapping into nodes that it has already replaced and fails on inputs that have other names there
+    (`NodeReplaceManager.apply_replacements`); it needs none.
     """
 
     def __init__(self, outputs: int, **fields: Any) -> None:
@@ -31,7 +33,10 @@ class SameOutputs(io.NodeReplace):
 
     def as_dict(self) -> dict[str, Any]:
         """What the editor is told."""
-        return {**super().as_dict(), "output_mapping": [{"old_idx": index, "new_idx": index} for index in range(self.outputs)]}
+        return {
+            **super().as_dict(),
+            "output_mapping": [{"old_idx": index, "new_idx": index} for index in range(self.outputs)],
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +88,13 @@ REPLACEMENTS = (
         inputs=TEXT,
         values={"instruction": "upstream"},
     ),
-    Replacement(old="GemmaTextEncode", new="SanaNativeTextEncode", old_widgets=("text",), inputs=TEXT, values={"instruction": "none"}),
+    Replacement(
+        old="GemmaTextEncode",
+        new="SanaNativeTextEncode",
+        old_widgets=("text",),
+        inputs=TEXT,
+        values={"instruction": "none"},
+    ),
     Replacement(
         old="ExtraVAELoader",
         new="SanaNativeLoadVAE",
@@ -97,8 +108,12 @@ REPLACEMENTS = (
         inputs={"model": "model", "ratio": "ratio"},
         outputs=2,
     ),
-    Replacement(old="EmptySanaLatentImage", new="EmptyLatentImage", old_widgets=SIZE, inputs={name: name for name in SIZE}),
-    Replacement(old="EmptyDCAELatentImage", new="EmptyLatentImage", old_widgets=SIZE, inputs={name: name for name in SIZE}),
+    Replacement(
+        old="EmptySanaLatentImage", new="EmptyLatentImage", old_widgets=SIZE, inputs={name: name for name in SIZE}
+    ),
+    Replacement(
+        old="EmptyDCAELatentImage", new="EmptyLatentImage", old_widgets=SIZE, inputs={name: name for name in SIZE}
+    ),
     Replacement(  # no released model reads a size from its conditioning: a node that changes nothing
         old="SanaResolutionCond",
         new="ConditioningSetTimestepRange",
@@ -127,8 +142,12 @@ REPLACEMENTS = (
         old_widgets=("model_name", "max_length", "device", "dtype"),
         values={"text_encoder": GEMMA},
     ),
-    Replacement(old="SanaVAELoader", new="SanaNativeLoadVAE", old_widgets=("model_name", "dtype"), inputs={"model_name": "vae"}),
-    Replacement(old="SanaEmptyLatentImage", new="EmptyLatentImage", old_widgets=SIZE, inputs={name: name for name in SIZE}),
+    Replacement(
+        old="SanaVAELoader", new="SanaNativeLoadVAE", old_widgets=("model_name", "dtype"), inputs={"model_name": "vae"}
+    ),
+    Replacement(
+        old="SanaEmptyLatentImage", new="EmptyLatentImage", old_widgets=SIZE, inputs={name: name for name in SIZE}
+    ),
 )
 
 

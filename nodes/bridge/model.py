@@ -30,15 +30,16 @@ log = logging.getLogger("sana")
 SPRINT_SHIFT = 3.6025  # with it the host's "simple" schedule of two steps is Sprint's: 1, 0.7827, 0
 TOKEN_MULTIPLE = 32
 GUIDANCE = 4.5  # Sprint's, where the conditioning brings none
-MEMORY_FACTOR = 3.2  # of the 1.6B models: 67 kB per latent cell in 16 bit, as live tensors were counted at 1024 px; larger ones take less
+# of the 1.6B models: 67 kB per latent cell in 16 bit, as live tensors were counted at 1024 px; larger ones take less
+MEMORY_FACTOR = 3.2
 
 
 class SanaModelSampling(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
     """Flow matching where the first noise level of SANA's grids counts as pure noise.
 
-    Flow-DPM's grid begins at sigma 0.9997 and its solver starts there from noise of unit variance. Whatever begins as high does so here, so
-    that a seed gives the same picture as in the released code. (For a shift of 1 or more the grid begins at FIRST_TIME or above.) Noise of
-    zeros stands for latents that are noisy already, which the host scales.
+    Flow-DPM's grid begins at sigma 0.9997 and its solver starts there from noise of unit variance. Whatever begins as
+    high does so here, so that a seed gives the same picture as in the released code. (For a shift of 1 or more the grid
+    begins at FIRST_TIME or above.) Noise of zeros stands for latents that are noisy already, which the host scales.
     """
 
     def noise_scaling(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, max_denoise: bool = False) -> Tensor:
@@ -55,13 +56,17 @@ class SanaModel(comfy.model_base.BaseModel):
         self.model_sampling = SanaModelSampling(model_config)
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
-        """Text states and their mask in a form in which prompts of any length run as one batch; Sprint's guidance scale."""
+        """Text states and their mask in a form in which prompts of any length run as one batch; Sprint's guidance
+        scale.
+        """
         out = super().extra_conds(**kwargs)
         if kwargs.get("cross_attn") is not None:
             context, mask = padded_context(kwargs["cross_attn"], kwargs.get("attention_mask"))
             out["c_crossattn"] = TextCond(context)
             out["attention_mask"] = TextCond(mask)
-        if kwargs.get("prompt_type") == "positive":  # where a run begins: another node may have replaced the model sampling
+        if (
+            kwargs.get("prompt_type") == "positive"
+        ):  # where a run begins: another node may have replaced the model sampling
             shift = flow_shift(self.model_sampling)
             if warning := check_shift(shift, self.model_config.sampling_defaults):
                 log.warning(warning)
@@ -71,18 +76,23 @@ class SanaModel(comfy.model_base.BaseModel):
 
 
 def flow_shift(sampling: Any) -> float:
-    """The shift of a model's sampling, which another node may have replaced. Raises InputError for one of another kind than SANA's."""
+    """The shift of a model's sampling, which another node may have replaced. Raises InputError for one of another kind
+    than SANA's.
+    """
     time = sampling.timestep(torch.tensor(1.0)).item()
     if abs(time - TIMESTEPS) > 1.0 or not hasattr(sampling, "shift"):
         raise InputError(
-            f"another node has given this SANA model the noise schedule of another kind of model (time {time:g} at pure noise, SANA's is "
+            f"another node has given this SANA model the noise schedule of another kind of model (time {time:g} at "
+            "pure noise, SANA's is "
             f"{TIMESTEPS}): take that node away, and ModelSamplingSD3 to change the shift"
         )
     return sampling.shift
 
 
 class TextCond(comfy.conds.CONDRegular):
-    """Text states (B, L, C) or their mask (B, L). Run together, prompts are padded to the longest of them with masked zeros."""
+    """Text states (B, L, C) or their mask (B, L). Run together, prompts are padded to the longest of them with masked
+    zeros.
+    """
 
     def can_concat(self, other: Any) -> bool:
         alike = [(cond.shape[:1], cond.shape[2:], cond.device) for cond in (self.cond, other.cond)]
@@ -102,11 +112,16 @@ def pad_tokens(cond: Tensor, length: int, value: int = 0) -> Tensor:
 def padded_context(context: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Text states (B, L, C) and mask (B, L) or None -> both padded with masked zeros to a multiple of 32 tokens.
 
-    Few different lengths mean few recompilations, and aligned masks are what fast attention kernels take. Without a mask all tokens count.
-    A mask that is too short belongs to conditioning that another node has lengthened; what was added counts too.
+    Few different lengths mean few recompilations, and aligned masks are what fast attention kernels take. Without a
+    mask all tokens count. A mask that is too short belongs to conditioning that another node has lengthened; what was
+    added counts too.
     """
     batch, length = context.shape[:2]
-    counts = torch.ones(batch, length, dtype=torch.long) if mask is None else mask.long().flatten(1).expand(batch, -1)[:, :length]
+    counts = (
+        torch.ones(batch, length, dtype=torch.long)
+        if mask is None
+        else mask.long().flatten(1).expand(batch, -1)[:, :length]
+    )
     counts = pad_tokens(counts, length, value=1).to(context.device)
     padded = math.ceil(length / TOKEN_MULTIPLE) * TOKEN_MULTIPLE
     return pad_tokens(context, padded), pad_tokens(counts, padded)
@@ -125,12 +140,17 @@ class Sana(comfy.supported_models_base.BASE):
         super().__init__(unet_config)
         config: TransformerConfig = unet_config["config"]
         self.sampling_defaults: SamplingDefaults = self.unet_config.pop("sampling")
-        self.sampling_settings = {"shift": SPRINT_SHIFT if config.guidance_embed else self.sampling_defaults.shift, "multiplier": 1000}
+        self.sampling_settings = {
+            "shift": SPRINT_SHIFT if config.guidance_embed else self.sampling_defaults.shift,
+            "multiplier": 1000,
+        }
         self.supported_inference_dtypes = run_dtypes(config)
         self.memory_usage_factor = MEMORY_FACTOR * config.hidden_size / 2240
 
     def set_inference_dtype(self, dtype: torch.dtype, manual_cast_dtype: torch.dtype | None, device=None) -> None:
-        """Called by every loader with the types of weights and computation, which its options or the command line may have forced."""
+        """Called by every loader with the types of weights and computation, which its options or the command line may
+        have forced.
+        """
         super().set_inference_dtype(dtype, manual_cast_dtype, device=device)
         if warning := precision_warning(self.unet_config["config"], manual_cast_dtype or dtype):
             log.warning("%s", warning)

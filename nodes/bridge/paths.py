@@ -11,7 +11,8 @@ from ...sana_core.presets import AUTOENCODERS, RELEASES, Part
 from ...sana_core.sources import NANO
 
 KINDS = ("diffusion_models", "text_encoders", "vae", "controlnet", "loras")
-"""Folder kinds of the host; the files of the embedded model and its add-ons lie in a subfolder of the same name each."""
+"""Folder kinds of the host; the files of the embedded model and its add-ons lie in a subfolder of the same name each.
+"""
 
 
 def model_files(kind: str) -> list[str]:
@@ -42,7 +43,9 @@ def is_choice(kind: str, name: str) -> bool | str:
 
 
 def choice_path(kind: str, name: str) -> str:
-    """Path of a listed file, or of the one that a published name means. Raises InputError with its address where it is not there."""
+    """Path of a listed file, or of the one that a published name means. Raises InputError with its address where it is
+    not there.
+    """
     part = None if name in model_files(kind) else published_part(kind, name)
     if part is None:
         return model_path(kind, name)
@@ -50,11 +53,15 @@ def choice_path(kind: str, name: str) -> str:
     if found := next(files, None):
         return model_path(kind, found)
     own_name = part.name + PurePosixPath(part.file).suffix
-    raise InputError(f"{name} was chosen, but its file is not in models/{kind}: download {part.url} and save it there as {own_name}")
+    raise InputError(
+        f"{name} was chosen, but its file is not in models/{kind}: download {part.url} and save it there as {own_name}"
+    )
 
 
 def _is_file_of(part: Part, file: PurePosixPath) -> bool:
-    """By its own name or that of its folder, which ends with the repository's name where an older pack has downloaded it."""
+    """By its own name or that of its folder, which ends with the repository's name where an older pack has downloaded
+    it.
+    """
     own_file = PurePosixPath(part.file).stem if part.file.startswith("checkpoints/") else part.name
     names = {part.name, own_file, f"{part.name}-diffusers"}
     return file.stem in names or any(folder.split("--")[-1] in names for folder in file.parts[:-1])

@@ -1,10 +1,11 @@
 """Every hook into ComfyUI, so that its own loaders recognise SANA files.
 
-The model configuration is added to the host's list, and three functions get a wrapper that acts on SANA's exact keys and passes everything
-else through: `model_detection.detect_unet_config`, `sd.VAE.__init__` and `controlnet.load_controlnet_state_dict`. The functions that LoRA
-files go through get one that acts for SANA's models alone: `lora.model_lora_keys_unet` and `lora.model_lora_keys_clip` (further names),
-`lora.load_lora` (what names cannot say: fused layers, exact DoRA, wrong files) and `sd.load_lora_for_models` (alpha in the metadata).
-Where a hook cannot be installed, the pack's own loader nodes do without it.
+The model configuration is added to the host's list, and three functions get a wrapper that acts on SANA's exact keys
+and passes everything else through: `model_detection.detect_unet_config`, `sd.VAE.__init__` and
+`controlnet.load_controlnet_state_dict`. The functions that LoRA files go through get one that acts for SANA's models
+alone: `lora.model_lora_keys_unet` and `lora.model_lora_keys_clip` (further names), `lora.load_lora` (what names cannot
+say: fused layers, exact DoRA, wrong files) and `sd.load_lora_for_models` (alpha in the metadata). Where a hook cannot
+be installed, the pack's own loader nodes do without it.
 """
 
 from __future__ import annotations
@@ -44,7 +45,11 @@ def install() -> None:
         try:
             hook()
         except (AttributeError, TypeError, ValueError) as error:
-            log.warning("ComfyUI's own loaders will not recognise all SANA files (%s: %s); use the Load SANA node", hook.__name__, error)
+            log.warning(
+                "ComfyUI's own loaders will not recognise all SANA files (%s: %s); use the Load SANA node",
+                hook.__name__,
+                error,
+            )
 
 
 def _add_model_config() -> None:
@@ -106,7 +111,9 @@ def _wrap_controlnet() -> None:
 
 
 def _wrap_lora_keys() -> None:
-    """`model_lora_keys_unet(model, key_map={})` and `model_lora_keys_clip(model, key_map={})` -> {name in LoRA files: weight's key}."""
+    """`model_lora_keys_unet(model, key_map={})` and `model_lora_keys_clip(model, key_map={})` -> {name in LoRA files:
+    weight's key}.
+    """
     unet, clip = comfy.lora.model_lora_keys_unet, comfy.lora.model_lora_keys_clip
     if hasattr(unet, MARK):
         return
@@ -138,8 +145,8 @@ def _wrap_load_lora() -> None:
 
 
 def _wrap_load_lora_for_models() -> None:
-    """`load_lora_for_models(model, clip, lora, strength_model, strength_clip, lora_metadata=None)`, the only place where a file's tensors
-    and its metadata, in which PEFT states alpha, are together.
+    """`load_lora_for_models(model, clip, lora, strength_model, strength_clip, lora_metadata=None)`, the only place
+    where a file's tensors and its metadata, in which PEFT states alpha, are together.
     """
     host = comfy.sd.load_lora_for_models
     if hasattr(host, MARK):

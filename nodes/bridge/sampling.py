@@ -42,14 +42,23 @@ class Settings:
 
 
 def make_sampler(name: str) -> comfy.samplers.KSAMPLER:
-    """SAMPLER of a solver in `SAMPLER_NAMES`. What scm draws in its steps continues the noise of the seed, as in `sana_core`."""
+    """SAMPLER of a solver in `SAMPLER_NAMES`. What scm draws in its steps continues the noise of the seed, as in
+    `sana_core`.
+    """
     method = SAMPLERS[name]
 
     def sample(
-        model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], callback: Any = None, disable: bool | None = None
+        model: Any,
+        x: Tensor,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Any = None,
+        disable: bool | None = None,
     ) -> Tensor:
         _check(model.inner_model.inner_model, name)
-        draws = {"step_noise": islice(noises(x.shape, extra_args.get("seed") or 0), 1, None)} if method.step_noise else {}
+        draws = (
+            {"step_noise": islice(noises(x.shape, extra_args.get("seed") or 0), 1, None)} if method.step_noise else {}
+        )
         exact = {**extra_args, "model_options": with_option(extra_args["model_options"], EXACT_TIMESTEPS, True)}
         arguments = extra_args if method.truncate_timestep else exact
 
@@ -69,9 +78,11 @@ def make_sampler(name: str) -> comfy.samplers.KSAMPLER:
 
 
 def make_sigmas(model: ModelPatcher, name: str, steps: int, shift: float = 0.0, denoise: float = 1.0) -> Tensor:
-    """Grid of a solver: (steps + 1,), descending to 0. shift 0: the model's own. denoise below 1: the last steps of a longer grid.
+    """Grid of a solver: (steps + 1,), descending to 0. shift 0: the model's own. denoise below 1: the last steps of a
+    longer grid.
 
-    Raises InputError for Sprint's grid on a base SANA model, and where another node has replaced the model's sampling by another kind.
+    Raises InputError for Sprint's grid on a base SANA model, and where another node has replaced the model's sampling
+    by another kind.
     """
     _check(model.model, name, shift)
     if denoise <= 0.0:
@@ -84,12 +95,15 @@ def make_sigmas(model: ModelPatcher, name: str, steps: int, shift: float = 0.0, 
 def released(model: ModelPatcher) -> SamplingDefaults:
     """How the model was released to be sampled. Raises InputError for a model of another family."""
     if not isinstance(model.model, SanaModel):
-        raise InputError(f"this node samples SANA models, got {type(model.model).__name__}: load a SANA model, or use KSampler")
+        raise InputError(
+            f"this node samples SANA models, got {type(model.model).__name__}: load a SANA model, or use KSampler"
+        )
     return model.model.model_config.sampling_defaults
 
 
 def encode_prompt(clip: Any, text: str, instruction: str | None, positive: list | None = None) -> tuple[list, str]:
-    """CONDITIONING, and the exact text that Gemma reads with its token count. instruction: None, "default", "diffusers" or an own text.
+    """CONDITIONING, and the exact text that Gemma reads with its token count. instruction: None, "default", "diffusers"
+    or an own text.
 
     positive: CONDITIONING whose length the text is cut or padded to, as upstream does with negative prompts.
     """
@@ -97,7 +111,8 @@ def encode_prompt(clip: Any, text: str, instruction: str | None, positive: list 
         raise InputError("there is no CLIP: connect the one of Load SANA, at Load SANA LoRA too if it comes from there")
     if not isinstance(clip.tokenizer, SanaTokenizer):
         raise InputError(
-            f"this CLIP ({type(clip.cond_stage_model).__name__}) does not take SANA's instruction: load Gemma-2 with Load SANA or "
+            f"this CLIP ({type(clip.cond_stage_model).__name__}) does not take SANA's instruction: load Gemma-2 with "
+            "Load SANA or "
             "Load SANA Text Encoder, or encode with CLIP Text Encode"
         )
     length = text_length(positive) if positive else None
@@ -134,7 +149,9 @@ def generate(
     settings: Settings,
     latent: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Prompt to LATENT as the model was released: instruction on the prompt alone, its own solver, grid, steps and guidance."""
+    """Prompt to LATENT as the model was released: instruction on the prompt alone, its own solver, grid, steps and
+    guidance.
+    """
     defaults = released(model)
     latent = latent or empty_latent(settings.width or defaults.width, settings.height or defaults.height)
     guidance_scale = settings.guidance_scale or defaults.guidance_scale
@@ -163,7 +180,9 @@ def generate(
 
 
 def _check(model: Any, sampler: str, shift: float = 0.0) -> None:
-    """Refuse, or warn of, a sampler and a shift (0: the model's own) that do not go with a SANA model; any other model is left alone."""
+    """Refuse, or warn of, a sampler and a shift (0: the model's own) that do not go with a SANA model; any other model
+    is left alone.
+    """
     if not isinstance(model, SanaModel):
         return
     warnings = [check_sampler(sampler, model.diffusion_model.config)]

@@ -1,4 +1,6 @@
-"""Gemma-2 as ComfyUI's CLIP, with SANA's contract: last hidden state after the final norm, soft cap, instruction, BOS + last 299."""
+"""Gemma-2 as ComfyUI's CLIP, with SANA's contract: last hidden state after the final norm, soft cap, instruction, BOS +
+last 299.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ from ...sana_core.text.load import load_text_encoder as check_text_encoder
 from ...sana_core.text.tokenizer import tokenizer_from_bytes
 
 NAME = "gemma2_2b"  # the host's name of this text encoder, in its token lists and weight keys
-CONFIG_KEY = "gemma_config"  # uint8 JSON beside the tokenizer in checkpoints that ComfyUI saves, for a Gemma-2 of another size than 2B
+# uint8 JSON beside the tokenizer in checkpoints that ComfyUI saves, for a Gemma-2 of another size than 2B
+CONFIG_KEY = "gemma_config"
 PADDING = -1  # in token lists; a written-out <pad> is a token like any other
 AUTO = "auto"  # instruction of a plain CLIPTextEncode: the default one, but none before an empty prompt
 
@@ -50,7 +53,9 @@ class SoftCapAttention(llama.Attention):
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Any:
         return super().forward(hidden_states, **{**kwargs, "optimized_attention": self.attend})
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None, **_: Any) -> Tensor:
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None, **_: Any
+    ) -> Tensor:
         """query: (B, heads, T, D); key, value: (B, kv heads, L, D); mask added to the logits -> (B, T, heads * D)."""
         key, value = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (key, value))
         logits = self.softcap * torch.tanh(query @ key.transpose(-2, -1) * (self.scale / self.softcap))
@@ -70,13 +75,15 @@ class Gemma2(llama.BaseLlama, llama.BaseGenerate, torch.nn.Module):
             layer.self_attn = SoftCapAttention(config, device=device, dtype=dtype, ops=operations)
         for module in self.model.modules():
             if isinstance(module, llama.RMSNorm):
-                module.float()  # the host adds 1 to these weights in the type that it holds them in, and float16 rounds that by 5e-4
+                # the host adds 1 to these weights in the type that it holds them in, and float16 rounds that by 5e-4
+                module.float()
         self.dtype = dtype
 
 
 class SanaGemma(comfy.sd1_clip.SDClipModel):
-    """Token lists -> text states (1, L, width) and their mask. A token of weight 0 is read by Gemma, its state is left out; to PADDING no
-    token attends. The host computes in float32 whatever type it holds the weights in, so that nothing overflows float16.
+    """Token lists -> text states (1, L, width) and their mask. A token of weight 0 is read by Gemma, its state is left
+    out; to PADDING no token attends. The host computes in float32 whatever type it holds the weights in, so that
+    nothing overflows float16.
     """
 
     def __init__(self, device="cpu", dtype=None, model_options: dict[str, Any] | None = None) -> None:
@@ -93,13 +100,17 @@ class SanaGemma(comfy.sd1_clip.SDClipModel):
         )
 
     def process_tokens(self, tokens: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor, list[int], list]:
-        """Embeddings (B, T, width), mask (B, T), and the rest of what the host makes of tokens. PADDING is a token without attention."""
+        """Embeddings (B, T, width), mask (B, T), and the rest of what the host makes of tokens. PADDING is a token
+        without attention.
+        """
         rows = [[PAD_ID if token == PADDING else token for token in row] for row in tokens]
         embeds, mask, _, infos = super().process_tokens(rows, device)
         mask = mask * torch.tensor([[token != PADDING for token in row] for row in tokens], device=mask.device)
         return embeds, mask, mask.sum(dim=1).tolist(), infos
 
-    def encode_token_weights(self, token_weight_pairs: list[list[tuple[int, float]]]) -> tuple[Tensor, None, dict[str, Tensor]]:
+    def encode_token_weights(
+        self, token_weight_pairs: list[list[tuple[int, float]]]
+    ) -> tuple[Tensor, None, dict[str, Tensor]]:
         parts = []
         for section in token_weight_pairs:
             states = self.encode([[pair[0] for pair in section]])[0]
@@ -116,21 +127,34 @@ class SanaTextModel(comfy.sd1_clip.SD1ClipModel):
 
 
 class SanaTokenizer:
-    """The host's tokenizer interface over sana_core's prompt handling. Prompt weights such as (word:1.2) are prose to a language model."""
+    """The host's tokenizer interface over sana_core's prompt handling. Prompt weights such as (word:1.2) are prose to a
+    language model.
+    """
 
     def __init__(self, embedding_directory=None, tokenizer_data: dict[str, Tensor] | None = None) -> None:
-        self.tensors = {key: (tokenizer_data or {})[key] for key in (SPIECE_KEY, CONFIG_KEY) if key in (tokenizer_data or {})}
+        self.tensors = {
+            key: (tokenizer_data or {})[key] for key in (SPIECE_KEY, CONFIG_KEY) if key in (tokenizer_data or {})
+        }
         if SPIECE_KEY not in self.tensors:
-            raise CheckpointError(f"this checkpoint has a Gemma-2 without tokenizer (no {SPIECE_KEY}): use gemma_2_2b_fp16.safetensors")
+            raise CheckpointError(
+                f"this checkpoint has a Gemma-2 without tokenizer (no {SPIECE_KEY}): use gemma_2_2b_fp16.safetensors"
+            )
         self.pieces = tokenizer_from_bytes(self.tensors[SPIECE_KEY].numpy().tobytes(), SPIECE_KEY)
 
     def prompt(self, text: str, instruction: str | None = AUTO, kept_length: int | None = None) -> PromptTokens:
-        """instruction: None, "default", "diffusers", an own text, or AUTO.  kept_length: cut or padded to so many tokens."""
+        """instruction: None, "default", "diffusers", an own text, or AUTO.  kept_length: cut or padded to so many
+        tokens.
+        """
         chosen = ("default" if text.strip() else None) if instruction == AUTO else instruction
         return prompt_tokens(self.pieces, text, chosen, kept_length=kept_length)
 
     def tokenize_with_weights(
-        self, text: str, return_word_ids: bool = False, instruction: str | None = AUTO, kept_length: int | None = None, **_: Any
+        self,
+        text: str,
+        return_word_ids: bool = False,
+        instruction: str | None = AUTO,
+        kept_length: int | None = None,
+        **_: Any,
     ) -> dict[str, list]:
         tokens = self.prompt(text, instruction, kept_length)
         kept, read = set(tokens.kept), len(tokens.ids) - tokens.num_padding
@@ -149,9 +173,13 @@ class SanaTokenizer:
 
 
 def load_text_encoder(path: str) -> comfy.sd.CLIP:
-    """Gemma-2 with its tokenizer from one file, as the host's CLIP. It is checked before a tensor is read. Raises CheckpointError."""
+    """Gemma-2 with its tokenizer from one file, as the host's CLIP. It is checked before a tensor is read. Raises
+    CheckpointError.
+    """
     header = read_checkpoint(path, "meta")
-    quantised = any(mark in key for key in header.tensors for mark in QUANTISED)  # the host knows these; only Gemma-2-2B exists so
+    quantised = any(
+        mark in key for key in header.tensors for mark in QUANTISED
+    )  # the host knows these; only Gemma-2-2B exists so
     config = TextConfig() if quantised else check_text_encoder(path, device="meta").config
     if SPIECE_KEY not in header.tensors:
         raise CheckpointError(

@@ -18,7 +18,9 @@ from ...sana_core.transformer.controlnet import ControlBranch
 from ...sana_core.transformer.model import SanaTransformer
 
 EXACT_TIMESTEPS = "sana_exact_timesteps"
-"""Key in transformer_options: the model sees fractions of timesteps, which Flow-Euler was released with; otherwise they are cut."""
+"""Key in transformer_options: the model sees fractions of timesteps, which Flow-Euler was released with; otherwise they
+are cut.
+"""
 IDENTITY_ATTENTION = "sana_identity_attention"
 """Key in transformer_options: numbers of the blocks in which every picture token attends to itself alone."""
 CONTROL = "sana"
@@ -40,7 +42,9 @@ class HostContext(Context):
 def host_attention(query: Tensor, key: Tensor, value: Tensor, heads: int, context: Context) -> Tensor:
     """The host's attention, which other nodes may override. query (B, N, C), key and value (B, L, C) -> (B, N, C)."""
     assert isinstance(context, HostContext)
-    return optimized_attention(query, key, value, heads, mask=context.mask, transformer_options=context.transformer_options)
+    return optimized_attention(
+        query, key, value, heads, mask=context.mask, transformer_options=context.transformer_options
+    )
 
 
 def branches(control: dict[str, Any] | None) -> tuple[ControlBranch, ...]:
@@ -48,7 +52,9 @@ def branches(control: dict[str, Any] | None) -> tuple[ControlBranch, ...]:
     entries = dict(control or {})
     own = entries.pop(CONTROL, ())
     if any(residual is not None for residuals in entries.values() for residual in residuals):
-        raise InputError("a ControlNet of another kind of model is applied to this SANA model: choose one that was made for SANA")
+        raise InputError(
+            "a ControlNet of another kind of model is applied to this SANA model: choose one that was made for SANA"
+        )
     return own
 
 
@@ -56,7 +62,13 @@ class ComfySana(SanaTransformer):
     """`SanaTransformer` called the way ComfyUI calls its diffusion models."""
 
     def __init__(
-        self, *, config: TransformerConfig, image_model: str, dtype: torch.dtype | None = None, device=None, operations: Any
+        self,
+        *,
+        config: TransformerConfig,
+        image_model: str,
+        dtype: torch.dtype | None = None,
+        device=None,
+        operations: Any,
     ) -> None:
         super().__init__(config, ops=operations, attention=host_attention, device=device, dtype=dtype)
         self.image_model = image_model
@@ -74,7 +86,9 @@ class ComfySana(SanaTransformer):
         transformer_options: dict[str, Any] | None = None,
         **_: Any,
     ) -> Tensor:
-        """x: (B, 32, h, w); timesteps: (B,) in 0..1000; context: (B, L, caption channels); attention_mask: (B, L) of 0 and 1."""
+        """x: (B, 32, h, w); timesteps: (B,) in 0..1000; context: (B, L, caption channels); attention_mask: (B, L) of 0
+        and 1.
+        """
         options = {} if transformer_options is None else transformer_options
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
         executor = WrapperExecutor.new_class_executor(self._forward, self, wrappers)
@@ -94,15 +108,25 @@ class ComfySana(SanaTransformer):
         if not (self.config.guidance_embed or transformer_options.get(EXACT_TIMESTEPS)):
             timesteps = timesteps.trunc()  # as in training: the released code casts 1000 * sigma to an integer
         embedded = self.embed_context(context, None if attention_mask is None else attention_mask.bool())
-        hosted = HostContext(embedded.tokens, embedded.mask, states=embedded.states, transformer_options=transformer_options)
+        hosted = HostContext(
+            embedded.tokens, embedded.mask, states=embedded.states, transformer_options=transformer_options
+        )
         identity = transformer_options.get(IDENTITY_ATTENTION, ())
-        return super().forward(x, timesteps, hosted, guidance=guidance, control=branches(control), identity_attention=identity)
+        return super().forward(
+            x, timesteps, hosted, guidance=guidance, control=branches(control), identity_attention=identity
+        )
 
     def run_block(
-        self, index: int, x: Tensor, context: Context, modulation: Tensor, grid: tuple[int, int], attend: SelfAttention | None = None
+        self,
+        index: int,
+        x: Tensor,
+        context: Context,
+        modulation: Tensor,
+        grid: tuple[int, int],
+        attend: SelfAttention | None = None,
     ) -> Tensor:
-        """Block `index`, or what another node put in its place (`patches_replace["dit"][("double_block", index)]`), with its self-attention
-        or what stands in for that (`patches_replace["attn1"]`).
+        """Block `index`, or what another node put in its place (`patches_replace["dit"][("double_block", index)]`),
+        with its self-attention or what stands in for that (`patches_replace["attn1"]`).
         """
         assert isinstance(context, HostContext)
         options = context.transformer_options
@@ -114,21 +138,34 @@ class ComfySana(SanaTransformer):
 
         def original(args: dict[str, Any]) -> dict[str, Any]:
             changed = replace(context, tokens=args["txt"])
-            return {**args, "img": super(ComfySana, self).run_block(index, args["img"], changed, args["vec"], grid, attend)}
+            return {
+                **args,
+                "img": super(ComfySana, self).run_block(index, args["img"], changed, args["vec"], grid, attend),
+            }
 
         args = {"img": x, "txt": context.tokens, "vec": modulation, "transformer_options": options}
         return replacement(args, {"original_block": original})["img"]
 
     def _replaced_attention(self, index: int, options: dict[str, Any]) -> SelfAttention | None:
-        """Another node's function for the self-attention of block `index`: `replacement(query, key, value, extra_options)`.
+        """Another node's function for the self-attention of block `index`: `replacement(query, key, value,
+        extra_options)`.
 
-        Nodes written for U-Nets, such as ComfyUI's Perturbed-Attention Guidance, name the middle block: here that is the block SANA's own
-        PAG perturbs.
+        Nodes written for U-Nets, such as ComfyUI's Perturbed-Attention Guidance, name the middle block: here that is
+        the block SANA's own PAG perturbs.
         """
         replacements = options.get("patches_replace", {}).get("attn1", {})
-        names = [("double_block", index), ("block", index), *([("middle", 0)] if index == pag_layer(self.config) else [])]
+        names = [
+            ("double_block", index),
+            ("block", index),
+            *([("middle", 0)] if index == pag_layer(self.config) else []),
+        ]
         replacement = next((replacements[name] for name in names if name in replacements), None)
         if replacement is None:
             return None
-        extra_options = {**options, "n_heads": self.config.num_heads, "dim_head": LINEAR_HEAD_DIM, "block": ("double_block", index)}
+        extra_options = {
+            **options,
+            "n_heads": self.config.num_heads,
+            "dim_head": LINEAR_HEAD_DIM,
+            "block": ("double_block", index),
+        }
         return lambda query, key, value: replacement(query, key, value, extra_options)

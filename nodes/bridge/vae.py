@@ -29,7 +29,9 @@ FIRST_LAYERS = ("decoder.conv_in.weight", "decoder.project_in.main.conv.weight")
 
 
 def is_dcae(tensors: Mapping[str, Tensor]) -> bool:
-    """DC-AE of the f32c32 kind, in either naming and without prefix; builds with other latents are refused later with a message."""
+    """DC-AE of the f32c32 kind, in either naming and without prefix; builds with other latents are refused later with a
+    message.
+    """
     first = next((tensors[key] for key in FIRST_LAYERS if key in tensors), None)
     return (
         first is not None
@@ -40,7 +42,9 @@ def is_dcae(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def init_vae(vae: comfy.sd.VAE, tensors: Mapping[str, Tensor], device: Any = None, dtype: Any = None) -> None:
-    """`VAE.__init__` for DC-AE: the host's own, for its simplest kind, gives every attribute a value. Raises CheckpointError."""
+    """`VAE.__init__` for DC-AE: the host's own, for its simplest kind, gives every attribute a value. Raises
+    CheckpointError.
+    """
     canonical = canonical_autoencoder(tensors)
     config = autoencoder_config(canonical.tensors)
     expected = DCAE(config, device="meta").state_dict()
@@ -50,17 +54,23 @@ def init_vae(vae: comfy.sd.VAE, tensors: Mapping[str, Tensor], device: Any = Non
     vae.__class__ = SanaVAE  # of this object alone; the host's shallow copies of it keep the class
     _set_geometry(vae, config)
     vae.vae_dtype = _usable_dtype(vae, dtype or comfy.model_management.vae_dtype(vae.device, vae.working_dtypes))
-    vae.first_stage_model = ComfyDCAE(config, ops=comfy.ops.disable_weight_init, dtype=vae.vae_dtype).eval().requires_grad_(False)
+    vae.first_stage_model = (
+        ComfyDCAE(config, ops=comfy.ops.disable_weight_init, dtype=vae.vae_dtype).eval().requires_grad_(False)
+    )
     comfy.model_management.archive_model_dtypes(vae.first_stage_model)
     offload_device = comfy.model_management.vae_offload_device()
-    vae.patcher = comfy.model_patcher.CoreModelPatcher(vae.first_stage_model, load_device=vae.device, offload_device=offload_device)
+    vae.patcher = comfy.model_patcher.CoreModelPatcher(
+        vae.first_stage_model, load_device=vae.device, offload_device=offload_device
+    )
     vae.first_stage_model.load_state_dict(weights, strict=False, assign=vae.patcher.is_dynamic())
     vae.size = None
     vae.model_size()
 
 
 def load_vae(path: str) -> comfy.sd.VAE:
-    """DC-AE from a file of either naming, as the host's VAE. It is checked before a tensor is read. Raises CheckpointError."""
+    """DC-AE from a file of either naming, as the host's VAE. It is checked before a tensor is read. Raises
+    CheckpointError.
+    """
     with naming(path):
         canonical = canonical_autoencoder(read_checkpoint(path, "meta").tensors)
         expected = DCAE(autoencoder_config(canonical.tensors), device="meta").state_dict()
@@ -79,8 +89,10 @@ def decode_in_tiles(vae: Any, latent: Tensor, tile: int | Literal["auto"], overl
     model = getattr(vae, "first_stage_model", None)
     if not isinstance(model, ComfyDCAE):
         raise InputError(
-            f"SANA VAE Decode (Tiled) decodes with SANA's DC-AE, but the connected VAE is of the kind {type(model or vae).__name__}: "
-            "connect the VAE of Load SANA, or Load VAE with a dc-ae-f32c32-sana file; for other models use VAE Decode (Tiled)"
+            "SANA VAE Decode (Tiled) decodes with SANA's DC-AE, but the connected VAE is of the kind "
+            f"{type(model or vae).__name__}: "
+            "connect the VAE of Load SANA, or Load VAE with a dc-ae-f32c32-sana file; for other models use VAE Decode "
+            "(Tiled)"
         )
     if tile != "auto":
         memory = decode_memory(model.config, latent.shape, vae.vae_dtype, tile, blended=overlap is not None)
@@ -111,6 +123,7 @@ def _usable_dtype(vae: comfy.sd.VAE, chosen: torch.dtype) -> torch.dtype:
         return chosen
     usable = torch.bfloat16 if comfy.model_management.should_use_bf16(vae.device) else torch.float32
     log.warning(
-        "DC-AE overflows in %s, which was chosen for the VAE: it runs in %s", *(str(t).removeprefix("torch.") for t in (chosen, usable))
+        "DC-AE overflows in %s, which was chosen for the VAE: it runs in %s",
+        *(str(t).removeprefix("torch.") for t in (chosen, usable)),
     )
     return usable

@@ -1,4 +1,6 @@
-"""Which configuration the shapes of a canonical state dict tell, and what its file says of itself. No file name is ever consulted."""
+"""Which configuration the shapes of a canonical state dict tell, and what its file says of itself. No file name is ever
+consulted.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +39,14 @@ def transformer_config(
 ) -> TransformerConfig:
     """Configuration of a canonical state dict.
 
-    source: the state dict before renaming, where the length of `pos_embed` tells the position class.  stated: what the file or its folder
-    says of itself, which wins.  variant: "512", "1024", "2k" or "4k", which wins for the position class.  trained_precision: "float16" or
-    "bfloat16", which wins for that; None: decided as `precision.py` says.  Raises CheckpointError, InputError, KeyError.
+    source: the state dict before renaming, where the length of `pos_embed` tells the position class.  stated: what the
+    file or its folder says of itself, which wins.  variant: "512", "1024", "2k" or "4k", which wins for the position
+    class.  trained_precision: "float16" or "bfloat16", which wins for that; None: decided as `precision.py` says.
+    Raises CheckpointError, InputError, KeyError.
     """
-    return detect_transformer(tensors, source=source, stated=stated, variant=variant, trained_precision=trained_precision)[0]
+    return detect_transformer(
+        tensors, source=source, stated=stated, variant=variant, trained_precision=trained_precision
+    )[0]
 
 
 def detect_transformer(
@@ -52,9 +57,16 @@ def detect_transformer(
     variant: str | None = None,
     trained_precision: str | None = None,
 ) -> tuple[TransformerConfig, str]:
-    """`transformer_config`, and one line for the log: what it is, and by what that was decided which the weights do not tell."""
+    """`transformer_config`, and one line for the log: what it is, and by what that was decided which the weights do not
+    tell.
+    """
     source, stated = source or {}, stated or {}
-    places = (("caption_norm.weight", 0), ("patch_embed.proj.weight", 0), ("scale_shift_table", 1), ("proj_out.weight", 1))
+    places = (
+        ("caption_norm.weight", 0),
+        ("patch_embed.proj.weight", 0),
+        ("scale_shift_table", 1),
+        ("proj_out.weight", 1),
+    )
     hidden = mode(tensors[key].shape[axis] for key, axis in places if key in tensors and tensors[key].ndim > axis)
     position, size_words = _position(source, stated, variant)
     config = TransformerConfig(
@@ -85,10 +97,15 @@ def detect_transformer(
 def controlnet_config(tensors: Mapping[str, Tensor], stated: Mapping | None = None) -> TransformerConfig:
     """Configuration of a canonical ControlNet: its depth is the number of copied blocks.
 
-    Its clamp is on, which does nothing to models trained without it.  stated: the folder's config.json.  Raises CheckpointError, KeyError.
+    Its clamp is on, which does nothing to models trained without it.  stated: the folder's config.json.  Raises
+    CheckpointError, KeyError.
     """
     stated = stated or {}
-    hidden = mode(tensor.shape[0] for key, tensor in tensors.items() if re.fullmatch(r"(input_block|controlnet_blocks\.\d+)\.bias", key))
+    hidden = mode(
+        tensor.shape[0]
+        for key, tensor in tensors.items()
+        if re.fullmatch(r"(input_block|controlnet_blocks\.\d+)\.bias", key)
+    )
     caption = tensors.get("caption_projection.linear_1.weight")
     config = TransformerConfig(
         hidden_size=hidden,
@@ -109,7 +126,9 @@ def has_embedders(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def native_size(source: Mapping[str, Tensor], stated: Mapping, variant: str | None = None) -> int | None:
-    """Side in pixels of the square pictures a model was trained on: from `variant`, its folder's config or the length of `pos_embed`."""
+    """Side in pixels of the square pictures a model was trained on: from `variant`, its folder's config or the length
+    of `pos_embed`.
+    """
     if variant is not None:
         return NATIVE_SIZES.get(variant)
     sample_size = stated.get("sample_size")
@@ -118,7 +137,9 @@ def native_size(source: Mapping[str, Tensor], stated: Mapping, variant: str | No
 
 
 def _position_tokens(source: Mapping[str, Tensor]) -> int:
-    return next((tensor.shape[1] for key, tensor in source.items() if key.endswith("pos_embed") and tensor.ndim == 3), 0)
+    return next(
+        (tensor.shape[1] for key, tensor in source.items() if key.endswith("pos_embed") and tensor.ndim == 3), 0
+    )
 
 
 def _position(source: Mapping[str, Tensor], stated: Mapping, variant: str | None) -> tuple[PositionConfig | None, str]:
@@ -135,7 +156,9 @@ def _position(source: Mapping[str, Tensor], stated: Mapping, variant: str | None
         return position, f"{size} px (by its config.json)"
     tokens = _position_tokens(source)
     if tokens:
-        table = next((position for position in POSITIONS.values() if position and position.base_size**2 == tokens), None)
+        table = next(
+            (position for position in POSITIONS.values() if position and position.base_size**2 == tokens), None
+        )
         return table, f"{size} px (by the length of its pos_embed)"
     if size or "hidden_size" in stated:
         return None, f"{size} px (by its config.json)" if size else "no position table, as its file states"
@@ -143,7 +166,9 @@ def _position(source: Mapping[str, Tensor], stated: Mapping, variant: str | None
 
 
 def autoencoder_config(tensors: Mapping[str, Tensor]) -> AutoencoderConfig:
-    """Configuration of a canonical DC-AE state dict. Raises CheckpointError for DC-AE builds whose latents SANA does not know."""
+    """Configuration of a canonical DC-AE state dict. Raises CheckpointError for DC-AE builds whose latents SANA does
+    not know.
+    """
     if "encoder.conv_in.conv.weight" in tensors or any(key.endswith("running_mean") for key in tensors):
         remedy = "use dc-ae-f32c32-sana-1.0 or 1.1, or its Lite"
         raise CheckpointError(f"this DC-AE build (in-1.0 or mix-1.0) has other latents than SANA: {remedy}")
@@ -168,7 +193,9 @@ def _stage(tensors: Mapping[str, Tensor], prefix: str) -> StageConfig:
 
 
 def stated_config(metadata: Mapping[str, str], config: Mapping | None = None) -> Mapping:
-    """What a file says of itself: the JSON under `config` in its safetensors metadata, else its folder's config.json, else nothing."""
+    """What a file says of itself: the JSON under `config` in its safetensors metadata, else its folder's config.json,
+    else nothing.
+    """
     try:
         stated = json.loads(metadata["config"])
     except (KeyError, ValueError):

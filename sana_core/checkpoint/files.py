@@ -16,7 +16,8 @@ from ..errors import CheckpointError
 
 WRAPPERS = ("state_dict", "state_dict_ema", "model")  # where training scripts put the weights inside a pickle
 CONFIG_KEY = "sana_config"
-"""Last part of the key of a uint8 tensor with JSON in UTF-8: what a host that writes no metadata has to say of a model."""
+"""Last part of the key of a uint8 tensor with JSON in UTF-8: what a host that writes no metadata has to say of a model.
+"""
 SAFETENSORS_DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
@@ -26,7 +27,9 @@ SAFETENSORS_DTYPES = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors by key, the safetensors metadata, the folder's config.json if there is one, and where it came from (for messages)."""
+    """Tensors by key, the safetensors metadata, the folder's config.json if there is one, and where it came from (for
+    messages).
+    """
 
     tensors: dict[str, Tensor]
     source: str
@@ -35,10 +38,12 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
-    """Read a .safetensors, .pth, .pt, .bin or .ckpt file, or a diffusers / Hugging Face component folder, sharded or not.
+    """Read a .safetensors, .pth, .pt, .bin or .ckpt file, or a diffusers / Hugging Face component folder, sharded or
+    not.
 
-    The content decides, not the file name. Pickles are read in PyTorch's weights-only mode, which refuses code. `device="meta"` reads
-    names, shapes and dtypes only. Raises CheckpointError for anything that is not a readable model.
+    The content decides, not the file name. Pickles are read in PyTorch's weights-only mode, which refuses code.
+    `device="meta"` reads names, shapes and dtypes only. Raises CheckpointError for anything that is not a readable
+    model.
     """
     path = Path(path)
     if path.is_dir():
@@ -57,7 +62,9 @@ def component_folder(path: str | Path, name: str) -> Path:
 def _read_folder(folder: Path, device: torch.device) -> Checkpoint:
     if (folder / "model_index.json").is_file():
         example = folder / "transformer"
-        raise CheckpointError(f"{folder} is a whole diffusers pipeline, expected one component: name its subfolder, such as {example}")
+        raise CheckpointError(
+            f"{folder} is a whole diffusers pipeline, expected one component: name its subfolder, such as {example}"
+        )
     config = _read_json(folder / "config.json") if (folder / "config.json").is_file() else None
     tensors: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}
@@ -69,7 +76,9 @@ def _read_folder(folder: Path, device: torch.device) -> Checkpoint:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The files that make up one model: those of the index, or the only file; a 16-bit variant only where nothing else is there."""
+    """The files that make up one model: those of the index, or the only file; a 16-bit variant only where nothing else
+    is there.
+    """
     for suffix in (".safetensors", ".bin"):
         indices = sorted(folder.glob(f"*{suffix}.index*.json"), key=lambda p: len(p.name))
         if indices:
@@ -77,10 +86,14 @@ def _weight_files(folder: Path) -> list[Path]:
             missing = [file.name for file in files if not file.is_file()]
             if missing or not files:
                 absent = ", ".join(missing) or "an empty list"
-                raise CheckpointError(f"{indices[0]} names files that are not there ({absent}): download the folder again")
+                raise CheckpointError(
+                    f"{indices[0]} names files that are not there ({absent}): download the folder again"
+                )
             return files
         files = sorted(folder.glob(f"*{suffix}"), key=lambda p: len(p.name))
-        others = [file.name for file in files[1:] if not file.name.startswith(f"{files[0].stem}.")]  # a variant is name.fp16.safetensors
+        others = [
+            file.name for file in files[1:] if not file.name.startswith(f"{files[0].stem}.")
+        ]  # a variant is name.fp16.safetensors
         if others:
             found = ", ".join([files[0].name, *others])
             raise CheckpointError(f"{folder} holds several models ({found}): name the file")
@@ -106,7 +119,9 @@ def _read_file(path: Path, device: torch.device) -> Checkpoint:
         return _read_safetensors(path, device)
     if head[:2] == b"PK" or head[:1] == b"\x80":
         return _read_pickle(path, device)
-    raise CheckpointError(f"{path} is {_describe(head)}, expected a .safetensors or PyTorch model file: download it again")
+    raise CheckpointError(
+        f"{path} is {_describe(head)}, expected a .safetensors or PyTorch model file: download it again"
+    )
 
 
 def _describe(head: bytes) -> str:
@@ -135,7 +150,9 @@ def _read_safetensors(path: Path, device: torch.device) -> Checkpoint:
                 metadata.update(saved_statement(file.get_tensor(key)))
                 del tensors[key]
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file ({error}): it is truncated or damaged, download it again") from error
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({error}): it is truncated or damaged, download it again"
+        ) from error
     return Checkpoint(tensors, str(path), metadata)
 
 
@@ -159,7 +176,9 @@ def _read_pickle(path: Path, device: torch.device) -> Checkpoint:
             "Use a .safetensors version of this model"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is not a whole PyTorch file ({error}): it is truncated or damaged, download it again") from error
+        raise CheckpointError(
+            f"{path} is not a whole PyTorch file ({error}): it is truncated or damaged, download it again"
+        ) from error
     return Checkpoint(_state_dict(content, path), str(path))
 
 

@@ -1,8 +1,9 @@
 """Key names of the published layouts, as tables: a foreign key -> the canonical (diffusers) key or keys.
 
-Placeholders: {i} and {j} are numbers, {p} is "weight" or "bias", {qk} is "q" or "k", {conv} one of the three convolutions of GLUMBConv.
-Several targets share a fused tensor, cut along its first dimension; no target means that the tensor is not used. Sources: NVlabs/Sana
-`diffusion/model/nets/sana_multi_scale.py`, mit-han-lab/efficientvit `models/efficientvit/dc_ae.py`, diffusers' conversion scripts.
+Placeholders: {i} and {j} are numbers, {p} is "weight" or "bias", {qk} is "q" or "k", {conv} one of the three
+convolutions of GLUMBConv. Several targets share a fused tensor, cut along its first dimension; no target means that the
+tensor is not used. Sources: NVlabs/Sana `diffusion/model/nets/sana_multi_scale.py`, mit-han-lab/efficientvit
+`models/efficientvit/dc_ae.py`, diffusers' conversion scripts.
 """
 
 from __future__ import annotations

@@ -39,7 +39,10 @@ KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
 LORA_KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a Flux LoRA", ("double_blocks_", "single_transformer_blocks_")),
     ("a Stable Diffusion 3 LoRA", ("joint_blocks_",)),
-    ("a Stable Diffusion or SDXL LoRA", ("down_blocks_", "up_blocks_", "input_blocks_", "output_blocks_", "mid_block_", "middle_block_")),
+    (
+        "a Stable Diffusion or SDXL LoRA",
+        ("down_blocks_", "up_blocks_", "input_blocks_", "output_blocks_", "mid_block_", "middle_block_"),
+    ),
     ("a LoRA of a CLIP text encoder", ("text_model_encoder_layers_",)),
     ("a Qwen-Image LoRA", ("_img_mlp_", "_attn_add_k_proj")),
     ("a Wan LoRA", ("_self_attn_o", "_cross_attn_o")),

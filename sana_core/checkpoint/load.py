@@ -36,10 +36,10 @@ def load_transformer(
 ) -> SanaTransformer:
     """A SANA transformer from a file of any layout, a diffusers component folder or a whole diffusers pipeline folder.
 
-    variant: "512", "1024", "2k" or "4k" for files that do not tell it; None: from the file. trained_precision: "float16" or "bfloat16" for
-    files that do not tell how the model was trained; None: decided as `precision.py` says. dtype None: the file's own, or the trained one
-    where the model cannot run in the file's. `device="meta"` checks every key and shape without reading tensors. Raises CheckpointError,
-    and InputError for a device that is not there.
+    variant: "512", "1024", "2k" or "4k" for files that do not tell it; None: from the file. trained_precision:
+    "float16" or "bfloat16" for files that do not tell how the model was trained; None: decided as `precision.py` says.
+    dtype None: the file's own, or the trained one where the model cannot run in the file's. `device="meta"` checks
+    every key and shape without reading tensors. Raises CheckpointError, and InputError for a device that is not there.
     """
     device = pick_device(device)
     checkpoint = read_checkpoint(component_folder(path, "transformer"), device)
@@ -47,10 +47,11 @@ def load_transformer(
 
 
 def load_autoencoder(path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> DCAE:
-    """DC-AE f32c32 sana-1.0, 1.1 or Lite from a file of either naming, a component folder or a whole diffusers pipeline folder.
+    """DC-AE f32c32 sana-1.0, 1.1 or Lite from a file of either naming, a component folder or a whole diffusers pipeline
+    folder.
 
-    dtype None: the file's own; float16 becomes bfloat16, as DC-AE overflows it. `device="meta"` checks every key and shape without reading
-    tensors. Raises CheckpointError, and InputError for a device that is not there.
+    dtype None: the file's own; float16 becomes bfloat16, as DC-AE overflows it. `device="meta"` checks every key and
+    shape without reading tensors. Raises CheckpointError, and InputError for a device that is not there.
     """
     device = pick_device(device)
     return build_autoencoder(read_checkpoint(component_folder(path, "vae"), device), device, dtype)
@@ -59,11 +60,12 @@ def load_autoencoder(path: str | Path, *, device: str | torch.device = "cpu", dt
 def load_controlnet(
     path: str | Path, *, order: str = "upstream", device: str | torch.device = "cpu", dtype: torch.dtype | None = None
 ) -> SanaControlNet:
-    """A SANA ControlNet from an original file (the model in it is not used), diffusers' single file or folder, or a whole pipeline folder.
+    """A SANA ControlNet from an original file (the model in it is not used), diffusers' single file or folder, or a
+    whole pipeline folder.
 
-    order: "upstream" or "diffusers", how it is connected to the transformer, see `transformer/controlnet.py`; any file takes either.
-    dtype None: the file's own; the transformer's is needed. `device="meta"` checks every key and shape without reading tensors. Raises
-    CheckpointError, and InputError for another order or a device that is not there.
+    order: "upstream" or "diffusers", how it is connected to the transformer, see `transformer/controlnet.py`; any file
+    takes either. dtype None: the file's own; the transformer's is needed. `device="meta"` checks every key and shape
+    without reading tensors. Raises CheckpointError, and InputError for another order or a device that is not there.
     """
     device = pick_device(device)
     checkpoint = read_checkpoint(component_folder(path, "controlnet"), device)
@@ -90,7 +92,11 @@ def build_transformer(
     stated = stated_config(checkpoint.metadata, checkpoint.config)
     with naming(checkpoint.source, canonical.original_key):
         config, found = detect_transformer(
-            canonical.tensors, source=checkpoint.tensors, stated=stated, variant=variant, trained_precision=trained_precision
+            canonical.tensors,
+            source=checkpoint.tensors,
+            stated=stated,
+            variant=variant,
+            trained_precision=trained_precision,
         )
         dtype = dtype or loaded_dtype(config, canonical.tensors["patch_embed.proj.weight"].dtype)
         model = load_strictly(SanaTransformer(config, device="meta"), canonical, device, dtype)
@@ -100,7 +106,9 @@ def build_transformer(
     return model
 
 
-def build_autoencoder(checkpoint: Checkpoint, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> DCAE:
+def build_autoencoder(
+    checkpoint: Checkpoint, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> DCAE:
     """`load_autoencoder` for an opened checkpoint."""
     with naming(checkpoint.source):
         canonical = canonical_autoencoder(checkpoint.tensors)
@@ -109,11 +117,18 @@ def build_autoencoder(checkpoint: Checkpoint, device: str | torch.device = "cpu"
         return load_strictly(DCAE(autoencoder_config(canonical.tensors), device="meta"), canonical, device, dtype)
 
 
-def load_strictly(model: Network, canonical: Canonical, device: str | torch.device, dtype: torch.dtype | None) -> Network:
-    """Fill a model made on the meta device, in evaluation mode. Raises CheckpointError and names the keys that do not fit."""
+def load_strictly(
+    model: Network, canonical: Canonical, device: str | torch.device, dtype: torch.dtype | None
+) -> Network:
+    """Fill a model made on the meta device, in evaluation mode. Raises CheckpointError and names the keys that do not
+    fit.
+    """
     tensors = fitted(canonical.tensors, model.state_dict())
     check_fit(tensors, model.state_dict(), canonical)
-    cast = {key: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None) for key, tensor in tensors.items()}
+    cast = {
+        key: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+        for key, tensor in tensors.items()
+    }
     model.load_state_dict(cast, assign=True)
     return model.eval().requires_grad_(False)
 
@@ -141,7 +156,11 @@ def check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], can
             if key in tensors and tensors[key].shape != expected[key].shape
         ],
     }
-    said = [f"{len(keys)} {what} ({', '.join(keys[:NAMED] + ['...'] * (len(keys) > NAMED))})" for what, keys in problems.items() if keys]
+    said = [
+        f"{len(keys)} {what} ({', '.join(keys[:NAMED] + ['...'] * (len(keys) > NAMED))})"
+        for what, keys in problems.items()
+        if keys
+    ]
     if said:
         remedy = "The file is damaged or of another model; nothing was loaded"
         raise CheckpointError(f"the tensors do not fit the model: {'; '.join(said)}. {remedy}")
@@ -161,4 +180,6 @@ def naming(source: str, original_key: Callable[[str], str] = str) -> Iterator[No
             f"{source}: the tensor {original_key(error.args[0])} is missing; the file is damaged or of another model"
         ) from error
     except (TypeError, ValueError, ArithmeticError, AttributeError, IndexError) as error:
-        raise CheckpointError(f"{source}: its configuration cannot be read ({error}); the file is damaged or of another model") from error
+        raise CheckpointError(
+            f"{source}: its configuration cannot be read ({error}); the file is damaged or of another model"
+        ) from error

@@ -39,13 +39,15 @@ class DCAE(nn.Module):
     def decode(self, latent: Tensor, *, tile: int | Literal["auto"] | None = None) -> Tensor:
         """latent: (B, 32, h, w) of about unit variance -> image (B, 3, 32 h, 32 w), about -1..1, not clamped.
 
-        tile: side of exact tiles in pixels, a multiple of 32 from 128, which saves memory and changes nothing but rounding, without
-        gradients. "auto": as large as the free memory allows. None: the whole picture at once.
+        tile: side of exact tiles in pixels, a multiple of 32 from 128, which saves memory and changes nothing but
+        rounding, without gradients. "auto": as large as the free memory allows. None: the whole picture at once.
         """
         channels = self.config.latent_channels
         if latent.ndim != 4 or latent.shape[1] != channels:
             found = tuple(latent.shape)
-            raise InputError(f"DC-AE decodes latents (B, {channels}, h, w), got {found}: these latents come from another model")
+            raise InputError(
+                f"DC-AE decodes latents (B, {channels}, h, w), got {found}: these latents come from another model"
+            )
         raw = latent / self.config.scaling_factor
         if tile is None:
             return self.decoder(raw)

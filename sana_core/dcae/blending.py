@@ -1,8 +1,9 @@
 """Overlapping tiles that are blended into one another, as other tools do it.
 
-Every tile goes through the whole network, whose low-resolution stages then attend to one tile at a time: the result differs from the
-untiled one, above all in tone from tile to tile. `tiling.py` has tiles without that error. These are for comparison with other tools, and
-give what `enable_tiling` of diffusers' AutoencoderDC gives, whose defaults are tiles of 512 that overlap by 64.
+Every tile goes through the whole network, whose low-resolution stages then attend to one tile at a time: the result
+differs from the untiled one, above all in tone from tile to tile. `tiling.py` has tiles without that error. These are
+for comparison with other tools, and give what `enable_tiling` of diffusers' AutoencoderDC gives, whose defaults are
+tiles of 512 that overlap by 64.
 """
 
 from __future__ import annotations
@@ -21,12 +22,19 @@ from .tiling import OnTile, check_tile, counter, result_like
 
 @torch.no_grad()
 def decode_blended(
-    decoder: Decoder, latent: Tensor, *, tile: int, overlap: int, out: Tensor | None = None, on_tile: OnTile | None = None
+    decoder: Decoder,
+    latent: Tensor,
+    *,
+    tile: int,
+    overlap: int,
+    out: Tensor | None = None,
+    on_tile: OnTile | None = None,
 ) -> Tensor:
-    """Raw latent (B, 32, h, w) -> picture (B, 3, 32 h, 32 w), in tiles of `tile` pixels a side that share `overlap` pixels.
+    """Raw latent (B, 32, h, w) -> picture (B, 3, 32 h, 32 w), in tiles of `tile` pixels a side that share `overlap`
+    pixels.
 
-    overlap: a multiple of 32 smaller than `tile`. tile, out, on_tile, batches and gradients: as in `tiling.decode_tiled`. A picture no
-    larger than a tile is decoded at once. Raises InputError.
+    overlap: a multiple of 32 smaller than `tile`. tile, out, on_tile, batches and gradients: as in
+    `tiling.decode_tiled`. A picture no larger than a tile is decoded at once. Raises InputError.
     """
     cells = latent.shape[-2], latent.shape[-1]
     starts = _starts(cells, tile, overlap)
@@ -39,9 +47,17 @@ def decode_blended(
 
 @torch.no_grad()
 def encode_blended(
-    encoder: Encoder, image: Tensor, *, tile: int, overlap: int, out: Tensor | None = None, on_tile: OnTile | None = None
+    encoder: Encoder,
+    image: Tensor,
+    *,
+    tile: int,
+    overlap: int,
+    out: Tensor | None = None,
+    on_tile: OnTile | None = None,
 ) -> Tensor:
-    """Picture (B, 3, H, W) in -1..1, H and W divisible by 32 -> raw latent (B, 32, H/32, W/32). Arguments: as in `decode_blended`."""
+    """Picture (B, 3, H, W) in -1..1, H and W divisible by 32 -> raw latent (B, 32, H/32, W/32). Arguments: as in
+    `decode_blended`.
+    """
     cells = image.shape[-2] // DOWNSCALE, image.shape[-1] // DOWNSCALE
     starts = _starts(cells, tile, overlap)
     out = result_like(image, (image.shape[0], encoder.latent_channels, *cells), out)
@@ -55,7 +71,10 @@ def _starts(cells: tuple[int, int], tile: int, overlap: int) -> tuple[range, ran
     """Where the tiles' rows and columns begin, in latent cells."""
     check_tile(tile)
     if overlap % DOWNSCALE or not 0 <= overlap < tile:
-        raise InputError(f"overlap {overlap}, expected a multiple of {DOWNSCALE} pixels from 0 and smaller than the tile, which is {tile}")
+        raise InputError(
+            f"overlap {overlap}, expected a multiple of {DOWNSCALE} pixels from 0 and smaller than the tile, which is "
+            f"{tile}"
+        )
     if max(cells) * DOWNSCALE <= tile:
         return range(1), range(1)
     stride = (tile - overlap) // DOWNSCALE
@@ -71,10 +90,11 @@ def _blend(
     overlap: int,
     report: Callable[[], None],
 ) -> None:
-    """`network` of one item into another, tile by tile. given, made: each with its positions per latent cell, the unit of all the rest.
+    """`network` of one item into another, tile by tile. given, made: each with its positions per latent cell, the unit
+    of all the rest.
 
-    A tile is mixed with the one above, then with the one to the left, both as they became by their own mixing. What lies beyond its stride
-    is left to the next tiles.
+    A tile is mixed with the one above, then with the one to the left, both as they became by their own mixing. What
+    lies beyond its stride is left to the next tiles.
     """
     (x, take), (out, make) = given, made
     kept = (tile - overlap if len(starts[0]) * len(starts[1]) > 1 else tile) * make

@@ -1,9 +1,10 @@
 """Building blocks of DC-AE (arXiv:2410.10733), on (B, C, H, W) maps. Parameter names follow diffusers' `AutoencoderDC`.
 
-All but the attention are local. Tiles and strips must know of each: `reach(start, stop)`, the input rows (columns alike) that its output
-rows [start, stop) depend on, disregarding the borders of the picture; `scale`, output size by input size; `out_channels`; and
-`working_bytes(size)`, what it holds at its worst moment with numbers of `size` bytes, result included, in bytes per output position.
-Blocks with a residual are `x + branch(x)`, and these figures are those of the branch.
+All but the attention are local. Tiles and strips must know of each: `reach(start, stop)`, the input rows (columns
+alike) that its output rows [start, stop) depend on, disregarding the borders of the picture; `scale`, output size by
+input size; `out_channels`; and `working_bytes(size)`, what it holds at its worst moment with numbers of `size` bytes,
+result included, in bytes per output position. Blocks with a residual are `x + branch(x)`, and these figures are those
+of the branch.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import LINEAR_HEAD_DIM
-from ..linear_attention import linear_attention
+from ..kernels.linear_attention import linear_attention
 
 ATTENTION_EPS = 1e-15
 
 
 class RMSNorm2d(nn.Module):
-    """RMS normalisation over the channels with weight and bias, eps 1e-5, computed in float32 (float64 for float64) and cast once."""
+    """RMS normalisation over the channels with weight and bias, eps 1e-5, computed in float32 (float64 for float64) and
+    cast once.
+    """
 
     def __init__(self, channels: int, *, device=None, dtype=None) -> None:
         super().__init__()
@@ -68,7 +71,9 @@ class ResBlock(nn.Module):
 
 
 class MultiscaleProjection(nn.Module):
-    """The second scale of q, k and v: a 5x5 depthwise convolution, then a 1x1 convolution within each group of 32 channels."""
+    """The second scale of q, k and v: a 5x5 depthwise convolution, then a 1x1 convolution within each group of 32
+    channels.
+    """
 
     def __init__(self, channels: int, *, ops: Any, device=None, dtype=None) -> None:
         super().__init__()
@@ -94,7 +99,9 @@ class LiteMLA(nn.Module):
         self.to_q = ops.Linear(channels, channels, **factory)
         self.to_k = ops.Linear(channels, channels, **factory)
         self.to_v = ops.Linear(channels, channels, **factory)
-        self.to_qkv_multiscale = nn.ModuleList([MultiscaleProjection(3 * channels, ops=ops, device=device, dtype=dtype)])
+        self.to_qkv_multiscale = nn.ModuleList(
+            [MultiscaleProjection(3 * channels, ops=ops, device=device, dtype=dtype)]
+        )
         self.to_out = ops.Linear(2 * channels, channels, **factory)
         self.norm_out = RMSNorm2d(channels, device=device, dtype=dtype)
         self.out_channels = channels
@@ -218,11 +225,15 @@ class InterpolateUpsample(nn.Module):
 
 
 class ShuffleUpsample(nn.Module):
-    """The Lite decoder's upsampling: a 3x3 convolution to four times the channels and pixel-shuffle, with or without the shortcut."""
+    """The Lite decoder's upsampling: a 3x3 convolution to four times the channels and pixel-shuffle, with or without
+    the shortcut.
+    """
 
     scale = 2
 
-    def __init__(self, in_channels: int, out_channels: int, *, shortcut: bool, ops: Any, device=None, dtype=None) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, shortcut: bool, ops: Any, device=None, dtype=None
+    ) -> None:
         super().__init__()
         self.conv = ops.Conv2d(in_channels, 4 * out_channels, 3, padding=1, device=device, dtype=dtype)
         self.out_channels = out_channels
@@ -241,5 +252,7 @@ class ShuffleUpsample(nn.Module):
 
 
 def channel_to_space(x: Tensor, out_channels: int) -> Tensor:
-    """Parameter-free shortcut of upsampling: (B, C, H, W) -> (B, out_channels, 2 H, 2 W), each channel repeated in a row."""
+    """Parameter-free shortcut of upsampling: (B, C, H, W) -> (B, out_channels, 2 H, 2 W), each channel repeated in a
+    row.
+    """
     return F.pixel_shuffle(x.repeat_interleave(4 * out_channels // x.shape[1], dim=1), 2)

@@ -22,9 +22,17 @@ MARGIN = 1.2  # for what the counts leave out
 
 
 def pick_tile(
-    config: AutoencoderConfig, height: int, width: int, dtype: torch.dtype, free_bytes: int, *, batch: int = 1, encode: bool = False
+    config: AutoencoderConfig,
+    height: int,
+    width: int,
+    dtype: torch.dtype,
+    free_bytes: int,
+    *,
+    batch: int = 1,
+    encode: bool = False,
 ) -> int | None:
-    """Largest of `TILES` (None: no tiles) whose peak, with a margin of a fifth, fits into `free_bytes`. Sizes in pixels.
+    """Largest of `TILES` (None: no tiles) whose peak, with a margin of a fifth, fits into `free_bytes`. Sizes in
+    pixels.
 
     The weights are taken to be loaded already. Raises InputError if not even the smallest tile fits.
     """
@@ -34,13 +42,19 @@ def pick_tile(
         if needed <= free_bytes:
             return tile
     raise InputError(
-        f"{'encoding' if encode else 'decoding'} {batch} x {width} x {height} pixels in tiles of {TILES[-1]} needs {needed / 1e9:.2f} GB "
-        f"of memory besides the weights, but {free_bytes / 1e9:.2f} GB are free: free some, or choose a smaller picture or batch"
+        f"{'encoding' if encode else 'decoding'} {batch} x {width} x {height} pixels in tiles of {TILES[-1]} needs "
+        f"{needed / 1e9:.2f} GB "
+        f"of memory besides the weights, but {free_bytes / 1e9:.2f} GB are free: free some, or choose a smaller "
+        "picture or batch"
     )
 
 
-def auto_tile(config: AutoencoderConfig, height: int, width: int, like: torch.Tensor, *, encode: bool = False) -> int | None:
-    """`pick_tile` for the device, number type and batch of `like`; 1024 where it cannot be told how much memory is free."""
+def auto_tile(
+    config: AutoencoderConfig, height: int, width: int, like: torch.Tensor, *, encode: bool = False
+) -> int | None:
+    """`pick_tile` for the device, number type and batch of `like`; 1024 where it cannot be told how much memory is
+    free.
+    """
     free = free_memory(like.device)
     if free is None:
         return UNKNOWN_MEMORY_TILE
@@ -59,14 +73,20 @@ def free_memory(device: torch.device) -> int | None:
     return None
 
 
-def decode_peak_bytes(config: AutoencoderConfig, height: int, width: int, tile: int | None, dtype: torch.dtype, batch: int = 1) -> int:
-    """Peak bytes of live tensors in `decode_tiled` to a picture of height x width pixels: with the result, without the weights.
+def decode_peak_bytes(
+    config: AutoencoderConfig, height: int, width: int, tile: int | None, dtype: torch.dtype, batch: int = 1
+) -> int:
+    """Peak bytes of live tensors in `decode_tiled` to a picture of height x width pixels: with the result, without the
+    weights.
 
-    It is the result and the largest, over all layers, of: the map held for later tiles, the layer's input and output, and its
-    `working_bytes` for a strip (without tiles: for the whole map). For the full model in numbers of s bytes that is, per pixel,
+    It is the result and the largest, over all layers, of: the map held for later tiles, the layer's input and output,
+    and its `working_bytes` for a strip (without tiles: for the whole map). For the full model in numbers of s bytes
+    that is, per pixel,
 
-    - without tiles 1280 bytes in bfloat16 (a residual block at full size) and 1792 in float32 (the last upsampling), and 3 s of the result;
-    - with tiles of T pixels 8 s of the map at 1/8 and 3 s of the result, and for a tile about 128 s (T + 14)**2 of its map at full size,
+    - without tiles 1280 bytes in bfloat16 (a residual block at full size) and 1792 in float32 (the last upsampling),
+      and 3 s of the result;
+    - with tiles of T pixels 8 s of the map at 1/8 and 3 s of the result, and for a tile about 128 s (T + 14)**2 of
+      its map at full size,
       64 s (T + 20)**2 of the one before and `strips.STRIP_BYTES`.
 
     batch multiplies the result alone. Workspaces of convolutions and the allocator's rounding are not counted.
@@ -84,11 +104,15 @@ def decode_peak_bytes(config: AutoencoderConfig, height: int, width: int, tile: 
     return result + max(low_peak, held + max(_chain_peak(high, boxes, 0, size)[0] for boxes in tiles))
 
 
-def encode_peak_bytes(config: AutoencoderConfig, height: int, width: int, tile: int | None, dtype: torch.dtype, batch: int = 1) -> int:
-    """Peak bytes of live tensors in `encode_tiled` of a picture of height x width pixels: without the picture and the weights.
+def encode_peak_bytes(
+    config: AutoencoderConfig, height: int, width: int, tile: int | None, dtype: torch.dtype, batch: int = 1
+) -> int:
+    """Peak bytes of live tensors in `encode_tiled` of a picture of height x width pixels: without the picture and the
+    weights.
 
-    As in `decode_peak_bytes`: per pixel 1280 bytes in bfloat16 and 1536 in float32 without tiles; with them 8 s of the map at 1/8, and for
-    a tile about 128 s (T + 66)**2 of its map at full size, 64 s (T + 62)**2 of the next one and `strips.STRIP_BYTES`.
+    As in `decode_peak_bytes`: per pixel 1280 bytes in bfloat16 and 1536 in float32 without tiles; with them 8 s of the
+    map at 1/8, and for a tile about 128 s (T + 66)**2 of its map at full size, 64 s (T + 62)**2 of the next one and
+    `strips.STRIP_BYTES`.
     """
     high, low = _skeleton(Encoder, config).chains()
     size, cells = dtype.itemsize, (height // DOWNSCALE, width // DOWNSCALE)
@@ -99,7 +123,9 @@ def encode_peak_bytes(config: AutoencoderConfig, height: int, width: int, tile: 
     seen = needs[0].size
     held = config.encoder[tiled_stages(config.encoder)].channels * _area(seen) * size
     tiles = (plan(high, box.divided(height // seen[0]), seen) for box in tile_boxes((height, width), tile))
-    return result + max(held + max(_chain_peak(high, boxes, 0, size)[0] for boxes in tiles), _chain_peak(low, needs, held, size)[0])
+    return result + max(
+        held + max(_chain_peak(high, boxes, 0, size)[0] for boxes in tiles), _chain_peak(low, needs, held, size)[0]
+    )
 
 
 @lru_cache(maxsize=8)
@@ -109,7 +135,9 @@ def _skeleton(network: type[Any], config: AutoencoderConfig) -> Any:
 
 
 def _chain_peak(layers: Sequence[Local], boxes: Sequence[Box], owned: int, size: int) -> tuple[int, int]:
-    """Peak bytes of `strips.run`, and the bytes of its result. owned: bytes of its input, 0 if others hold it; size: bytes of a number."""
+    """Peak bytes of `strips.run`, and the bytes of its result. owned: bytes of its input, 0 if others hold it; size:
+    bytes of a number.
+    """
     peak = owned
     for layer, need, want in zip(layers, boxes, boxes[1:]):
         in_place = isinstance(layer, IN_PLACE)
@@ -120,7 +148,9 @@ def _chain_peak(layers: Sequence[Local], boxes: Sequence[Box], owned: int, size:
 
 
 def _strip_bytes(layer: Local, extent: tuple[int, int], size: int) -> int:
-    """What `layer` holds for a strip in the middle of its output of `extent`; for a residual, with the result of the strip before."""
+    """What `layer` holds for a strip in the middle of its output of `extent`; for a residual, with the result of the
+    strip before.
+    """
     parts = strips(layer, extent, size)
     start, stop = parts[len(parts) // 2]
     first, last = layer.reach(start, stop)

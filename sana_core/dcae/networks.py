@@ -23,7 +23,8 @@ def stage_blocks(stage: StageConfig, **factory: Any) -> list[nn.Module]:
 def tiled_stages(stages: Sequence[StageConfig]) -> int:
     """How many of the stages, highest resolution first, run in tiles: convolutions only, and at most three.
 
-    These three hold the large maps. A fourth, which Lite could run in tiles too, would need more work around a tile of 512 than in it.
+    These three hold the large maps. A fourth, which Lite could run in tiles too, would need more work around a tile of
+    512 than in it.
     """
     return min(3, len(list(takewhile(lambda stage: stage.block == "res", stages))))
 
@@ -54,7 +55,9 @@ class Encoder(nn.Module):
         return self.conv_out(x) + x.unflatten(1, (self.latent_channels, -1)).mean(dim=2)
 
     def chains(self) -> tuple[list[Local], list[Local]]:
-        """All layers up to the head in two chains: picture to the map that the low-resolution stages see whole, and on from there."""
+        """All layers up to the head in two chains: picture to the map that the low-resolution stages see whole, and on
+        from there.
+        """
         tiled = tiled_stages(self.stages)
         top = self.stages[0].channels
         conv_in = Part(run=self.conv_in, reach=conv3x3_reach, out_channels=top, working_bytes=lambda size: top * size)
@@ -79,7 +82,10 @@ class Decoder(nn.Module):
         if config.lite:
             self.activation, self.conv_out = F.silu, ShuffleUpsample(self.top_channels, 3, shortcut=False, **factory)
         else:
-            self.activation, self.conv_out = F.relu, ops.Conv2d(self.top_channels, 3, 3, padding=1, device=device, dtype=dtype)
+            self.activation, self.conv_out = (
+                F.relu,
+                ops.Conv2d(self.top_channels, 3, 3, padding=1, device=device, dtype=dtype),
+            )
 
     def forward(self, latent: Tensor) -> Tensor:
         x = self.stem(latent)
@@ -95,7 +101,9 @@ class Decoder(nn.Module):
         return self.conv_out(self.activation(self.norm_out(x)))
 
     def chains(self) -> tuple[list[Local], list[Local]]:
-        """All layers after the stem in two chains: the low-resolution stages, which see all of the picture, and on to the picture."""
+        """All layers after the stem in two chains: the low-resolution stages, which see all of the picture, and on to
+        the picture.
+        """
         tiled = tiled_stages(self.stages)
         out, top = self.conv_out, self.top_channels
         reach, scale = (out.reach, out.scale) if isinstance(out, ShuffleUpsample) else (conv3x3_reach, 1)
@@ -115,7 +123,11 @@ def _blocks(stages: Iterable[nn.Module]) -> list[nn.Module]:
 
 def _layers(stages: Iterable[nn.Module]) -> list[Any]:
     """The local layers of some stages in a row, and the attentions between them."""
-    return [layer for block in _blocks(stages) for layer in (block.children() if isinstance(block, EfficientViTBlock) else [block])]
+    return [
+        layer
+        for block in _blocks(stages)
+        for layer in (block.children() if isinstance(block, EfficientViTBlock) else [block])
+    ]
 
 
 def _upsample(lite: bool, in_channels: int, out_channels: int, **factory: Any) -> nn.Module:

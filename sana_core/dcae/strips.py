@@ -1,9 +1,11 @@
-"""Chains of DC-AE's layers on a part of the picture, in strips of rows, so that only the maps between the layers are large.
+"""Chains of DC-AE's layers on a part of the picture, in strips of rows, so that only the maps between the layers are
+large.
 
-A result on a box (rows and columns of a map) needs a larger box of the layer before, and so on back to the first: `plan` finds these
-boxes from the layers' `reach`. `run` then computes the chain on them. Where a box ends inside the picture, its outermost rows and columns
-are wrong (convolutions see zeros there), but no further than the next, smaller box; where it ends at the border of the picture the zeros
-are the network's own padding. So the result is the untiled one.
+A result on a box (rows and columns of a map) needs a larger box of the layer before, and so on back to the first:
+`plan` finds these boxes from the layers' `reach`. `run` then computes the chain on them. Where a box ends inside the
+picture, its outermost rows and columns are wrong (convolutions see zeros there), but no further than the next, smaller
+box; where it ends at the border of the picture the zeros are the network's own padding. So the result is the untiled
+one.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from ..linear_attention import attend, attention_state
+from ..kernels.linear_attention import attend, attention_state
 from .layers import ATTENTION_EPS, GLUMBConv, LiteMLA, ResBlock
 
-STRIP_BYTES = 2**28  # held inside a layer: enough to keep a GPU busy, and to make the rows that strips compute twice a small part
+STRIP_BYTES = (
+    2**28
+)  # held inside a layer: enough to keep a GPU busy, and to make the rows that strips compute twice a small part
 MIN_ROWS = 4  # strips are no thinner than the farthest reach, two rows, even when evened out
 IN_PLACE = (ResBlock, GLUMBConv, LiteMLA)  # what they compute is added to their input
 
@@ -89,7 +93,9 @@ def strips(layer: Local, size: tuple[int, int], number_bytes: int) -> list[Span]
 
 
 def plan(layers: Sequence[Local], want: Box, size: tuple[int, int]) -> list[Box]:
-    """Boxes of the maps needed for the output box `want`: the input of each layer, then `want`. size: of the whole output."""
+    """Boxes of the maps needed for the output box `want`: the input of each layer, then `want`. size: of the whole
+    output.
+    """
     boxes = [want]
     for layer in reversed(layers):
         size = int(size[0] / layer.scale), int(size[1] / layer.scale)
@@ -99,7 +105,9 @@ def plan(layers: Sequence[Local], want: Box, size: tuple[int, int]) -> list[Box]
 
 
 def run(layers: Sequence[Local], x: Tensor, boxes: Sequence[Box]) -> Tensor:
-    """Output of the chain on the last of `boxes` (from `plan`); x (1, C, H, W) is its input on the first and may be overwritten."""
+    """Output of the chain on the last of `boxes` (from `plan`); x (1, C, H, W) is its input on the first and may be
+    overwritten.
+    """
     have = boxes[0]
     for layer, need, want in zip(layers, boxes, boxes[1:]):
         needed = crop(x, have, need)

@@ -1,8 +1,9 @@
 """Exact tiles for DC-AE: the same picture or latent as without tiles, in a fraction of the memory.
 
-The stages at 1/8, 1/16 and 1/32 of the size attend to the whole picture, but their maps are small: they run on the whole picture, in strips
-of rows (`strips.py`). The three stages above hold the large maps and see only a neighbourhood: they run in tiles, each with as much of the
-map at 1/8 around it as the layers reach. Nothing is blended and there are no seams.
+The stages at 1/8, 1/16 and 1/32 of the size attend to the whole picture, but their maps are small: they run on the
+whole picture, in strips of rows (`strips.py`). The three stages above hold the large maps and see only a neighbourhood:
+they run in tiles, each with as much of the map at 1/8 around it as the layers reach. Nothing is blended and there are
+no seams.
 
 `blending.py` has the overlapping, blended tiles of other tools, `memory.py` the choice of a tile by the free memory.
 """
@@ -26,13 +27,17 @@ OnTile = Callable[[int, int], None]  # on_tile(done, total)
 
 
 @torch.no_grad()
-def decode_tiled(decoder: Decoder, latent: Tensor, *, tile: int | None, out: Tensor | None = None, on_tile: OnTile | None = None) -> Tensor:
-    """Raw latent (B, 32, h, w), divided by the scaling factor already -> picture (B, 3, 32 h, 32 w): `decoder(latent)` to rounding.
+def decode_tiled(
+    decoder: Decoder, latent: Tensor, *, tile: int | None, out: Tensor | None = None, on_tile: OnTile | None = None
+) -> Tensor:
+    """Raw latent (B, 32, h, w), divided by the scaling factor already -> picture (B, 3, 32 h, 32 w): `decoder(latent)`
+    to rounding.
 
-    tile: largest side of a tile in pixels, a multiple of 32 from 128; tiles are made about equally large. None: no tiles, all at once.
-    out: preallocated result, on any device and of any number type, so that a host can have the picture on the CPU. None: like `latent`.
-    on_tile: called as on_tile(done, total) after each tile, counted over the batch. What it raises, such as an interrupt, passes through.
-    Items of a batch run one after another: but for `out`, memory does not grow with the batch. No gradients.  Raises InputError.
+    tile: largest side of a tile in pixels, a multiple of 32 from 128; tiles are made about equally large. None: no
+    tiles, all at once. out: preallocated result, on any device and of any number type, so that a host can have the
+    picture on the CPU. None: like `latent`. on_tile: called as on_tile(done, total) after each tile, counted over the
+    batch. What it raises, such as an interrupt, passes through. Items of a batch run one after another: but for `out`,
+    memory does not grow with the batch. No gradients.  Raises InputError.
     """
     size = latent.shape[-2] * DOWNSCALE, latent.shape[-1] * DOWNSCALE
     boxes = tile_boxes(size, tile)
@@ -48,8 +53,11 @@ def decode_tiled(decoder: Decoder, latent: Tensor, *, tile: int | None, out: Ten
 
 
 @torch.no_grad()
-def encode_tiled(encoder: Encoder, image: Tensor, *, tile: int | None, out: Tensor | None = None, on_tile: OnTile | None = None) -> Tensor:
-    """Picture (B, 3, H, W) in -1..1, H and W divisible by 32 -> raw latent (B, 32, H/32, W/32): `encoder(image)` to rounding.
+def encode_tiled(
+    encoder: Encoder, image: Tensor, *, tile: int | None, out: Tensor | None = None, on_tile: OnTile | None = None
+) -> Tensor:
+    """Picture (B, 3, H, W) in -1..1, H and W divisible by 32 -> raw latent (B, 32, H/32, W/32): `encoder(image)` to
+    rounding.
 
     tile, out, on_tile, batches, gradients and errors: as in `decode_tiled`.
     """
@@ -71,7 +79,9 @@ def tile_boxes(size: tuple[int, int], tile: int | None) -> list[Box]:
     if tile is None:
         return [Box.of(size)]
     check_tile(tile)
-    rows, columns = ([(a * DOWNSCALE, b * DOWNSCALE) for a, b in spans(length // DOWNSCALE, tile // DOWNSCALE)] for length in size)
+    rows, columns = (
+        [(a * DOWNSCALE, b * DOWNSCALE) for a, b in spans(length // DOWNSCALE, tile // DOWNSCALE)] for length in size
+    )
     return [Box(top, left) for top in rows for left in columns]
 
 
@@ -117,7 +127,9 @@ def result_like(given: Tensor, shape: tuple[int, ...], out: Tensor | None) -> Te
     if out is None:
         return given.new_empty(shape)
     if out.shape != shape:
-        raise InputError(f"the result is {shape}, but the tensor to write it to is {tuple(out.shape)}: allocate it with that shape")
+        raise InputError(
+            f"the result is {shape}, but the tensor to write it to is {tuple(out.shape)}: allocate it with that shape"
+        )
     return out
 
 

@@ -16,11 +16,11 @@ from .report import LoraReport, log_unmatched
 
 @torch.no_grad()
 def apply_lora(network: nn.Module, lora: Lora, strength: float = 1.0) -> LoraReport:
-    """Add `strength` times a LoRA to the weights of a SANA transformer or text encoder. Calls add up; the opposite strength takes a LoRA
-    back to rounding (not a DoRA, whose change depends on the weight it meets).
+    """Add `strength` times a LoRA to the weights of a SANA transformer or text encoder. Calls add up; the opposite
+    strength takes a LoRA back to rounding (not a DoRA, whose change depends on the weight it meets).
 
-    Everything is checked before the first weight changes. Keys that fit nothing are logged and reported. Raises CheckpointError where
-    nothing fits or a shape differs, and InputError for a strength that is no number.
+    Everything is checked before the first weight changes. Keys that fit nothing are logged and reported. Raises
+    CheckpointError where nothing fits or a shape differs, and InputError for a strength that is no number.
     """
     if not math.isfinite(strength):
         raise InputError(f"a LoRA at strength {strength}: expected a number such as 1")
@@ -32,7 +32,9 @@ def apply_lora(network: nn.Module, lora: Lora, strength: float = 1.0) -> LoraRep
     for match in matches if strength else ():
         _add(match.factors, [parameters[f"{name}.weight"] for name in match.modules], strength)
         if "diff_b" in match.factors.tensors:
-            _add_parts(match.factors.tensors["diff_b"], [parameters[f"{name}.bias"] for name in match.modules], strength)
+            _add_parts(
+                match.factors.tensors["diff_b"], [parameters[f"{name}.bias"] for name in match.modules], strength
+            )
     return report
 
 

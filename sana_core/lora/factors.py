@@ -20,15 +20,21 @@ RANKED = ("down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")  # the first dimension 
 
 @dataclass(frozen=True, kw_only=True)
 class Factors:
-    """What a file says of one module: its tensors by role, and alpha, None where the file states none (the scale is then 1)."""
+    """What a file says of one module: its tensors by role, and alpha, None where the file states none (the scale is
+    then 1).
+    """
 
     tensors: dict[str, Tensor]
     alpha: float | None = None
 
     @property
     def kind(self) -> str | None:
-        """Name of the method, with "DoRA" before it where the file also sets the lengths of rows or columns; None for an incomplete set."""
-        found = next((kind for kind, sets in KINDS if any(all(role in self.tensors for role in roles) for roles in sets)), None)
+        """Name of the method, with "DoRA" before it where the file also sets the lengths of rows or columns; None for
+        an incomplete set.
+        """
+        found = next(
+            (kind for kind, sets in KINDS if any(all(role in self.tensors for role in roles) for roles in sets)), None
+        )
         return f"DoRA {found}" if found and {"dora_scale", "magnitude"} & self.tensors.keys() else found
 
     @property
@@ -43,10 +49,14 @@ class Factors:
         return replace(self, tensors={role: tensor.to(device) for role, tensor in self.tensors.items()})
 
     def delta(self) -> Tensor | None:
-        """The difference of the weight, (out, in, ...) or (out, in), float32, before any DoRA; None if only the bias changes."""
+        """The difference of the weight, (out, in, ...) or (out, in), float32, before any DoRA; None if only the bias
+        changes.
+        """
         t = {role: tensor.float() for role, tensor in self.tensors.items()}
         if "up" in t:
-            return self.scale * (_product(t["up"], t["down"]) if "mid" not in t else _tucker(t["mid"], _matrix(t["up"]).T, t["down"]))
+            return self.scale * (
+                _product(t["up"], t["down"]) if "mid" not in t else _tucker(t["mid"], _matrix(t["up"]).T, t["down"])
+            )
         if "hada_w1_a" in t:
             return self.scale * _hadamard_part(t, 1) * _hadamard_part(t, 2)
         if not {"lokr_w1", "lokr_w1_a"} & t.keys():
@@ -55,7 +65,9 @@ class Factors:
         return self.scale * torch.kron(first.reshape(*first.shape, *[1] * (second.ndim - first.ndim)), second)
 
     def change(self, weight: Tensor) -> Tensor | None:
-        """What is added to `weight` (float32) at strength 1. DoRA (arXiv:2402.09353, eq. 5) depends on the weight it meets."""
+        """What is added to `weight` (float32) at strength 1. DoRA (arXiv:2402.09353, eq. 5) depends on the weight it
+        meets.
+        """
         delta = self.delta()
         if delta is None:
             return None

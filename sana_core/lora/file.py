@@ -32,7 +32,9 @@ _KEY = re.compile(
 
 @dataclass(frozen=True)
 class Lora:
-    """Factors by the names that the file has for the modules, the file's keys of each, keys of no known kind, and the file's name."""
+    """Factors by the names that the file has for the modules, the file's keys of each, keys of no known kind, and the
+    file's name.
+    """
 
     modules: dict[str, Factors]
     keys: dict[str, tuple[str, ...]]
@@ -51,8 +53,9 @@ class Lora:
 def load_lora(path: str | Path) -> Lora:
     """Read a LoRA (LoHa, LoKr, DoRA) from a file, or from a PEFT folder with its adapter_config.json.
 
-    Known names: diffusers / PEFT, OneTrainer, kohya, LyCORIS, ComfyUI and NVlabs' own. Alpha comes from the file's tensors, else from the
-    configuration in its metadata or folder, else the scale is 1. Raises CheckpointError for anything that is no LoRA.
+    Known names: diffusers / PEFT, OneTrainer, kohya, LyCORIS, ComfyUI and NVlabs' own. Alpha comes from the file's
+    tensors, else from the configuration in its metadata or folder, else the scale is 1. Raises CheckpointError for
+    anything that is no LoRA.
     """
     path = Path(path)
     checkpoint = read_checkpoint(path)
@@ -69,7 +72,9 @@ def load_lora(path: str | Path) -> Lora:
 
 
 def parse_lora(tensors: Mapping[str, Tensor], stated: str | None = None, source: str = "the LoRA file") -> Lora:
-    """What there is of a LoRA in a state dict. stated: PEFT's configuration as JSON. Raises CheckpointError if that cannot be read."""
+    """What there is of a LoRA in a state dict. stated: PEFT's configuration as JSON. Raises CheckpointError if that
+    cannot be read.
+    """
     roles: dict[str, dict[str, Tensor]] = defaultdict(dict)
     keys: dict[str, list[str]] = defaultdict(list)
     unknown = []
@@ -100,14 +105,18 @@ def _stated_config(stated: str | None, source: str) -> Mapping:
     try:
         config = json.loads(stated or "{}")
     except ValueError as error:
-        raise CheckpointError(f"{source}: its LoRA configuration is not readable JSON ({error}); download it again") from error
+        raise CheckpointError(
+            f"{source}: its LoRA configuration is not readable JSON ({error}); download it again"
+        ) from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{source}: its LoRA configuration is a JSON {type(config).__name__}, expected an object")
     return config
 
 
 def _stated_alpha(name: str, rank: int | None, config: Mapping) -> float | None:
-    """Alpha of a module from PEFT's configuration, whose entries diffusers prefixes with the network's name ("transformer.lora_alpha")."""
+    """Alpha of a module from PEFT's configuration, whose entries diffusers prefixes with the network's name
+    ("transformer.lora_alpha").
+    """
     component = name.split(".")[0] + "."
     own = {key.removeprefix(component): value for key, value in config.items() if key.startswith(component)} or config
     patterns = own.get("alpha_pattern") or {}

@@ -72,7 +72,8 @@ def _check_shapes(lora: Lora, match: Match, parameters: Mapping[str, Tensor]) ->
     except (RuntimeError, IndexError) as error:
         shapes = ", ".join(f"{role} {tuple(tensor.shape)}" for role, tensor in factors.tensors.items())
         raise CheckpointError(
-            f"{lora.source}: the tensors of {match.name} ({shapes}) do not make a change of a {tuple(expected.shape)} weight; "
+            f"{lora.source}: the tensors of {match.name} ({shapes}) do not make a change of a {tuple(expected.shape)} "
+            "weight; "
             "the file is damaged or of another model. Nothing was changed"
         ) from error
     if "diff_b" in factors.tensors:
@@ -86,7 +87,8 @@ def _matrix_shape(tensor: Tensor) -> tuple[int, ...]:
 
 
 def _is_grouped(delta: Tensor, weight: Tensor) -> bool:
-    """OneTrainer's factors of a depthwise convolution: the up-projection has out / groups = 1 rows, the down-projection all channels.
+    """OneTrainer's factors of a depthwise convolution: the up-projection has out / groups = 1 rows, the down-projection
+    all channels.
 
     Their product has the weight's elements in its order, which is how Microsoft's loralib and ComfyUI take it.
     """
@@ -95,8 +97,10 @@ def _is_grouped(delta: Tensor, weight: Tensor) -> bool:
 
 def _mismatch(lora: Lora, name: str, found: Sequence[int], expected: Sequence[int]) -> str:
     return (
-        f"{lora.source}: this LoRA is of another model. Its change of {name} is {tuple(found)}{_release(found)}, the weight here is "
-        f"{tuple(expected)}{_release(expected)}. Use a LoRA that was trained on this release, or load the model it was trained on. "
+        f"{lora.source}: this LoRA is of another model. Its change of {name} is {tuple(found)}{_release(found)}, the "
+        "weight here is "
+        f"{tuple(expected)}{_release(expected)}. Use a LoRA that was trained on this release, or load the model it was "
+        "trained on. "
         "Nothing was changed"
     )
 
@@ -128,7 +132,8 @@ def nothing_matches(lora: Lora, parameters: Mapping[str, Tensor]) -> str:
         return f"{lora.source}: expected a LoRA, found none of a known kind (one of its keys is {next(iter(lora.unknown), None)})"
     example = next(name for name in parameters if "blocks.0." in name or "layers.0." in name)
     return (
-        f"{lora.source}: expected a LoRA of this SANA {NETWORKS[is_text_encoder]}, found {describe_lora(names)}. Nothing in it fits: "
+        f"{lora.source}: expected a LoRA of this SANA {NETWORKS[is_text_encoder]}, found {describe_lora(names)}. "
+        "Nothing in it fits: "
         f"it changes {names[0]}, this model has weights such as {example}. Use a LoRA that was trained on SANA"
     )
 

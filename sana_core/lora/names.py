@@ -7,9 +7,16 @@ from collections.abc import Collection, Iterable
 
 from ..checkpoint.key_maps import GUIDED_TIME_EMBED_NVLABS, TIME_EMBED_NVLABS, TRANSFORMER_NVLABS, foreign_key
 
-# Before dotted names: nothing, diffusers, ComfyUI, PEFT alone and inside diffusers. Before names with "_" for ".": kohya and newer
-# OneTrainer, older OneTrainer, SimpleTuner.
-DOTTED = ("", "transformer.", "diffusion_model.", "model.diffusion_model.", "base_model.model.", "transformer.base_model.model.")
+# Before dotted names: nothing, diffusers, ComfyUI, PEFT alone and inside diffusers. Before names with "_" for ".":
+# kohya and newer OneTrainer, older OneTrainer, SimpleTuner.
+DOTTED = (
+    "",
+    "transformer.",
+    "diffusion_model.",
+    "model.diffusion_model.",
+    "base_model.model.",
+    "transformer.base_model.model.",
+)
 FLAT = ("lora_unet_", "lora_transformer_", "lycoris_")
 # The same for Gemma-2, whose names begin with "layers."; "model." is the language model's own.
 TEXT_DOTTED = ("", "model.", "text_encoder.", "text_encoder.model.", "base_model.model.", "base_model.model.model.",
@@ -31,7 +38,11 @@ def aliases(modules: Collection[str]) -> dict[str, tuple[str, ...]]:
     Several modules share a name where the original network fuses them: its rows are theirs in order.
     """
     if not any(name.startswith("transformer_blocks.") for name in modules):
-        return {alias: (name,) for name in modules for alias in _prefixed(name.removeprefix("model."), TEXT_DOTTED, TEXT_FLAT)}
+        return {
+            alias: (name,)
+            for name in modules
+            for alias in _prefixed(name.removeprefix("model."), TEXT_DOTTED, TEXT_FLAT)
+        }
     groups: dict[str, list[str]] = defaultdict(list)
     for name in modules:
         groups[name].append(name)

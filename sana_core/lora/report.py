@@ -15,8 +15,9 @@ NETWORKS = ("transformer", "text encoder")
 class LoraReport:
     """What a LoRA changed.
 
-    network: "transformer" or "text encoder".  matched: its modules.  unmatched: keys of the file that fit nothing.  elsewhere: keys of the
-    other of the two.  kinds, ranks, alphas: by matched module; None where the method has no rank or the file states no alpha (scale 1).
+    network: "transformer" or "text encoder".  matched: its modules.  unmatched: keys of the file that fit nothing.
+    elsewhere: keys of the other of the two.  kinds, ranks, alphas: by matched module; None where the method has no rank
+    or the file states no alpha (scale 1).
     """
 
     source: str
@@ -38,7 +39,9 @@ class LoraReport:
         if self.elsewhere:
             other = next(network for network in NETWORKS if network != self.network)
             lines.append(f"{len(self.elsewhere)} keys of the {other}: {shortened(self.elsewhere)}")
-        lines.append(f"{len(self.unmatched)} keys unmatched" + (f": {shortened(self.unmatched)}" if self.unmatched else ""))
+        lines.append(
+            f"{len(self.unmatched)} keys unmatched" + (f": {shortened(self.unmatched)}" if self.unmatched else "")
+        )
         return "\n".join(lines)
 
 
@@ -59,7 +62,9 @@ def _listed(values: Mapping[str, object], absent: str = "none") -> str:
     def shown(value: object) -> str:
         return absent if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
-    return ", ".join(shown(value) if len(ordered) == 1 else f"{shown(value)} ({count} modules)" for value, count in ordered)
+    return ", ".join(
+        shown(value) if len(ordered) == 1 else f"{shown(value)} ({count} modules)" for value, count in ordered
+    )
 
 
 def shortened(keys: Sequence[str]) -> str:

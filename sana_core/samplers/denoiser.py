@@ -47,13 +47,14 @@ def make_denoiser(
     pag_adaptive_scale: float = 0.0,
     control: Sequence[Any] = (),
 ) -> Denoise:
-    """cond, uncond: text states (B, L, C) in the transformer's dtype and their masks (B, L) of bool; L may differ between the two.
+    """cond, uncond: text states (B, L, C) in the transformer's dtype and their masks (B, L) of bool; L may differ
+    between the two.
 
-    Unconditional and conditional run as one batch; uncond None, or guidance_scale 1, leaves the conditional alone. Sprint has its guidance
-    scale as an input: uncond is not used and its timestep is never truncated.
-    truncate_timestep: the model sees whole timesteps, as it did in training and does in the released code.
-    pag_scale: above 0, a second forward of the conditional prompts with identity attention in the blocks `pag_layers`
-    (upstream leaves a scale of 1 or less out; here any counts as given). pag_adaptive_scale: by how much it falls per timestep.
+    Unconditional and conditional run as one batch; uncond None, or guidance_scale 1, leaves the conditional alone.
+    Sprint has its guidance scale as an input: uncond is not used and its timestep is never truncated.
+    truncate_timestep: the model sees whole timesteps, as it did in training and does in the released code. pag_scale:
+    above 0, a second forward of the conditional prompts with identity attention in the blocks `pag_layers` (upstream
+    leaves a scale of 1 or less out; here any counts as given). pag_adaptive_scale: by how much it falls per timestep.
     control: `ControlBranch`es of the transformer, for every prediction alike.
 
     Raises InputError for blocks that the model does not have.
@@ -69,7 +70,9 @@ def make_denoiser(
         guidance = x.new_full((len(x),), guidance_scale, dtype=torch.float32) if embedded else None
         timestep = timestep.to(x.device).expand(len(x))
         latent = x.to(cond[0].dtype)
-        return transformer(latent, timestep, context, guidance=guidance, control=control, identity_attention=layers).float()
+        return transformer(
+            latent, timestep, context, guidance=guidance, control=control, identity_attention=layers
+        ).float()
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         timestep = model_timestep(sigma, truncate)

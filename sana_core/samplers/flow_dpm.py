@@ -14,13 +14,13 @@ from .flow_euler import Denoise, StepCallback
 def sample_flow_dpm(denoise: Denoise, x: Tensor, sigmas: Tensor, *, callback: StepCallback | None = None) -> Tensor:
     """DPM-Solver++ 2M, midpoint (arXiv:2211.01095, algorithm 2), for flow matching (SANA, arXiv:2410.10629, sec. 4.3).
 
-    x: float32, any shape, at noise level sigmas[0]; sigmas: (N + 1,), descending, the last may be 0. Fewer than two sigmas: x comes back.
-    Returns x at sigmas[-1].
+    x: float32, any shape, at noise level sigmas[0]; sigmas: (N + 1,), descending, the last may be 0. Fewer than two
+    sigmas: x comes back. Returns x at sigmas[-1].
 
-    With alpha = 1 - sigma the paper's coefficients sigma_t / sigma_s and -alpha_t * expm1(-h) are r and 1 - r with r = sigma_t / sigma_s:
-    a step is a straight line towards x0, where the second order replaces x0 by its extrapolation to the middle of the step in
-    lambda = log(alpha / sigma). The first step, and one to 0 (h is infinite), are of first order. From sigma = 1 (h is infinite too)
-    the previous x0 has no weight in the next step.
+    With alpha = 1 - sigma the paper's coefficients sigma_t / sigma_s and -alpha_t * expm1(-h) are r and 1 - r with r =
+    sigma_t / sigma_s: a step is a straight line towards x0, where the second order replaces x0 by its extrapolation to
+    the middle of the step in lambda = log(alpha / sigma). The first step, and one to 0 (h is infinite), are of first
+    order. From sigma = 1 (h is infinite too) the previous x0 has no weight in the next step.
     """
     previous, h_previous = None, math.inf
     for index, (sigma, lower) in enumerate(pairwise(sigmas.tolist())):

@@ -20,8 +20,9 @@ from .scm import sample_scm
 class Sampler:
     """A solver and its grid.
 
-    sigmas: by (steps, shift). tail: the end of a grid that redraws a share of a picture. truncate_timestep: the model sees whole timesteps,
-    as in the released code. step_noise: the solver adds noise in its steps and takes it under that name.
+    sigmas: by (steps, shift). tail: the end of a grid that redraws a share of a picture. truncate_timestep: the model
+    sees whole timesteps, as in the released code. step_noise: the solver adds noise in its steps and takes it under
+    that name.
     """
 
     sample: Callable[..., Tensor]
@@ -48,12 +49,14 @@ def check_sampler(name: str, config: TransformerConfig) -> str | None:
         raise InputError(f'there is no sampler "{name}" here, choose one of {", ".join(SAMPLERS)}')
     if name == "scm" and not config.guidance_embed:
         raise InputError(
-            f"scm takes the few large steps that SANA-Sprint was distilled for, and this model is {network_name(config)}, which gives "
+            "scm takes the few large steps that SANA-Sprint was distilled for, and this model is "
+            f"{network_name(config)}, which gives "
             "blur or noise with them: choose flow_dpm with 14 to 20 steps, or load a Sprint model"
         )
     if name != "scm" and config.guidance_embed:
         return (
-            f"{name} follows the flow of a base SANA model in many small steps, and this model is {network_name(config)}, which was "
+            f"{name} follows the flow of a base SANA model in many small steps, and this model is "
+            f"{network_name(config)}, which was "
             "distilled to jump: choose scm with 1 to 4 steps, or load a base model"
         )
     return None
@@ -64,6 +67,8 @@ def check_shift(shift: float, released: SamplingDefaults) -> str | None:
     if shift > HALF * released.shift:
         return None
     return (
-        f"flow shift {shift:g} on a SANA model of {released.width} x {released.height} pixels that was released with {released.shift:g}: "
-        f"large structures will be poor; set the shift to {released.shift:g}, or take away the node or option that changes it"
+        f"flow shift {shift:g} on a SANA model of {released.width} x {released.height} pixels that was released with "
+        f"{released.shift:g}: "
+        f"large structures will be poor; set the shift to {released.shift:g}, or take away the node or option that "
+        "changes it"
     )

@@ -1,7 +1,7 @@
 """Noise levels (sigmas) of flow matching: x = sigma * noise + (1 - sigma) * x0, from about 1 down to 0.
 
-A grid for N steps holds N + 1 sigmas in descending order, float32, computed in float64; the last is 0. `shift` moves the grid towards
-high noise, which larger pictures need: 3 for SANA up to 2K, 6 for 4K.
+A grid for N steps holds N + 1 sigmas in descending order, float32, computed in float64; the last is 0. `shift` moves
+the grid towards high noise, which larger pictures need: 3 for SANA up to 2K, 6 for 4K.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ SCM_FIRST_ANGLE, SCM_MIDDLE_ANGLE = 1.57080, 1.3  # radians; Sprint's angles of 
 
 
 def flow_dpm_sigmas(steps: int, shift: float) -> Tensor:
-    """Grid of Flow-DPM-Solver++ as released: N + 1 even times from 0.999 to 0, then shifted (SANA, arXiv:2410.10629, sec. 4.3).
+    """Grid of Flow-DPM-Solver++ as released: N + 1 even times from 0.999 to 0, then shifted (SANA, arXiv:2410.10629,
+    sec. 4.3).
 
     Starts at 0.999666 for shift 3. Returns (steps + 1,). Raises InputError for steps < 1 or shift <= 0.
     """
@@ -28,8 +29,8 @@ def flow_dpm_sigmas(steps: int, shift: float) -> Tensor:
 def flow_euler_sigmas(steps: int, shift: float) -> Tensor:
     """Grid of the Flow-Euler sampler as released: it starts at exactly 1 and is shifted twice at its low end.
 
-    Its last time is the shifted 1/1000 and is shifted again with the rest (diffusers, scheduling_flow_match_euler_discrete.py).
-    Returns (steps + 1,). Raises InputError for steps < 1 or shift <= 0.
+    Its last time is the shifted 1/1000 and is shifted again with the rest (diffusers,
+    scheduling_flow_match_euler_discrete.py). Returns (steps + 1,). Raises InputError for steps < 1 or shift <= 0.
     """
     _check(steps, shift)
     last = _shifted(torch.tensor(EULER_LAST_TIME, dtype=torch.float64), shift).item()
@@ -38,7 +39,8 @@ def flow_euler_sigmas(steps: int, shift: float) -> Tensor:
 
 
 def scm_sigmas(steps: int) -> Tensor:
-    """Grid of SANA-Sprint (arXiv:2503.09641): even angles from pi/2 to 0, except for two steps, whose middle was searched.
+    """Grid of SANA-Sprint (arXiv:2503.09641): even angles from pi/2 to 0, except for two steps, whose middle was
+    searched.
 
     1, 0.7827, 0 for two steps. Returns (steps + 1,). Raises InputError for steps < 1.
     """
@@ -65,7 +67,8 @@ def check_strength(strength: float) -> None:
 
 
 def img2img_tail(sigmas: Tensor, strength: float) -> Tensor:
-    """The end of a grid of N steps that redraws `strength` of a picture: strength 1 keeps all steps, 0.5 half of them, rounded up.
+    """The end of a grid of N steps that redraws `strength` of a picture: strength 1 keeps all steps, 0.5 half of them,
+    rounded up.
 
     Raises InputError for a strength outside (0, 1].
     """
@@ -77,8 +80,8 @@ def img2img_tail(sigmas: Tensor, strength: float) -> Tensor:
 def scm_tail(sigmas: Tensor, strength: float) -> Tensor:
     """`img2img_tail` whose first step begins between two levels of the grid where N * strength is no whole number.
 
-    Two steps are so few that rounding up would begin at pure noise for any strength above 0.5 and lose the picture. (A solver with a memory
-    cannot have this: a first step that happens to be short would spoil its second.)
+    Two steps are so few that rounding up would begin at pure noise for any strength above 0.5 and lose the picture. (A
+    solver with a memory cannot have this: a first step that happens to be short would spoil its second.)
     """
     check_strength(strength)
     steps = len(sigmas) - 1

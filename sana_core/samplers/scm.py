@@ -14,13 +14,15 @@ from .flow_euler import Denoise, StepCallback
 def sample_scm(
     denoise: Denoise, x: Tensor, sigmas: Tensor, *, step_noise: Iterable[Tensor], callback: StepCallback | None = None
 ) -> Tensor:
-    """Multistep consistency sampling (sCM, arXiv:2410.11081, sec. 2; SANA-Sprint, arXiv:2503.09641): predict x0, add fresh noise, repeat.
+    """Multistep consistency sampling (sCM, arXiv:2410.11081, sec. 2; SANA-Sprint, arXiv:2503.09641): predict x0, add
+    fresh noise, repeat.
 
-    x: float32, any shape, at noise level sigmas[0]; sigmas: (N + 1,), descending, the last may be 0. step_noise: unit-variance noise of
-    x's shape, one for each step that does not end at 0. Fewer than two sigmas: x comes back. Returns x at sigmas[-1].
+    x: float32, any shape, at noise level sigmas[0]; sigmas: (N + 1,), descending, the last may be 0. step_noise:
+    unit-variance noise of x's shape, one for each step that does not end at 0. Fewer than two sigmas: x comes back.
+    Returns x at sigmas[-1].
 
-    The papers write x_t = cos t * x0 + sin t * noise at data deviation 0.5. Divided by 0.5 * (cos t + sin t) that is flow matching with
-    sigma = sin t / (cos t + sin t), in which all their changes of variables cancel.
+    The papers write x_t = cos t * x0 + sin t * noise at data deviation 0.5. Divided by 0.5 * (cos t + sin t) that is
+    flow matching with sigma = sin t / (cos t + sin t), in which all their changes of variables cancel.
     """
     draws = iter(step_noise)
     for index, (sigma, lower) in enumerate(pairwise(sigmas.tolist())):

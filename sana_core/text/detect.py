@@ -21,16 +21,31 @@ SPIECE_KEY = "spiece_model"
 
 HEAD_DIM = 256  # of Gemma-2-2B
 LARGEST = 1_000_000  # no number in a configuration of this family is larger
-QUANTISED = (".comfy_quant", "scaled_fp8", ".weight_scale", ".scale_weight", ".qweight", ".quant_state", ".absmax")  # parts of keys
-FIXED = {"rms_norm_eps": 1e-6, "rope_theta": 10000.0, "hidden_activation": "gelu_pytorch_tanh"}  # the same in every Gemma-2
+QUANTISED = (
+    ".comfy_quant",
+    "scaled_fp8",
+    ".weight_scale",
+    ".scale_weight",
+    ".qweight",
+    ".quant_state",
+    ".absmax",
+)  # parts of keys
+FIXED = {
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "hidden_activation": "gelu_pytorch_tanh",
+}  # the same in every Gemma-2
 
 
 def check_gemma2(checkpoint: Checkpoint) -> None:
     """Raise CheckpointError unless these are the unquantised tensors of a Gemma-2."""
     keys = checkpoint.tensors
-    if not any(".pre_feedforward_layernorm." in key for key in keys) or any(".self_attn.q_norm." in key for key in keys):
+    if not any(".pre_feedforward_layernorm." in key for key in keys) or any(
+        ".self_attn.q_norm." in key for key in keys
+    ):
         raise CheckpointError(
-            f"expected a Gemma-2 text encoder, found {describe(keys)}: choose Gemma-2-2B, for example gemma_2_2b_fp16.safetensors"
+            f"expected a Gemma-2 text encoder, found {describe(keys)}: choose Gemma-2-2B, for example "
+            "gemma_2_2b_fp16.safetensors"
         )
     if quantised := _quantised(checkpoint):
         raise CheckpointError(
@@ -40,20 +55,25 @@ def check_gemma2(checkpoint: Checkpoint) -> None:
 
 
 def key_prefix(checkpoint: Checkpoint) -> str:
-    """What stands before the keys: "model." in ComfyUI's file and in a language model, nothing in a pipeline's text_encoder folder."""
+    """What stands before the keys: "model." in ComfyUI's file and in a language model, nothing in a pipeline's
+    text_encoder folder.
+    """
     return "model." if any(key.startswith("model.layers.") for key in checkpoint.tensors) else ""
 
 
 def text_config(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> TextConfig:
     """Configuration of a Gemma-2 with `tensors` (keys of `Gemma2Model`).
 
-    A file that states nothing is Gemma-2-2B. Otherwise each field comes from the safetensors metadata (own keys before JSON under
-    `config`), else from config.json, else from the shapes, with query_pre_attn_scalar equal to the size of a head.
+    A file that states nothing is Gemma-2-2B. Otherwise each field comes from the safetensors metadata (own keys before
+    JSON under `config`), else from config.json, else from the shapes, with query_pre_attn_scalar equal to the size of a
+    head.
     """
     stated = _stated(checkpoint)
     for name, value in FIXED.items():
         if name in stated and not _equal(stated[name], value):
-            raise CheckpointError(f"it states {name} = {stated[name]}, every Gemma-2 has {value}: this is another model")
+            raise CheckpointError(
+                f"it states {name} = {stated[name]}, every Gemma-2 has {value}: this is another model"
+            )
     names = [field.name for field in fields(TextConfig) if field.name in stated]
     numbers: dict[str, Any] = {name: _number(name, stated[name]) for name in names}
     if not numbers:
@@ -61,12 +81,14 @@ def text_config(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> TextConfi
     config = TextConfig(**{**_from_shapes(tensors, numbers), **numbers})
     if config.num_hidden_layers > len(tensors):
         raise CheckpointError(
-            f"it states {config.num_hidden_layers} layers but has {len(tensors)} tensors: the configuration is not its own"
+            f"it states {config.num_hidden_layers} layers but has {len(tensors)} tensors: the configuration is not its "
+            "own"
         )
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     if heads % kv_heads or config.hidden_size % heads or config.head_dim % 2:
         raise CheckpointError(
-            f"hidden size {config.hidden_size}, {heads} heads of {config.head_dim} and {kv_heads} key/value heads do not fit together: "
+            f"hidden size {config.hidden_size}, {heads} heads of {config.head_dim} and {kv_heads} key/value heads do "
+            "not fit together: "
             "correct num_attention_heads, num_key_value_heads and head_dim in its metadata or config.json"
         )
     return config
@@ -121,7 +143,9 @@ def _from_shapes(tensors: dict[str, Tensor], stated: dict[str, Any]) -> dict[str
         "vocab_size": size(0, "embed_tokens.weight"),
         "hidden_size": size(1, "embed_tokens.weight", "self_attn.q_proj.weight", "mlp.gate_proj.weight"),
         "intermediate_size": size(0, "mlp.gate_proj.weight", "mlp.up_proj.weight"),
-        "num_hidden_layers": mode(Counter(key.split(".", 2)[-1] for key in tensors if key.startswith("layers.")).values()),
+        "num_hidden_layers": mode(
+            Counter(key.split(".", 2)[-1] for key in tensors if key.startswith("layers.")).values()
+        ),
         "head_dim": head_dim,
         "num_attention_heads": max(queries // head_dim, 1),
         "num_key_value_heads": max(keys // head_dim, 1),

@@ -22,9 +22,13 @@ BOS_ID = 2
 
 
 class GemmaTextEncoder(nn.Module):
-    """Prompts to embeddings. `state_dict` has the keys of `Gemma2Model`; without one the network has shapes only (meta device)."""
+    """Prompts to embeddings. `state_dict` has the keys of `Gemma2Model`; without one the network has shapes only (meta
+    device).
+    """
 
-    def __init__(self, config: TextConfig, tokenizer: Tokenizer | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+    def __init__(
+        self, config: TextConfig, tokenizer: Tokenizer | None = None, state_dict: dict[str, Tensor] | None = None
+    ) -> None:
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer
@@ -32,42 +36,66 @@ class GemmaTextEncoder(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, input_ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Token ids (B, T), padded on the right with anything -> hidden states (B, T, hidden_size) after the final norm.
+        """Token ids (B, T), padded on the right with anything -> hidden states (B, T, hidden_size) after the final
+        norm.
 
-        Attention is causal, so padding on the right cannot reach the real tokens. mask (B, T) of bool, False for padding: needed only where
-        the states of the padding itself are wanted, which then do not attend to one another.
+        Attention is causal, so padding on the right cannot reach the real tokens. mask (B, T) of bool, False for
+        padding: needed only where the states of the padding itself are wanted, which then do not attend to one another.
         """
         return self.model(input_ids=input_ids, attention_mask=mask, use_cache=False).last_hidden_state
 
     def tokenize(
-        self, prompts: list[str], *, instruction: str | None = None, max_length: int = MAX_LENGTH, kept_lengths: list[int] | None = None
+        self,
+        prompts: list[str],
+        *,
+        instruction: str | None = None,
+        max_length: int = MAX_LENGTH,
+        kept_lengths: list[int] | None = None,
     ) -> list[PromptTokens]:
         """What `encode` sends for each prompt: exact text, token ids, kept positions, and whether the prompt was cut."""
         if isinstance(prompts, str) or not prompts or not all(isinstance(prompt, str) for prompt in prompts):
             raise InputError(f"prompts must be a list of at least one text, got {prompts!r:.80}")
         if self.tokenizer is None:
-            raise InputError("this text encoder has no tokenizer: it was loaded on the meta device, which only checks a file")
+            raise InputError(
+                "this text encoder has no tokenizer: it was loaded on the meta device, which only checks a file"
+            )
         lengths = kept_lengths or [None] * len(prompts)
         if len(lengths) != len(prompts):
             raise InputError(f"{len(lengths)} kept lengths for {len(prompts)} prompts, expected one for each")
         pairs = zip(prompts, lengths)
-        return [prompt_tokens(self.tokenizer, prompt, instruction, max_length, kept_length=length) for prompt, length in pairs]
+        return [
+            prompt_tokens(self.tokenizer, prompt, instruction, max_length, kept_length=length)
+            for prompt, length in pairs
+        ]
 
     @torch.no_grad()
     def encode(
-        self, prompts: list[str], *, instruction: str | None = None, max_length: int = MAX_LENGTH, kept_lengths: list[int] | None = None
+        self,
+        prompts: list[str],
+        *,
+        instruction: str | None = None,
+        max_length: int = MAX_LENGTH,
+        kept_lengths: list[int] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Embeddings (B, L, hidden_size) and mask (B, L) bool, L the longest kept length of the batch, at most `max_length`.
+        """Embeddings (B, L, hidden_size) and mask (B, L) bool, L the longest kept length of the batch, at most
+        `max_length`.
 
-        instruction: None, "default" (upstream's wording), "diffusers", or an own text; it is put before every prompt, empty ones too, and
-        its embeddings are dropped. Prompts are used as they are: no lower-casing, no stripping. kept_lengths: one for each prompt, which is
-        cut or padded to it, as `prompt_tokens` says. Rows outside the mask are zero.
+        instruction: None, "default" (upstream's wording), "diffusers", or an own text; it is put before every prompt,
+        empty ones too, and its embeddings are dropped. Prompts are used as they are: no lower-casing, no stripping.
+        kept_lengths: one for each prompt, which is cut or padded to it, as `prompt_tokens` says. Rows outside the mask
+        are zero.
         """
         tokens = self.tokenize(prompts, instruction=instruction, max_length=max_length, kept_lengths=kept_lengths)
         device = self.model.embed_tokens.weight.device
-        read = _pad([[1] * (len(item.ids) - item.num_padding) for item in tokens], 0, longest=max(len(item.ids) for item in tokens))
+        read = _pad(
+            [[1] * (len(item.ids) - item.num_padding) for item in tokens],
+            0,
+            longest=max(len(item.ids) for item in tokens),
+        )
         padded = any(item.num_padding for item in tokens)
-        hidden = self(_pad([item.ids for item in tokens], PAD_ID).to(device), read.bool().to(device) if padded else None)
+        hidden = self(
+            _pad([item.ids for item in tokens], PAD_ID).to(device), read.bool().to(device) if padded else None
+        )
         kept = _pad([item.kept for item in tokens], 0).to(device)
         lengths = torch.tensor([len(item.kept) for item in tokens], device=device)
         mask = torch.arange(kept.shape[1], device=device) < lengths[:, None]
@@ -76,12 +104,20 @@ class GemmaTextEncoder(nn.Module):
 
 
 def build_gemma2(config: TextConfig, state_dict: dict[str, Tensor] | None = None) -> Gemma2Model:
-    """transformers' Gemma-2 without its language-model head, holding the given tensors themselves; no copy, no initialisation."""
+    """transformers' Gemma-2 without its language-model head, holding the given tensors themselves; no copy, no
+    initialisation.
+    """
     from transformers import Gemma2Config, Gemma2Model
 
     def build(config: TextConfig) -> Gemma2Model:
-        # of the attention implementations only eager has the soft cap everywhere: do not leave the choice to the installed version
-        settings: dict[str, Any] = {**asdict(config), "attn_implementation": "eager", "use_cache": False, "pad_token_id": PAD_ID}
+        # of the attention implementations only eager has the soft cap everywhere: do not leave the choice to the
+        # installed version
+        settings: dict[str, Any] = {
+            **asdict(config),
+            "attn_implementation": "eager",
+            "use_cache": False,
+            "pad_token_id": PAD_ID,
+        }
         return Gemma2Model(Gemma2Config(**settings))
 
     with torch.device("meta"):
@@ -89,7 +125,8 @@ def build_gemma2(config: TextConfig, state_dict: dict[str, Tensor] | None = None
     if state_dict is None:
         return model
     model.load_state_dict(state_dict, assign=True)
-    # what no file holds (rotary frequencies, embedding scale) is computed by the class: take it from the same model without layers
+    # what no file holds (rotary frequencies, embedding scale) is computed by the class: take it from the same model
+    # without layers
     with torch.random.fork_rng(devices=[]):
         bare = build(replace(config, num_hidden_layers=0, vocab_size=BOS_ID + 1))
     device = model.embed_tokens.weight.device

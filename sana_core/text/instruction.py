@@ -1,13 +1,15 @@
 """The instruction that SANA puts before a prompt, and which of the resulting tokens the transformer sees.
 
-SANA's "complex human instruction" (arXiv:2410.10629, sec. 2.3) is eight lines joined by newlines, the prompt follows without a separator.
-Wordings:
+SANA's "complex human instruction" (arXiv:2410.10629, sec. 2.3) is eight lines joined by newlines, the prompt follows
+without a separator. Wordings:
 
-- "default": upstream. The configurations of NVlabs/Sana (read: 1.6B of `configs/sana_config/1024ms`, 4.8B of `sana1-5_config`, 1.6B of
-  `sana_sprint_config`, 0.6B of `sana_app_config`) hold the lines as single-quoted YAML with plain double quotes around "Enhanced prompt",
-  no backslashes, and `app/sana_pipeline.py` joins them as they are: this is what reaches the tokenizer. ComfyUI's
-  `comfy/text_encoders/pixeldit.py` has the same string, byte for byte.
-- "diffusers": the default of diffusers' Sana pipelines, which differs in one thing: 'Enhanced prompt' stands in single quotes.
+- "default": upstream. The configurations of NVlabs/Sana (read: 1.6B of `configs/sana_config/1024ms`, 4.8B of
+  `sana1-5_config`, 1.6B of
+  `sana_sprint_config`, 0.6B of `sana_app_config`) hold the lines as single-quoted YAML with plain double quotes around
+  "Enhanced prompt", no backslashes, and `app/sana_pipeline.py` joins them as they are: this is what reaches the
+  tokenizer. ComfyUI's `comfy/text_encoders/pixeldit.py` has the same string, byte for byte.
+- "diffusers": the default of diffusers' Sana pipelines, which differs in one thing: 'Enhanced prompt' stands in
+  single quotes.
 
 Nothing here imports PyTorch or transformers: any tokenizer with `encode` and `decode` will do.
 """
@@ -28,15 +30,19 @@ PAD_ID = 0
 _DEFAULT = (
     'Given a user prompt, generate an "Enhanced prompt" that provides detailed visual descriptions suitable for image generation. '
     "Evaluate the level of detail in the user prompt:\n"
-    "- If the prompt is simple, focus on adding specifics about colors, shapes, sizes, textures, and spatial relationships to create "
+    "- If the prompt is simple, focus on adding specifics about colors, shapes, sizes, textures, and spatial "
+    "relationships to create "
     "vivid and concrete scenes.\n"
     "- If the prompt is already detailed, refine and enhance the existing details slightly without overcomplicating.\n"
     "Here are examples of how to transform or refine prompts:\n"
-    "- User Prompt: A cat sleeping -> Enhanced: A small, fluffy white cat curled up in a round shape, sleeping peacefully on a warm sunny "
+    "- User Prompt: A cat sleeping -> Enhanced: A small, fluffy white cat curled up in a round shape, sleeping "
+    "peacefully on a warm sunny "
     "windowsill, surrounded by pots of blooming red flowers.\n"
-    "- User Prompt: A busy city street -> Enhanced: A bustling city street scene at dusk, featuring glowing street lamps, a diverse crowd "
+    "- User Prompt: A busy city street -> Enhanced: A bustling city street scene at dusk, featuring glowing street "
+    "lamps, a diverse crowd "
     "of people in colorful clothing, and a double-decker bus passing by towering glass skyscrapers.\n"
-    "Please generate only the enhanced description for the prompt below and avoid including any additional commentary or evaluations:\n"
+    "Please generate only the enhanced description for the prompt below and avoid including any additional commentary "
+    "or evaluations:\n"
     "User Prompt: "
 )
 
@@ -82,8 +88,9 @@ def instruction_text(instruction: str | None) -> str:
 def token_limit(num_instruction: int, max_length: int = MAX_LENGTH) -> int:
     """How many tokens of instruction + prompt go through the text encoder; what is over is cut from the end.
 
-    `num_instruction`: tokens of the instruction alone, BOS included; 0 where there is none. The 2 stands for BOS, which is counted twice,
-    and for the instruction's last token: a trailing space, which the tokenizer usually merges with the first word of the prompt.
+    `num_instruction`: tokens of the instruction alone, BOS included; 0 where there is none. The 2 stands for BOS, which
+    is counted twice, and for the instruction's last token: a trailing space, which the tokenizer usually merges with
+    the first word of the prompt.
     """
     if max_length < 2:
         raise InputError(f"max_length is {max_length}, expected at least 2 (BOS and one token of the prompt)")
@@ -91,20 +98,29 @@ def token_limit(num_instruction: int, max_length: int = MAX_LENGTH) -> int:
 
 
 def kept_positions(num_tokens: int, num_instruction: int) -> list[int]:
-    """Positions, out of `num_tokens` already cut to `token_limit`, whose embeddings are kept: BOS and what follows the instruction.
+    """Positions, out of `num_tokens` already cut to `token_limit`, whose embeddings are kept: BOS and what follows the
+    instruction.
 
-    Upstream pads to `token_limit` on the right and takes position 0 and the last `max_length` - 1; these are the same without padding.
+    Upstream pads to `token_limit` on the right and takes position 0 and the last `max_length` - 1; these are the same
+    without padding.
     """
     return [0, *range(max(num_instruction - 1, 1), num_tokens)]
 
 
 def prompt_tokens(
-    tokenizer: Tokenizer, prompt: str, instruction: str | None = None, max_length: int = MAX_LENGTH, *, kept_length: int | None = None
+    tokenizer: Tokenizer,
+    prompt: str,
+    instruction: str | None = None,
+    max_length: int = MAX_LENGTH,
+    *,
+    kept_length: int | None = None,
 ) -> PromptTokens:
-    """Tokenize one prompt behind its instruction and choose the positions to keep. Instruction as in `instruction_text`.
+    """Tokenize one prompt behind its instruction and choose the positions to keep. Instruction as in
+    `instruction_text`.
 
-    kept_length: keep exactly so many, by cutting off or by padding. Upstream shows the transformer as much of a negative prompt as there is
-    of the positive one (`app/sana_pipeline.py` passes the positive prompt's mask for both), and so it was trained.
+    kept_length: keep exactly so many, by cutting off or by padding. Upstream shows the transformer as much of a
+    negative prompt as there is of the positive one (`app/sana_pipeline.py` passes the positive prompt's mask for both),
+    and so it was trained.
     """
     prefix = instruction_text(instruction)
     num_instruction = len(tokenizer.encode(prefix)) if prefix else 0

@@ -19,18 +19,22 @@ from .tokenizer import GemmaTokenizer, find_tokenizer, read_tokenizer, tokenizer
 
 
 def load_text_encoder(
-    path: str | Path, *, tokenizer: str | Path | None = None, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    path: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
 ) -> GemmaTextEncoder:
     """Gemma-2 with its tokenizer.
 
-    path: ComfyUI's single file (gemma_2_2b_fp16.safetensors, tokenizer inside), any Gemma-2 file or Hugging Face folder, sharded or not,
-    or a whole SANA pipeline folder. tokenizer: a tokenizer.model, a tokenizer.json or a folder with one; needed where `path` holds none
-    (a folder is also searched for `tokenizer/` in it and beside it). dtype: None keeps the file's float32 or bfloat16; float16 is run in
-    bfloat16, because activations of Gemma-2 overflow float16. device: "meta" checks all keys and shapes and reads neither tensors nor
-    tokenizer.
+    path: ComfyUI's single file (gemma_2_2b_fp16.safetensors, tokenizer inside), any Gemma-2 file or Hugging Face
+    folder, sharded or not, or a whole SANA pipeline folder. tokenizer: a tokenizer.model, a tokenizer.json or a folder
+    with one; needed where `path` holds none (a folder is also searched for `tokenizer/` in it and beside it). dtype:
+    None keeps the file's float32 or bfloat16; float16 is run in bfloat16, because activations of Gemma-2 overflow
+    float16. device: "meta" checks all keys and shapes and reads neither tensors nor tokenizer.
 
-    Raises CheckpointError for another model, a quantised one, a missing, unexpected or mis-shaped key, or a missing tokenizer. All of it is
-    checked before the first tensor is read.
+    Raises CheckpointError for another model, a quantised one, a missing, unexpected or mis-shaped key, or a missing
+    tokenizer. All of it is checked before the first tensor is read.
     """
     device = pick_device(device)
     path = component_folder(path, "text_encoder")
@@ -49,7 +53,8 @@ def load_text_encoder(
     loaded = _load_tokenizer(path, checkpoint, tokenizer)
     if loaded.size != config.vocab_size:
         raise CheckpointError(
-            f"{header.source}: {prefix}embed_tokens.weight has {config.vocab_size} rows, the tokenizer {loaded.size} pieces. "
+            f"{header.source}: {prefix}embed_tokens.weight has {config.vocab_size} rows, the tokenizer {loaded.size} "
+            "pieces. "
             "They belong to different models: give the tokenizer of this one"
         )
     tensors = _canonical(checkpoint, prefix)
@@ -65,7 +70,8 @@ def _canonical(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
 def _check_has_tokenizer(path: Path, header: Checkpoint, tokenizer: str | Path | None) -> None:
     if tokenizer is None and SPIECE_KEY not in header.tensors and not (path.is_dir() and find_tokenizer(path)):
         raise CheckpointError(
-            f"{header.source}: this Gemma-2 comes without tokenizer. Name one with tokenizer= (Gemma-2's tokenizer.model or "
+            f"{header.source}: this Gemma-2 comes without tokenizer. Name one with tokenizer= (Gemma-2's "
+            "tokenizer.model or "
             "tokenizer.json, or their folder), or use a file that has it inside, such as gemma_2_2b_fp16.safetensors"
         )
 

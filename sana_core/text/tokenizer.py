@@ -1,7 +1,8 @@
 """Gemma's tokenizer from a SentencePiece model or from a Hugging Face tokenizer.json.
 
-Both give the same ids, except for more than 31 spaces in a row, which they split at different places. Special pieces that are written out
-in a prompt (`<b>`, `<start_of_turn>`, `<eos>`) become their ids, as in transformers' Gemma tokenizer.
+Both give the same ids, except for more than 31 spaces in a row, which they split at different places. Special pieces
+that are written out in a prompt (`<b>`, `<start_of_turn>`, `<eos>`) become their ids, as in transformers' Gemma
+tokenizer.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ class SentencePieceTokenizer:
         pieces = {i: piece for piece, i in self._control.items()}
         ids = list(ids[1:] if ids[:1] == [BOS_ID] else ids)
         runs = groupby(ids, key=pieces.get)  # consecutive ids of ordinary pieces (key None) are decoded together
-        return "".join(self.processor.decode(list(run)) if piece is None else piece * len(list(run)) for piece, run in runs)
+        return "".join(
+            self.processor.decode(list(run)) if piece is None else piece * len(list(run)) for piece, run in runs
+        )
 
 
 class JsonTokenizer:
@@ -75,7 +78,9 @@ GemmaTokenizer = SentencePieceTokenizer | JsonTokenizer
 
 
 def check_text(text: str, name: str = "the prompt") -> None:
-    """Raise InputError for lone surrogates, which is what Python makes of bytes that are not UTF-8: no tokenizer takes them."""
+    """Raise InputError for lone surrogates, which is what Python makes of bytes that are not UTF-8: no tokenizer takes
+    them.
+    """
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -84,7 +89,9 @@ def check_text(text: str, name: str = "the prompt") -> None:
 
 
 def find_tokenizer(folder: str | Path) -> Path | None:
-    """tokenizer.model or tokenizer.json in `folder`, in its `tokenizer` subfolder or in the `tokenizer` folder beside it."""
+    """tokenizer.model or tokenizer.json in `folder`, in its `tokenizer` subfolder or in the `tokenizer` folder beside
+    it.
+    """
     folder = Path(folder)
     places = (folder, folder / "tokenizer", folder.absolute().parent / "tokenizer")
     return next((place / name for place in places for name in FILES if (place / name).is_file()), None)
@@ -105,14 +112,18 @@ def read_tokenizer(path: str | Path) -> GemmaTokenizer:
 
 
 def tokenizer_from_bytes(content: bytes, source: str) -> SentencePieceTokenizer:
-    """A tokenizer from a serialised SentencePiece model (tokenizer.model, or the `spiece_model` tensor of ComfyUI's Gemma file)."""
+    """A tokenizer from a serialised SentencePiece model (tokenizer.model, or the `spiece_model` tensor of ComfyUI's
+    Gemma file).
+    """
     from sentencepiece import SentencePieceProcessor
 
     processor = SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(content)
     except RuntimeError as error:
-        raise CheckpointError(f"{source} is not a SentencePiece model ({len(content)} bytes): get Gemma-2's again") from error
+        raise CheckpointError(
+            f"{source} is not a SentencePiece model ({len(content)} bytes): get Gemma-2's again"
+        ) from error
     _check_bos(processor.bos_id(), source)
     return SentencePieceTokenizer(processor)
 
@@ -123,11 +134,15 @@ def _from_json(content: bytes, source: str) -> JsonTokenizer:
     try:
         tokenizer = Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises nothing more specific
-        raise CheckpointError(f"{source} is not a Hugging Face tokenizer.json ({error}): get Gemma-2's again") from error
+        raise CheckpointError(
+            f"{source} is not a Hugging Face tokenizer.json ({error}): get Gemma-2's again"
+        ) from error
     _check_bos(tokenizer.token_to_id("<bos>"), source)
     return JsonTokenizer(tokenizer)
 
 
 def _check_bos(bos_id: int | None, source: str) -> None:
     if bos_id != BOS_ID:
-        raise CheckpointError(f"{source} is not Gemma's tokenizer: its beginning-of-text id is {bos_id}, expected {BOS_ID}")
+        raise CheckpointError(
+            f"{source} is not Gemma's tokenizer: its beginning-of-text id is {bos_id}, expected {BOS_ID}"
+        )

@@ -15,7 +15,8 @@ SCALES = 3  # of the picture loss
 
 
 def picture_loss(output: Tensor, target: Tensor) -> Tensor:
-    """L1 at three resolutions, L1 of the differences between neighbours, which keeps edges sharp, and squared error; a scalar.
+    """L1 at three resolutions, L1 of the differences between neighbours, which keeps edges sharp, and squared error; a
+    scalar.
 
     output, target: (B, 3, H, W) in -1..1, H and W divisible by 4.
     """
@@ -28,7 +29,8 @@ def picture_loss(output: Tensor, target: Tensor) -> Tensor:
 
 
 def latent_penalty(latent: Tensor) -> Tensor:
-    """Pulls every channel's mean to 0 and deviation to LATENT_STD; without it raw latents drift to deviations in the hundreds.
+    """Pulls every channel's mean to 0 and deviation to LATENT_STD; without it raw latents drift to deviations in the
+    hundreds.
 
     latent: raw, (B, 32, h, w) -> a scalar, 0 at the published scale.
     """
@@ -37,14 +39,18 @@ def latent_penalty(latent: Tensor) -> Tensor:
     return mean.square().mean() + (power + 1e-4).log().square().mean()
 
 
-def autoencoder_losses(model: DCAE, images: Tensor, generator: torch.Generator, *, decoder_only: bool) -> dict[str, Tensor]:
+def autoencoder_losses(
+    model: DCAE, images: Tensor, generator: torch.Generator, *, decoder_only: bool
+) -> dict[str, Tensor]:
     """ "picture" and, unless the encoder is fixed, "latent". The decoder sees latents with noise of random strength.
 
     images: (B, 3, H, W) in -1..1, on the generator's device.
     """
     with torch.set_grad_enabled(not decoder_only):
         latent = model.encoder(images)
-    strength = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) * (LARGEST_NOISE * LATENT_STD)
+    strength = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) * (
+        LARGEST_NOISE * LATENT_STD
+    )
     noise = torch.randn(latent.shape, generator=generator, device=images.device)
     losses = {"picture": picture_loss(model.decoder(latent + strength * noise).float(), images)}
     return losses if decoder_only else losses | {"latent": latent_penalty(latent)}

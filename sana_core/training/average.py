@@ -12,7 +12,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 class Average:
     """`model` is a copy whose parameters follow the trained ones slowly.
 
-    The decay grows from 0 towards `decay`, so that the random beginning does not stay in the average of a short training.
+    The decay grows from 0 towards `decay`, so that the random beginning does not stay in the average of a short
+    training.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

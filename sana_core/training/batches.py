@@ -1,4 +1,6 @@
-"""Batches as functions of their step: whoever knows the step knows the batch, which is what makes a training resume exactly."""
+"""Batches as functions of their step: whoever knows the step knows the batch, which is what makes a training resume
+exactly.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ def step_seed(seed: int, step: int) -> int:
 
 
 def step_generator(seed: int, step: int, device: str | torch.device = "cpu") -> torch.Generator:
-    """The randomness of one step of the training `seed`. A GPU draws other numbers than the CPU, each the same every time."""
+    """The randomness of one step of the training `seed`. A GPU draws other numbers than the CPU, each the same every
+    time.
+    """
     return torch.Generator(device).manual_seed(step_seed(seed, step))
 
 
@@ -32,11 +36,14 @@ class StepBatches(Dataset, Generic[Batch]):
 
 
 def load_batches(make: Callable[[int], Batch], first: int, last: int, *, workers: int = 0) -> Iterator[Batch]:
-    """`make(first)` to `make(last - 1)` in order, made by `workers` processes ahead of time, or here where there are none.
+    """`make(first)` to `make(last - 1)` in order, made by `workers` processes ahead of time, or here where there are
+    none.
 
     make: a pure function of the step, picklable where the platform starts workers afresh.
     """
     if workers == 0:
         return map(make, range(first, last))
-    loader = DataLoader(StepBatches(make), batch_size=None, sampler=range(first, last), num_workers=workers, prefetch_factor=4)
+    loader = DataLoader(
+        StepBatches(make), batch_size=None, sampler=range(first, last), num_workers=workers, prefetch_factor=4
+    )
     return iter(loader)

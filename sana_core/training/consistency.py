@@ -1,14 +1,17 @@
 """Sprint: a trained SANA distilled into one that draws in one to four steps.
 
-SANA-Sprint (arXiv:2503.09641) first makes the teacher a TrigFlow model with a dense time embedding and qk-norm, then trains the student
-with the continuous-time consistency objective (sCM, arXiv:2410.11081) and an adversarial loss (LADD). Here the same two parts are simpler:
+SANA-Sprint (arXiv:2503.09641) first makes the teacher a TrigFlow model with a dense time embedding and qk-norm, then
+trains the student with the continuous-time consistency objective (sCM, arXiv:2410.11081) and an adversarial loss
+(LADD). Here the same two parts are simpler:
 
-1. guidance distillation: the student (sprint_student.py) learns the teacher's guided velocity for a random guidance scale;
-2. discrete consistency distillation (arXiv:2303.01469, algorithm 2) along the teacher's guided flow, in ever finer intervals. Its objective
+1. guidance distillation: the student (sprint_student.py) learns the teacher's guided velocity for a random guidance
+scale;
+2. discrete consistency distillation (arXiv:2303.01469, algorithm 2) along the teacher's guided flow, in ever finer
+intervals. Its objective
    is the one whose limit sCM takes, and needs no forward-mode derivatives. There is no adversarial loss.
 
-The result is the same function as Sprint's: TrigFlow's sample is the flow's, scaled (x / (cos s + sin s), t = sin s / (cos s + sin s)), so
-that one velocity network serves both and the SCM sampler applies.
+The result is the same function as Sprint's: TrigFlow's sample is the flow's, scaled (x / (cos s + sin s), t = sin s /
+(cos s + sin s)), so that one velocity network serves both and the SCM sampler applies.
 """
 
 from __future__ import annotations
@@ -52,7 +55,9 @@ def guidance_distillation_loss(
     """Mean squared error to the teacher's guided velocity at random times and scales. x0: (B, 32, h, w), float32."""
     noise = torch.randn(x0.shape, generator=generator, device=x0.device)
     time = logit_normal_times(len(x0), generator, shift=shift)
-    time = torch.where(torch.rand(len(x0), generator=generator, device=x0.device) < FROM_NOISE, torch.ones_like(time), time)
+    time = torch.where(
+        torch.rand(len(x0), generator=generator, device=x0.device) < FROM_NOISE, torch.ones_like(time), time
+    )
     scale, x = guidance_scales(len(x0), generator), noisy(x0, noise, time)
     with torch.no_grad():
         target = teacher(x, time, scale)
@@ -60,17 +65,26 @@ def guidance_distillation_loss(
 
 
 def consistency_loss(
-    student: GuidedVelocity, teacher: GuidedVelocity, x0: Tensor, generator: torch.Generator, *, shift: float, progress: float
+    student: GuidedVelocity,
+    teacher: GuidedVelocity,
+    x0: Tensor,
+    generator: torch.Generator,
+    *,
+    shift: float,
+    progress: float,
 ) -> Tensor:
-    """The student's x0 at time t against its own, without gradient, one interval nearer to the picture along the teacher's flow.
+    """The student's x0 at time t against its own, without gradient, one interval nearer to the picture along the
+    teacher's flow.
 
-    At s = 0 the target is the teacher's step itself, so that the chain ends on pictures. progress: 0..1 of the consistency part.
-    Pseudo-Huber distance over the length of the interval, a scalar.
+    At s = 0 the target is the teacher's step itself, so that the chain ends on pictures. progress: 0..1 of the
+    consistency part. Pseudo-Huber distance over the length of the interval, a scalar.
     """
     count, device = len(x0), x0.device
     intervals = round(COARSEST * (FINEST / COARSEST) ** progress)
     upper = torch.randint(1, intervals + 1, (count,), generator=generator, device=device)
-    upper = torch.where(torch.rand(count, generator=generator, device=device) < FROM_NOISE, torch.full_like(upper, intervals), upper)
+    upper = torch.where(
+        torch.rand(count, generator=generator, device=device) < FROM_NOISE, torch.full_like(upper, intervals), upper
+    )
     t, s = (shift * u / (1 + (shift - 1) * u) for u in (upper / intervals, (upper - 1) / intervals))
     scale, noise = guidance_scales(count, generator), torch.randn(x0.shape, generator=generator, device=device)
     x_t = noisy(x0, noise, t)

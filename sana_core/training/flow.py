@@ -15,9 +15,11 @@ Velocity = Callable[[Tensor, Tensor], Tensor]
 
 
 def logit_normal_times(count: int, generator: torch.Generator, *, shift: float = 1.0) -> Tensor:
-    """Random times (count,) in 0..1, 1 is noise: the sigmoid of a standard normal (arXiv:2403.03206, sec. 3.1), then shifted.
+    """Random times (count,) in 0..1, 1 is noise: the sigmoid of a standard normal (arXiv:2403.03206, sec. 3.1), then
+    shifted.
 
-    shift above 1 moves them towards noise, where the caption decides what appears; pictures of more latent cells need more of it.
+    shift above 1 moves them towards noise, where the caption decides what appears; pictures of more latent cells need
+    more of it.
     """
     time = torch.randn(count, generator=generator, device=generator.device).sigmoid()
     return shift * time / (1.0 + (shift - 1.0) * time)
@@ -29,9 +31,11 @@ def noisy(x0: Tensor, noise: Tensor, time: Tensor) -> Tensor:
 
 
 def flow_matching_loss(velocity: Velocity, x0: Tensor, generator: torch.Generator, *, shift: float = 1.0) -> Tensor:
-    """Mean squared error of the velocity, noise - x0, at random times (SANA, arXiv:2410.10629, sec. 4.3); a scalar in float32.
+    """Mean squared error of the velocity, noise - x0, at random times (SANA, arXiv:2410.10629, sec. 4.3); a scalar in
+    float32.
 
-    x0: (B, 32, h, w), float32, on the generator's device. About 2 where the network predicts zero: unit variance of noise and of latents.
+    x0: (B, 32, h, w), float32, on the generator's device. About 2 where the network predicts zero: unit variance of
+    noise and of latents.
     """
     noise = torch.randn(x0.shape, generator=generator, device=x0.device)
     time = logit_normal_times(len(x0), generator, shift=shift)

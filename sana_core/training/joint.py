@@ -18,7 +18,9 @@ from .text import AttributeHeads, TokenBatch, initial_text_encoder, kept_states,
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionBatch:
-    """Captions, the number of the picture each asks for, and what they say of it by attribute ({name: (B,)}, -1: not told)."""
+    """Captions, the number of the picture each asks for, and what they say of it by attribute ({name: (B,)}, -1: not
+    told).
+    """
 
     tokens: TokenBatch
     pictures: Tensor
@@ -56,10 +58,13 @@ class TextToLatent(CaptionReader):
         super().__init__(text, heads)
         self.transformer = transformer
 
-    def losses(self, batch: CaptionBatch, latents: Tensor, generator: torch.Generator, *, repeats: int, shift: float) -> dict[str, Tensor]:
+    def losses(
+        self, batch: CaptionBatch, latents: Tensor, generator: torch.Generator, *, repeats: int, shift: float
+    ) -> dict[str, Tensor]:
         """ "flow" (matching), "attribute" and "language".
 
-        latents: (B, 32, h, w) of the batch's pictures; repeats: times and noises drawn for each caption, whose text is encoded once.
+        latents: (B, 32, h, w) of the batch's pictures; repeats: times and noises drawn for each caption, whose text is
+        encoded once.
         """
         states, losses = self.read(batch)
         context, mask = (x.repeat_interleave(repeats, dim=0) for x in (states, batch.tokens.mask))
@@ -67,7 +72,10 @@ class TextToLatent(CaptionReader):
         def velocity(x: Tensor, time: Tensor) -> Tensor:
             return self.transformer(x, time * TIMESTEPS, context, mask)
 
-        return {"flow": flow_matching_loss(velocity, latents.repeat_interleave(repeats, dim=0), generator, shift=shift), **losses}
+        return {
+            "flow": flow_matching_loss(velocity, latents.repeat_interleave(repeats, dim=0), generator, shift=shift),
+            **losses,
+        }
 
 
 def initial_caption_reader(text: TextConfig, attributes: Mapping[str, int], seed: int) -> CaptionReader:

@@ -24,8 +24,8 @@ Report = Callable[[int], dict[str, float]]  # step -> what was measured there, f
 class LoopSettings:
     """`steps` altogether, over all runs; warm-up in steps, decay as a share of them.
 
-    weights: of the losses by name, 1 where a name is missing. minutes: of this run, then it saves and stops; None runs to the end.
-    report_every: steps between reports (0: at the end only); save_seconds: the most that a kill costs.
+    weights: of the losses by name, 1 where a name is missing. minutes: of this run, then it saves and stops; None runs
+    to the end. report_every: steps between reports (0: at the end only); save_seconds: the most that a kill costs.
     """
 
     steps: int
@@ -40,7 +40,9 @@ class LoopSettings:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.warmup < 1 or not 0 < self.decay <= 1 or self.log_every < 1:
-            raise InputError(f"a training needs steps, warmup and log_every of at least 1 and decay in (0, 1], got {self}")
+            raise InputError(
+                f"a training needs steps, warmup and log_every of at least 1 and decay in (0, 1], got {self}"
+            )
 
 
 class Training:
@@ -55,8 +57,11 @@ class Training:
             state.restore(self.checkpoint, self.recipe)
         self.log.rewind(state.step)
 
-    def run(self, batches: Iterable[Batch], losses: Callable[[Batch, int], dict[str, Tensor]], report: Report | None = None) -> bool:
-        """Train on `batches`, which begin at the state's step. Returns whether all steps are done; else the same call continues.
+    def run(
+        self, batches: Iterable[Batch], losses: Callable[[Batch, int], dict[str, Tensor]], report: Report | None = None
+    ) -> bool:
+        """Train on `batches`, which begin at the state's step. Returns whether all steps are done; else the same call
+        continues.
 
         losses: (batch, step) -> scalars by name. report: called every `report_every` steps and after the last.
         """
@@ -96,9 +101,13 @@ class Training:
         state, settings = self.state, self.settings
         total = torch.stack([settings.weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
         total.backward()
-        set_rate(state.optimizers, rate_factor(state.step, settings.steps, warmup=settings.warmup, decay=settings.decay))
+        set_rate(
+            state.optimizers, rate_factor(state.step, settings.steps, warmup=settings.warmup, decay=settings.decay)
+        )
         # Muon's updates have their length by construction; the clip is for AdamW, which comes last
-        torch.nn.utils.clip_grad_norm_([p for group in state.optimizers[-1].param_groups for p in group["params"]], settings.clip)
+        torch.nn.utils.clip_grad_norm_(
+            [p for group in state.optimizers[-1].param_groups for p in group["params"]], settings.clip
+        )
         for optimizer in state.optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -119,6 +128,7 @@ class Training:
         broken = [name for name, mean in means.items() if not abs(mean) < float("inf")]
         if broken:
             raise FloatingPointError(
-                f"the loss {' and '.join(broken)} is not finite at step {self.state.step}: the last checkpoint, {self.checkpoint}, is from "
+                f"the loss {' and '.join(broken)} is not finite at step {self.state.step}: the last checkpoint, "
+                f"{self.checkpoint}, is from "
                 "before that; lower the learning rate or train in float32"
             )

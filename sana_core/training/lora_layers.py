@@ -47,13 +47,16 @@ class TrainedLora(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """What a LoRA file holds: `transformer.<layer>.lora_A.weight` (rank, in) and `.lora_B.weight` (out, rank)."""
         pairs = zip(self.names, self.adapters)
-        return {f"{PREFIX}{name}.{key}": tensor for name, adapter in pairs for key, tensor in adapter.state_dict().items()}
+        return {
+            f"{PREFIX}{name}.{key}": tensor for name, adapter in pairs for key, tensor in adapter.state_dict().items()
+        }
 
 
 def attach_lora(transformer: nn.Module, *, rank: int, seed: int, targets: tuple[str, ...] = TARGETS) -> TrainedLora:
     """Freeze `transformer` and put an adapter beside every linear layer whose name ends in one of `targets`.
 
-    The adapters are in the returned module, on the CPU; moving the transformer moves them. Raises InputError if no layer has such a name.
+    The adapters are in the returned module, on the CPU; moving the transformer moves them. Raises InputError if no
+    layer has such a name.
     """
     transformer.requires_grad_(False)
     names = [

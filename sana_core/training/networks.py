@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..config import AutoencoderConfig, TransformerConfig
 from ..dcae.autoencoder import DCAE
-from ..linear_attention import merge_heads, split_heads
+from ..kernels.linear_attention import merge_heads, split_heads
 from ..transformer.attention import Context
 from ..transformer.controlnet import SanaControlNet
 from ..transformer.model import SanaTransformer
@@ -32,7 +32,9 @@ def initial_autoencoder(config: AutoencoderConfig, seed: int) -> DCAE:
 
 
 def initial_transformer(config: TransformerConfig, seed: int) -> SanaTransformer:
-    """A Linear DiT to train: Xavier for matrices, zero for the output layer, as DiTs begin (arXiv:2212.09748, sec. 3.2)."""
+    """A Linear DiT to train: Xavier for matrices, zero for the output layer, as DiTs begin (arXiv:2212.09748, sec.
+    3.2).
+    """
     with seeded(seed):
         model = SanaTransformer(config, attention=plain_attention)
         for name, parameter in model.named_parameters():
@@ -48,7 +50,8 @@ def initial_transformer(config: TransformerConfig, seed: int) -> SanaTransformer
 
 
 def initial_controlnet(transformer: SanaTransformer, depth: int) -> SanaControlNet:
-    """A ControlNet to train: copies of the transformer's first `depth` blocks, connected by layers that begin at zero (arXiv:2302.05543).
+    """A ControlNet to train: copies of the transformer's first `depth` blocks, connected by layers that begin at zero
+    (arXiv:2302.05543).
 
     It begins without any effect. It has no embedders of its own, and upstream's order of connection.
     """

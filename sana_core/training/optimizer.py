@@ -15,7 +15,8 @@ LOWEST_FACTOR = 0.02
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrices, roughly: most singular values end between 0.7 and 1.2. bfloat16 inside, for speed.
+    """The nearest semi-orthogonal matrices, roughly: most singular values end between 0.7 and 1.2. bfloat16 inside, for
+    speed.
 
     matrices: (..., rows, columns), all at once: many small products one by one would leave a GPU idle.
     """
@@ -30,9 +31,13 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is orthogonalised (K. Jordan et al., 2024). Convolutions are taken as (out, in * kernel) matrices."""
+    """Momentum whose update is orthogonalised (K. Jordan et al., 2024). Convolutions are taken as (out, in * kernel)
+    matrices.
+    """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], *, lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], *, lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+    ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -63,8 +68,8 @@ def build_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """Muon at the peak rate `rate` and AdamW at `plain_rate` for all parameters of `model` that take gradients.
 
-    AdamW gets vectors, depthwise kernels, narrow matrices and every parameter whose name contains a word of `plain` (embeddings, the
-    layers at the two ends). weight_decay: Muon's.
+    AdamW gets vectors, depthwise kernels, narrow matrices and every parameter whose name contains a word of `plain`
+    (embeddings, the layers at the two ends). weight_decay: Muon's.
     """
     matrices, rest = [], []
     for name, parameter in model.named_parameters():
@@ -76,7 +81,9 @@ def build_optimizers(
 
 
 def rate_factor(step: int, steps: int, *, warmup: int, decay: float) -> float:
-    """Factor of the learning rate at `step` of `steps`: linear warm-up, a plateau, linear fall to 2 % over the share `decay` at the end."""
+    """Factor of the learning rate at `step` of `steps`: linear warm-up, a plateau, linear fall to 2 % over the share
+    `decay` at the end.
+    """
     left = (steps - step) / (decay * steps)
     return max(LOWEST_FACTOR, min(1.0, (step + 1) / warmup, left))
 

@@ -18,16 +18,24 @@ class Phase:
 
     def __post_init__(self) -> None:
         if self.pixels < 1 or self.pixels % DOWNSCALE:
-            raise InputError(f"a training phase of {self.pixels} px: pictures are a positive multiple of {DOWNSCALE} wide")
+            raise InputError(
+                f"a training phase of {self.pixels} px: pictures are a positive multiple of {DOWNSCALE} wide"
+            )
         if self.batch < 1 or not 0 < self.share <= 1:
-            raise InputError(f"a training phase with batch {self.batch} and share {self.share}: batch >= 1 and 0 < share <= 1 are expected")
+            raise InputError(
+                f"a training phase with batch {self.batch} and share {self.share}: batch >= 1 and 0 < share <= 1 are "
+                "expected"
+            )
 
 
 def check_phases(phases: tuple[Phase, ...]) -> None:
     """Raise InputError unless the shares make one whole and the pictures never shrink."""
     total, sizes = sum(phase.share for phase in phases), [phase.pixels for phase in phases]
     if abs(total - 1) > 1e-6 or sizes != sorted(sizes):
-        raise InputError(f"training phases of {sizes} px with shares summing to {total:.3f}: expected growing pictures and a sum of 1")
+        raise InputError(
+            f"training phases of {sizes} px with shares summing to {total:.3f}: expected growing pictures and a sum of "
+            "1"
+        )
 
 
 def phase_at(phases: tuple[Phase, ...], step: int, steps: int) -> Phase:

@@ -1,8 +1,9 @@
 """The Sprint architecture, begun so that it computes nearly what its teacher does.
 
-SANA-Sprint (arXiv:2503.09641) differs from SANA in three places: RMS norms on queries and keys, a time embedding that sees 0..1 instead
-of 0..1000, and the guidance scale as an input. It is trained for the first two before the distillation. Here they are fitted instead, in
-seconds: the norms take the lengths that the teacher's queries and keys have, the time embedding learns the teacher's.
+SANA-Sprint (arXiv:2503.09641) differs from SANA in three places: RMS norms on queries and keys, a time embedding that
+sees 0..1 instead of 0..1000, and the guidance scale as an input. It is trained for the first two before the
+distillation. Here they are fitted instead, in seconds: the norms take the lengths that the teacher's queries and keys
+have, the time embedding learns the teacher's.
 """
 
 from __future__ import annotations
@@ -26,14 +27,18 @@ TEACHERS_TIME, STUDENTS_TIME = f"time_embed.emb.{EMBEDDER}", f"time_embed.{EMBED
 
 
 def sprint_config(config: TransformerConfig) -> TransformerConfig:
-    """The Sprint architecture of the same size: RMS norms on queries and keys, the guidance scale as an input, time in 0..1."""
+    """The Sprint architecture of the same size: RMS norms on queries and keys, the guidance scale as an input, time in
+    0..1.
+    """
     return replace(config, qk_norm=True, guidance_embed=True)
 
 
 def sprint_student(teacher: SanaTransformer, seed: int, run_teacher: Callable[[], object]) -> SanaTransformer:
-    """A Sprint transformer on the teacher's device that does what the teacher does; its guidance scale adds nothing at first.
+    """A Sprint transformer on the teacher's device that does what the teacher does; its guidance scale adds nothing at
+    first.
 
-    run_teacher: runs the teacher on noisy pictures of all times with their captions; its queries and keys are measured meanwhile.
+    run_teacher: runs the teacher on noisy pictures of all times with their captions; its queries and keys are measured
+    meanwhile.
     """
     student = initial_transformer(sprint_config(teacher.config), seed)
     inherited = {key.replace(TEACHERS_TIME, STUDENTS_TIME): tensor for key, tensor in teacher.state_dict().items()}
@@ -66,7 +71,9 @@ def learn_time(student: nn.Module, teacher: nn.Module) -> None:
 
 @torch.no_grad()
 def projection_lengths(model: SanaTransformer, run: Callable[[], object]) -> dict[str, float]:
-    """{name of a query or key projection: mean root mean square of what it gives to a token} while `run` uses the model."""
+    """{name of a query or key projection: mean root mean square of what it gives to a token} while `run` uses the
+    model.
+    """
     lengths: dict[str, list[Tensor]] = defaultdict(list)
 
     def measure(name: str) -> Callable[[nn.Module, tuple, Tensor], None]:

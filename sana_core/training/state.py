@@ -22,7 +22,9 @@ Recipe = Mapping[str, str | int | float]
 
 @dataclass(kw_only=True)
 class TrainingState:
-    """Everything that changes from step to step. All randomness comes from the step, so that no generator has to be kept."""
+    """Everything that changes from step to step. All randomness comes from the step, so that no generator has to be
+    kept.
+    """
 
     model: nn.Module
     optimizers: list[torch.optim.Optimizer]

@@ -1,7 +1,7 @@
 """Captions for training: token batches, caption dropout, and the losses that teach the text encoder directly.
 
-The real Gemma-2 arrives trained. A text encoder that begins from scratch learns far more slowly from the picture loss alone than the
-transformer does; it gets two losses of its own.
+The real Gemma-2 arrives trained. A text encoder that begins from scratch learns far more slowly from the picture loss
+alone than the transformer does; it gets two losses of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ IGNORED = -1  # an attribute that a caption does not tell
 
 @dataclass(frozen=True, kw_only=True)
 class TokenBatch:
-    """ids (B, T) padded on the right, lengths (B,); kept (B, L): positions whose states the transformer sees, mask (B, L) of bool."""
+    """ids (B, T) padded on the right, lengths (B,); kept (B, L): positions whose states the transformer sees, mask (B,
+    L) of bool.
+    """
 
     ids: Tensor
     lengths: Tensor
@@ -48,7 +50,9 @@ def token_batch(items: Sequence[PromptTokens]) -> TokenBatch:
 
 
 def dropped(count: int, share: float, rng: random.Random) -> list[bool]:
-    """Which of `count` captions become empty, each with probability `share`: what classifier-free guidance is learned from."""
+    """Which of `count` captions become empty, each with probability `share`: what classifier-free guidance is learned
+    from.
+    """
     return [rng.random() < share for _ in range(count)]
 
 
@@ -57,7 +61,8 @@ def initial_text_encoder(config: TextConfig, seed: int) -> GemmaTextEncoder:
     generator = torch.Generator().manual_seed(seed)
     shapes = {key: tensor.shape for key, tensor in build_gemma2(config).state_dict().items()}
     weights = {  # Gemma's norms multiply by 1 + weight
-        key: torch.zeros(shape) if len(shape) == 1 else 0.02 * torch.randn(shape, generator=generator) for key, shape in shapes.items()
+        key: torch.zeros(shape) if len(shape) == 1 else 0.02 * torch.randn(shape, generator=generator)
+        for key, shape in shapes.items()
     }
     return GemmaTextEncoder(config, state_dict=weights).requires_grad_(True).train()
 
@@ -80,8 +85,8 @@ def next_token_loss(hidden: Tensor, batch: TokenBatch, embedding: Tensor) -> Ten
 class AttributeHeads(nn.Module):
     """Reads off a caption's last state what the picture shows: which thing, which background, and so on.
 
-    One linear layer per attribute, {name: number of values}. Its rows are learned descriptions of the values, its loss a contrast of the
-    right one with all others (InfoNCE, arXiv:1807.03748). The heads exist in training only.
+    One linear layer per attribute, {name: number of values}. Its rows are learned descriptions of the values, its loss
+    a contrast of the right one with all others (InfoNCE, arXiv:1807.03748). The heads exist in training only.
     """
 
     def __init__(self, hidden_size: int, attributes: Mapping[str, int]) -> None:
@@ -89,7 +94,9 @@ class AttributeHeads(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(hidden_size, values) for name, values in attributes.items()})
 
     def forward(self, states: Tensor, batch: TokenBatch, values: Mapping[str, Tensor]) -> Tensor:
-        """Kept states (B, L, C) and each attribute's values (B,), IGNORED where a caption does not tell -> mean cross entropy, a scalar."""
+        """Kept states (B, L, C) and each attribute's values (B,), IGNORED where a caption does not tell -> mean cross
+        entropy, a scalar.
+        """
         last = states[torch.arange(len(states), device=states.device), batch.mask.sum(dim=1) - 1]
         losses = [_cross_entropy(head(last), values[name]) for name, head in self.heads.items()]
         return torch.stack(losses).mean()

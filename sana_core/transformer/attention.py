@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import LINEAR_HEAD_DIM, TransformerConfig
-from ..linear_attention import linear_attention, merge_heads, split_heads
+from ..kernels.linear_attention import linear_attention, merge_heads, split_heads
 from .passes import in_passes
 
 FLOAT16_MAX = 65504.0
@@ -20,9 +20,10 @@ FLOAT16_MAX = 65504.0
 class Context:
     """The caption as the blocks see it; a host may subclass it to pass more to its attention.
 
-    tokens: (B, L, C), projected and normalised.  mask: (B, 1, 1, L), 0 or a large negative number, added to the logits; None if every
-    token counts.  keys_values: per block the keys and values, (B, L, C) each, where they were computed ahead.  states: the text states
-    (B, L, caption channels) behind the tokens, for ControlNets that project them on their own.
+    tokens: (B, L, C), projected and normalised.  mask: (B, 1, 1, L), 0 or a large negative number, added to the logits;
+    None if every token counts.  keys_values: per block the keys and values, (B, L, C) each, where they were computed
+    ahead.  states: the text states (B, L, caption channels) behind the tokens, for ControlNets that project them on
+    their own.
     """
 
     tokens: Tensor
@@ -38,7 +39,9 @@ SelfAttention = Callable[[Tensor, Tensor, Tensor], Tensor]  # query, key, value,
 
 
 def attend_to_itself(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Every token attends to itself alone: the perturbation of PAG (arXiv:2403.17377, sec. 4). Queries and keys have no say."""
+    """Every token attends to itself alone: the perturbation of PAG (arXiv:2403.17377, sec. 4). Queries and keys have no
+    say.
+    """
     return value
 
 

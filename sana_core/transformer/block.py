@@ -19,7 +19,9 @@ def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class SanaBlock(nn.Module):
-    """Linear attention, cross-attention, Mix-FFN. Cross-attention has neither norm on its input nor gate (SANA, fig. 5)."""
+    """Linear attention, cross-attention, Mix-FFN. Cross-attention has neither norm on its input nor gate (SANA, fig.
+    5).
+    """
 
     def __init__(self, config: TransformerConfig, *, ops: Any, attention: Attention, device=None, dtype=None) -> None:
         super().__init__()

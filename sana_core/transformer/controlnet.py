@@ -1,4 +1,5 @@
-"""ControlNet for the Linear DiT: copies of its first blocks turn a picture's latent into residuals for the blocks that follow.
+"""ControlNet for the Linear DiT: copies of its first blocks turn a picture's latent into residuals for the blocks that
+follow.
 
 The same weights are connected in two ways, which give different pictures. NVlabs trained with the first
 (NVlabs/Sana `diffusion/model/nets/sana_multi_scale_controlnet.py`); the second is diffusers' `SanaControlNetModel`.
@@ -32,8 +33,8 @@ ORDERS = ("upstream", "diffusers")
 class ControlBranch:
     """A ControlNet at work.
 
-    latent: of the control picture, (B, 32, h, w), scaled by 0.41407; fewer than the transformer's batch are repeated.  scale: factor of
-    the residuals, 1 as trained.
+    latent: of the control picture, (B, 32, h, w), scaled by 0.41407; fewer than the transformer's batch are repeated.
+    scale: factor of the residuals, 1 as trained.
     """
 
     network: SanaControlNet
@@ -55,10 +56,12 @@ class BaseState:
 
 
 class SanaControlNet(nn.Module):
-    """The copied blocks, a layer before them and a layer behind each. Parameter names follow diffusers' `SanaControlNetModel`.
+    """The copied blocks, a layer before them and a layer behind each. Parameter names follow diffusers'
+    `SanaControlNetModel`.
 
-    config: as of the transformer, with the number of copied blocks as its depth.  embedders: the file brings embedders of its own, as
-    diffusers' do; else the transformer's serve.  order: "upstream" or "diffusers", see above.  Raises InputError for another order.
+    config: as of the transformer, with the number of copied blocks as its depth.  embedders: the file brings embedders
+    of its own, as diffusers' do; else the transformer's serve.  order: "upstream" or "diffusers", see above.  Raises
+    InputError for another order.
     """
 
     def __init__(
@@ -82,11 +85,16 @@ class SanaControlNet(nn.Module):
         self.caption_projection = CaptionProjection(config, **factory) if embedders else None
         self.caption_norm = ops.RMSNorm(size, eps=1e-5, device=device, dtype=dtype) if embedders else None
         self.input_block = ops.Linear(size, size, device=device, dtype=dtype)
-        self.transformer_blocks = nn.ModuleList(SanaBlock(config, attention=attention, **factory) for _ in range(config.depth))
-        self.controlnet_blocks = nn.ModuleList(ops.Linear(size, size, device=device, dtype=dtype) for _ in range(config.depth))
+        self.transformer_blocks = nn.ModuleList(
+            SanaBlock(config, attention=attention, **factory) for _ in range(config.depth)
+        )
+        self.controlnet_blocks = nn.ModuleList(
+            ops.Linear(size, size, device=device, dtype=dtype) for _ in range(config.depth)
+        )
 
     def residuals(self, latent: Tensor, base: BaseState, scale: float = 1.0) -> Iterator[Tensor | None]:
-        """What is added to the outputs of the transformer's blocks 0, 1, 2 ...: (B, h*w, C), or None; one at a time, as they are needed.
+        """What is added to the outputs of the transformer's blocks 0, 1, 2 ...: (B, h*w, C), or None; one at a time, as
+        they are needed.
 
         latent: of the control picture, (B or fewer, 32, h, w).  Raises InputError if it does not fit.
         """
@@ -107,11 +115,15 @@ class SanaControlNet(nn.Module):
         own = self.config
         if own.hidden_size != base.hidden_size:
             raise InputError(
-                f"this ControlNet is for SANA models {own.hidden_size} wide, the model is {base.hidden_size} wide (0.6B models are 1152 "
+                f"this ControlNet is for SANA models {own.hidden_size} wide, the model is {base.hidden_size} wide "
+                "(0.6B models are 1152 "
                 "wide, 1.6B models 2240): choose the ControlNet that was made for the model"
             )
         if own.depth >= base.depth:
-            raise InputError(f"this ControlNet of {own.depth} blocks needs a model of more blocks than that, this one has {base.depth}")
+            raise InputError(
+                f"this ControlNet of {own.depth} blocks needs a model of more blocks than that, this one has "
+                f"{base.depth}"
+            )
 
     def _begin_behind(self, control: Tensor, base: BaseState) -> tuple[Tensor, Context, Tensor]:
         """Behind the transformer's block 0 (upstream). The control latent gets no position table."""
@@ -143,7 +155,8 @@ def _matching(control: Tensor, latent: Tensor) -> Tensor:
     repeats, rest = divmod(len(latent), len(control))
     if control.ndim != 4 or control.shape[1:] != latent.shape[1:] or rest:
         raise InputError(
-            f"a control latent of shape {tuple(control.shape)} does not fit latents of shape {tuple(latent.shape)}: encode the control "
+            f"a control latent of shape {tuple(control.shape)} does not fit latents of shape {tuple(latent.shape)}: "
+            "encode the control "
             "picture with SANA's autoencoder, at the size of the picture to make"
         )
     return control.to(latent).repeat(repeats, 1, 1, 1)

@@ -1,4 +1,6 @@
-"""What enters the transformer: position, timestep, guidance and caption. Parameter names follow diffusers' `SanaTransformer2DModel`."""
+"""What enters the transformer: position, timestep, guidance and caption. Parameter names follow diffusers'
+`SanaTransformer2DModel`.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ class SinusoidEmbedder(nn.Module):
 
 
 class TimeEmbed(nn.Module):
-    """Timestep (B,) in 0..1000 -> shared modulation (B, 6, C) and the embedding itself (B, C) for the final layer (AdaLN-single)."""
+    """Timestep (B,) in 0..1000 -> shared modulation (B, 6, C) and the embedding itself (B, C) for the final layer
+    (AdaLN-single).
+    """
 
     def __init__(self, config: TransformerConfig, *, ops: Any, device=None, dtype=None) -> None:
         super().__init__()
@@ -84,7 +88,9 @@ class TimeEmbed(nn.Module):
 
 
 class GuidedTimeEmbed(nn.Module):
-    """Sprint's time embedding: the guidance scale is added before the modulation, so that it reaches the final layer too."""
+    """Sprint's time embedding: the guidance scale is added before the modulation, so that it reaches the final layer
+    too.
+    """
 
     def __init__(self, config: TransformerConfig, *, ops: Any, device=None, dtype=None) -> None:
         super().__init__()

@@ -14,8 +14,8 @@ from .passes import in_passes
 class GLUMBConv(nn.Module):
     """Mix-FFN (SANA, arXiv:2410.10629, sec. 2.2): expand, 3x3 depthwise, gate, project; (B, h*w, C) -> (B, h*w, C).
 
-    The 1x1 convolutions of the paper are Linear layers on tokens, which quantises and avoids transposes. The zero padding
-    of the 3x3 is what tells the 512 and 1024 px models where they are: never run it on parts of a picture.
+    The 1x1 convolutions of the paper are Linear layers on tokens, which quantises and avoids transposes. The zero
+    padding of the 3x3 is what tells the 512 and 1024 px models where they are: never run it on parts of a picture.
     """
 
     def __init__(self, config: TransformerConfig, *, ops: Any, device=None, dtype=None) -> None:

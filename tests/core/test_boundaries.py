@@ -12,28 +12,27 @@ ALLOWED = {"torch", "safetensors", "numpy", "PIL"}
 LAZY = {
     "text": {"transformers", "sentencepiece", "tokenizers"},
     "kernels": {"triton"},
-    "cli.py": {"tqdm"},
 }  # inside functions, in these parts only
 FORBIDDEN = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "nodes", "latent_preview"}
 LAYERS = (  # a part may import from itself and from what stands before it
     {"errors"},
-    {"config", "device", "offload"},
-    {"presets", "latents", "linear_attention", "soft_edge"},
+    {"config", "device", "kernels"},
+    {"presets", "latents", "kit"},
     {"precision"},
     {"transformer", "dcae", "samplers", "text", "checkpoint"},
-    {"images", "sources", "prompt_file", "lora"},
-    {"control", "start"},
+    {"pictures", "sources", "lora"},
     {"pipeline"},
-    {"arguments"},
     {"cli"},
     {"__main__", "__init__"},
     {"training"},  # last: nothing else imports it
 )
 TRAINING_NEEDS = {
-    "errors", "config", "linear_attention", "latents", "transformer", "dcae", "samplers", "text", "checkpoint", "lora",
+    "errors", "config", "kernels", "kit", "latents", "transformer", "dcae", "samplers", "text", "checkpoint", "lora",
 }  # fmt: skip
 APART = {"transformer", "dcae", "samplers"}  # these do not import one another
-LEAVES = {f"checkpoint/{name}.py" for name in ("files", "key_maps", "kinds", "canonical", "detect")}  # import no network
+LEAVES = {
+    f"checkpoint/{name}.py" for name in ("files", "key_maps", "kinds", "canonical", "detect")
+}  # import no network
 
 FILES = sorted(CORE.rglob("*.py"))
 

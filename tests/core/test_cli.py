@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sana_core.cli import main
+from sana_core.pictures.soft_edge import soft_edge
 from sana_core.pipeline import load_pipeline
-from sana_core.soft_edge import soft_edge
 from sana_core.transformer.controlnet import SanaControlNet
 
 ROOT = Path(__file__).parents[2]
@@ -41,13 +41,30 @@ def record(path):
 
 def test_one_picture(model, files, tmp_path, capsys):
     path = tmp_path / "new folder" / "apple.png"
-    code = main(["a red apple", "-o", str(path), "--size", "64x32", "--steps", "2", "--seed", "5", "--negative", "blurry", *model])
+    code = main(
+        [
+            "a red apple",
+            "-o",
+            str(path),
+            "--size",
+            "64x32",
+            "--steps",
+            "2",
+            "--seed",
+            "5",
+            "--negative",
+            "blurry",
+            *model,
+        ]
+    )
     said = capsys.readouterr()
     assert code == 0 and said.out == f"{path}\n" and said.err.endswith("2/2\n")
     expected = load_pipeline(files, device="cpu")("a red apple", "blurry", width=64, height=32, steps=2, seed=5)[0]
     with Image.open(path) as picture:
         assert picture.tobytes() == expected.tobytes()
-        assert picture.info["parameters"].startswith("a red apple\nNegative prompt: blurry\nSteps: 2, Sampler: flow_dpm, CFG scale: 3.0")
+        assert picture.info["parameters"].startswith(
+            "a red apple\nNegative prompt: blurry\nSteps: 2, Sampler: flow_dpm, CFG scale: 3.0"
+        )
     assert record(path) == {
         "prompt": "a red apple", "negative_prompt": "blurry", "seed": 5, "width": 64, "height": 32, "steps": 2, "guidance_scale": 3.0,
         "sampler": "flow_dpm", "shift": 2.0, "batch_size": 1, "batch_index": 0, "model": "transformer", "variant": None, "dtype": "float32",
@@ -80,7 +97,13 @@ def test_perturbed_attention_and_a_start_picture(model, files, picture, tmp_path
     options = f"--pag 2 --pag-layers 0,1 --image {picture} --strength 0.5 --mask {mask} --steps 4 --seed 5"
     assert main(["a cat", "-o", str(tmp_path / "a.png"), *options.split(), *model]) == 0
     assert capsys.readouterr().err.endswith("2/2\n")
-    given = {"pag_scale": 2.0, "pag_layers": [0, 1], "image": Image.open(picture), "strength": 0.5, "mask": Image.open(mask)}
+    given = {
+        "pag_scale": 2.0,
+        "pag_layers": [0, 1],
+        "image": Image.open(picture),
+        "strength": 0.5,
+        "mask": Image.open(mask),
+    }
     expected = load_pipeline(files, device="cpu")("a cat", steps=4, seed=5, **given)[0]
     with Image.open(tmp_path / "a.png") as drawn:
         assert drawn.size == (96, 64) and drawn.tobytes() == expected.tobytes()
@@ -98,11 +121,17 @@ def test_controlnet(model, files, picture, tmp_path):
         extra = ["--control-order", order, "--control-scale", str(scale)]
         assert main(["a cat", "-o", str(path), *options.split(), *extra, *model]) == 0
         pipeline = load_pipeline(files, device="cpu", controlnet=tmp_path / "edges.safetensors", control_order=order)
-        expected = pipeline("a cat", width=96, height=64, steps=2, seed=5, control_image=Image.open(picture), control_scale=scale)[0]
+        expected = pipeline(
+            "a cat", width=96, height=64, steps=2, seed=5, control_image=Image.open(picture), control_scale=scale
+        )[0]
         with Image.open(path) as drawn:
             assert drawn.tobytes() == expected.tobytes()
         found = record(path)
-        assert (found["controlnet"], found["control_order"], found["control_scale"]) == ("edges.safetensors", order, scale)
+        assert (found["controlnet"], found["control_order"], found["control_scale"]) == (
+            "edges.safetensors",
+            order,
+            scale,
+        )
     with Image.open(tmp_path / "upstream.png") as first, Image.open(tmp_path / "diffusers.png") as second:
         assert first.tobytes() != second.tobytes()
     drawn = []
@@ -110,7 +139,9 @@ def test_controlnet(model, files, picture, tmp_path):
         assert main(["a cat", "-o", str(tmp_path / "edge.png"), *options.split(), "--soft-edge", kind, *model]) == 0
         edges = torch.from_numpy(np.array(Image.open(picture).convert("L")))[None, None] / 255.0
         pipeline = load_pipeline(files, device="cpu", controlnet=tmp_path / "edges.safetensors")
-        expected = pipeline("a cat", width=96, height=64, steps=2, seed=5, control_image=soft_edge(edges, thin=kind == "thin"))[0]
+        expected = pipeline(
+            "a cat", width=96, height=64, steps=2, seed=5, control_image=soft_edge(edges, thin=kind == "thin")
+        )[0]
         with Image.open(tmp_path / "edge.png") as found:
             drawn.append(found.tobytes())
         assert drawn[-1] == expected.tobytes() and record(tmp_path / "edge.png")["soft_edge"] == kind
@@ -155,7 +186,9 @@ def test_what_was_decided_about_a_file_is_told(model, files, tmp_path, capsys):
         assert len([line for line in lines if line.startswith(f"sana: {files['transformer']}: ")]) == 1
     assert main([*options, "--dtype", "float16", "--trained-precision", "bfloat16", "--quiet"]) == 0
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"sana: {files['transformer']}: this SANA model was trained in bfloat16 but was made to compute in float16")
+    assert line.startswith(
+        f"sana: {files['transformer']}: this SANA model was trained in bfloat16 but was made to compute in float16"
+    )
     assert (log.level, log.handlers) == before
 
 
@@ -164,19 +197,44 @@ def test_sprint(tmp_path, capsys):
     options = [text for part, path in files.items() for text in (f"--{part.replace('_', '-')}", str(path))]
     assert main(["a cat", "-o", str(tmp_path / "s.png"), "--seed", "1", "--device", "cpu", *options]) == 0
     found = record(tmp_path / "s.png")
-    assert (found["sampler"], found["steps"], found["guidance_scale"]) == ("scm", 2, 4.5) and capsys.readouterr().err.endswith("2/2\n")
+    assert (found["sampler"], found["steps"], found["guidance_scale"]) == (
+        "scm",
+        2,
+        4.5,
+    ) and capsys.readouterr().err.endswith("2/2\n")
 
 
 def test_the_recorded_seed_draws_the_picture_again(model, tmp_path):
     assert main(["a cat", "-o", str(tmp_path / "a.png"), "--quiet", *model]) == 0
-    assert main(["a cat", "-o", str(tmp_path / "b.png"), "--quiet", "--seed", str(record(tmp_path / "a.png")["seed"]), *model]) == 0
+    assert (
+        main(
+            [
+                "a cat",
+                "-o",
+                str(tmp_path / "b.png"),
+                "--quiet",
+                "--seed",
+                str(record(tmp_path / "a.png")["seed"]),
+                *model,
+            ]
+        )
+        == 0
+    )
     with Image.open(tmp_path / "a.png") as first, Image.open(tmp_path / "b.png") as second:
         assert first.tobytes() == second.tobytes()
 
 
 def test_prompt_file(model, tmp_path):
     prompts = tmp_path / "prompts.jsonl"
-    own = {"prompt": "own", "seed": 9, "width": 96, "negative_prompt": "n", "sampler": "flow_euler", "pag_scale": 2, "pag_layers": "1"}
+    own = {
+        "prompt": "own",
+        "seed": 9,
+        "width": 96,
+        "negative_prompt": "n",
+        "sampler": "flow_euler",
+        "pag_scale": 2,
+        "pag_layers": "1",
+    }
     prompts.write_text(f'"plain"\n{json.dumps(own)}\n')
     options = "--size 32 --steps 1 --seed 2 --quiet"
     assert main(["--prompt-file", str(prompts), "-o", str(tmp_path / "p.png"), *options.split(), *model]) == 0
@@ -244,7 +302,14 @@ def test_every_error_is_one_line(model, tmp_path, monkeypatch, capsys, options, 
 
 def test_an_error_in_the_file_comes_before_the_first_picture(model, tmp_path, capsys):
     prompts = tmp_path / "p.jsonl"
-    for wrong in ({"sampler": "euler"}, {"width": 33}, {"steps": 0}, {"image": "none.png"}, {"strength": 1}, {"pag_layers": "a"}):
+    for wrong in (
+        {"sampler": "euler"},
+        {"width": 33},
+        {"steps": 0},
+        {"image": "none.png"},
+        {"strength": 1},
+        {"pag_layers": "a"},
+    ):
         prompts.write_text(f'"a"\n{json.dumps({"prompt": "b", **wrong})}\n')
         assert main(["--prompt-file", str(prompts), "-o", str(tmp_path / "p.png"), "--quiet", *model]) == 2
         assert capsys.readouterr().err.count("\n") == 1 and not list(tmp_path.glob("*.png"))
@@ -257,7 +322,11 @@ def run(*options):
 def test_as_a_program(tmp_path):
     (tmp_path / "empty.txt").touch()
     failed = run("--prompt-file", str(tmp_path / "empty.txt"))
-    assert (failed.returncode, failed.stdout) == (2, "") and failed.stderr.startswith("sana: error: ") and failed.stderr.count("\n") == 1
+    assert (
+        (failed.returncode, failed.stdout) == (2, "")
+        and failed.stderr.startswith("sana: error: ")
+        and failed.stderr.count("\n") == 1
+    )
     helped = run("--help")
     assert helped.returncode == 0 and "--prompt-file" in helped.stdout and not helped.stderr
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sana_core.control import control_picture
 from sana_core.errors import InputError
-from sana_core.images import mask_latents, picture_tensor, save_png, to_pil
+from sana_core.pictures.control import control_picture
+from sana_core.pictures.images import mask_latents, picture_tensor, save_png, to_pil
 
 RECORD = {
     "prompt": "a caf\u00e9 \u732b", "negative_prompt": "blurry", "steps": 20, "sampler": "flow_dpm", "guidance_scale": 4.5, "seed": 3,
@@ -35,7 +35,9 @@ def test_pil_pictures_fill_the_size_without_distortion():
     picture.paste((255, 255, 255), (150, 0, 300, 100))
     tensor = picture_tensor(picture, 64, 64)
     assert tensor.shape == (1, 3, 64, 64)
-    assert (tensor[..., :28] < -0.9).all() and (tensor[..., 36:] > 0.9).all()  # the middle third, its edge still in the middle
+    assert (tensor[..., :28] < -0.9).all() and (
+        tensor[..., 36:] > 0.9
+    ).all()  # the middle third, its edge still in the middle
 
 
 def test_grey_and_palette_pictures_become_rgb():
@@ -46,7 +48,9 @@ def test_grey_and_palette_pictures_become_rgb():
 def test_16_bits_of_grey_are_scaled_not_cut_off():
     deep = Image.fromarray(np.repeat([[300, 40000]], 32, axis=0).repeat(32, axis=1).astype(np.uint16))
     found = picture_tensor(deep, 64, 32)[0, 0, 0] / 2 + 0.5
-    assert found[0].item() == pytest.approx(300 / 65535, abs=1 / 255) and found[-1].item() == pytest.approx(40000 / 65535, abs=1 / 255)
+    assert found[0].item() == pytest.approx(300 / 65535, abs=1 / 255) and found[-1].item() == pytest.approx(
+        40000 / 65535, abs=1 / 255
+    )
     assert mask_latents(deep, 64, 32).tolist() == [[[[0, 1]]]]
     torch.testing.assert_close(control_picture(deep, 64, 32) * 2 - 1, picture_tensor(deep, 64, 32))
 

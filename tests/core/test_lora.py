@@ -1,4 +1,6 @@
-"""LoRA: every dialect gives the same weights, every kind its formula, and what does not fit is said before a weight changes."""
+"""LoRA: every dialect gives the same weights, every kind its formula, and what does not fit is said before a weight
+changes.
+"""
 
 import json
 import logging
@@ -28,7 +30,9 @@ def lora(tmp_path):
     """A function that loads a LoRA of these tensors from a file."""
 
     def load(tensors, metadata=None):
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, tmp_path / "lora.safetensors", metadata)
+        save_file(
+            {key: tensor.contiguous() for key, tensor in tensors.items()}, tmp_path / "lora.safetensors", metadata
+        )
         return load_lora(tmp_path / "lora.safetensors")
 
     return load
@@ -44,7 +48,11 @@ def assert_added(model, before, deltas, strength=1.0, tolerance=1e-5):
         delta = deltas.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
         expected = before[name] if delta is None else before[name] + strength * delta.reshape(tensor.shape)
         torch.testing.assert_close(
-            tensor, expected, rtol=0, atol=0 if delta is None else tolerance, msg=lambda text, name=name: f"{name}: {text}"
+            tensor,
+            expected,
+            rtol=0,
+            atol=0 if delta is None else tolerance,
+            msg=lambda text, name=name: f"{name}: {text}",
         )
 
 
@@ -154,8 +162,13 @@ def test_onetrainers_depthwise_factors(lora):
     channels, before = model.get_submodule(DEPTH).weight.shape[0], weights(model)
     down, up = rand(4, channels, 3, 3), rand(1, 4, 1, 1, seed=1)
     name = f"lora_unet_{DEPTH.replace('.', '_')}"
-    apply_lora(model, lora({f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": torch.tensor(2.0)}))
-    expected = torch.stack([0.5 * sum(up[0, r, 0, 0] * down[r, channel] for r in range(4)) for channel in range(channels)])
+    apply_lora(
+        model,
+        lora({f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": torch.tensor(2.0)}),
+    )
+    expected = torch.stack(
+        [0.5 * sum(up[0, r, 0, 0] * down[r, channel] for r in range(4)) for channel in range(channels)]
+    )
     assert_added(model, before, {DEPTH: expected[:, None]})
 
 
@@ -180,7 +193,10 @@ def test_dora_of_a_fused_layer_scales_its_columns_together(lora):
     before, factors = weights(model), tiny_lora.fused(tiny_lora.factors(model))
     down, up = factors["blocks.0.attn.qkv"]
     lengths = rand(224, seed=9).abs() + 1
-    apply_lora(model, lora({**tiny_lora.kohya({"blocks.0.attn.qkv": (down, up)}, ""), "blocks.0.attn.qkv.dora_scale": lengths[None]}))
+    apply_lora(
+        model,
+        lora({**tiny_lora.kohya({"blocks.0.attn.qkv": (down, up)}, ""), "blocks.0.attn.qkv.dora_scale": lengths[None]}),
+    )
     names = [f"transformer_blocks.0.attn1.to_{part}" for part in "qkv"]
     whole = torch.cat([before[f"{name}.weight"] for name in names])
     changed = whole + 0.5 * up @ down
@@ -192,7 +208,13 @@ def test_a_difference_of_the_bias(lora):
     """What ComfyUI's Extract and Save Lora writes beside the factors."""
     model = tiny.transformer()
     before, (down, up), bias = weights(model), tiny_lora.factors(model)["proj_out"], rand(32)
-    apply_lora(model, lora({**tiny_lora.kohya({"proj_out": (down, up)}, "diffusion_model."), "diffusion_model.proj_out.diff_b": bias}), 2.0)
+    apply_lora(
+        model,
+        lora(
+            {**tiny_lora.kohya({"proj_out": (down, up)}, "diffusion_model."), "diffusion_model.proj_out.diff_b": bias}
+        ),
+        2.0,
+    )
     assert torch.allclose(model.proj_out.bias, before["proj_out.bias"] + 2.0 * bias)
     assert torch.allclose(model.proj_out.weight, before["proj_out.weight"] + 2.0 * 0.5 * up @ down, atol=1e-6)
 
@@ -209,7 +231,9 @@ def test_strength(lora):
     apply_lora(model, first, 0.7)
     apply_lora(model, second, -0.4)
     other = tiny_lora.deltas(tiny_lora.factors(model, seed=99))
-    assert_added(model, before, {name: 0.7 * delta - 0.4 * other[name] for name, delta in tiny_lora.deltas(factors).items()})
+    assert_added(
+        model, before, {name: 0.7 * delta - 0.4 * other[name] for name, delta in tiny_lora.deltas(factors).items()}
+    )
     apply_lora(model, first, -0.7)
     apply_lora(model, second, 0.4)
     assert_added(model, before, {name: 0 * delta for name, delta in other.items()}, tolerance=1e-6)
@@ -270,7 +294,10 @@ def test_a_file_for_both_networks(lora, caplog):
 
 def test_keys_that_fit_nothing_are_named(lora, caplog):
     model = tiny.transformer()
-    extra = {"transformer.transformer_blocks.0.attn9.to_q.lora_A.weight": rand(4, 4), "bundle_emb.token.gemma": rand(2, 4)}
+    extra = {
+        "transformer.transformer_blocks.0.attn9.to_q.lora_A.weight": rand(4, 4),
+        "bundle_emb.token.gemma": rand(2, 4),
+    }
     extra["transformer.transformer_blocks.0.attn9.to_q.lora_B.weight"] = rand(4, 4)
     with caplog.at_level(logging.WARNING, logger="sana"):
         report = apply_lora(model, lora({**tiny_lora.peft(tiny_lora.factors(model)), **extra}))
@@ -327,17 +354,24 @@ def test_the_message_names_both_releases(lora):
     with torch.device("meta"):
         model = tiny.transformer(hidden_size=2240, depth=1)
     name = "transformer.transformer_blocks.0.attn1.to_q"
-    with pytest.raises(CheckpointError, match=r"\(1152, 1152\) \(SANA 0\.6B\), the weight here is \(2240, 2240\) \(SANA 1\.6B or 4\.8B\)"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"\(1152, 1152\) \(SANA 0\.6B\), the weight here is \(2240, 2240\) \(SANA 1\.6B or 4\.8B\)",
+    ):
         apply_lora(model, lora({f"{name}.lora_A.weight": rand(1, 1152), f"{name}.lora_B.weight": rand(1152, 1)}))
 
 
 def test_files_that_are_no_lora(tmp_path):
     path = tmp_path / "f.safetensors"
     save_file(tiny.transformer().state_dict(), path)
-    with pytest.raises(CheckpointError, match=r"f\.safetensors: expected a LoRA, found a SANA transformer: choose a LoRA file"):
+    with pytest.raises(
+        CheckpointError, match=r"f\.safetensors: expected a LoRA, found a SANA transformer: choose a LoRA file"
+    ):
         load_lora(path)
     save_file({f"transformer.{TO_Q}.lora_A.weight": rand(4, 224)}, path)
-    with pytest.raises(CheckpointError, match=rf"found only parts of one \(such as transformer\.{TO_Q}\.lora_A\.weight\)"):
+    with pytest.raises(
+        CheckpointError, match=rf"found only parts of one \(such as transformer\.{TO_Q}\.lora_A\.weight\)"
+    ):
         load_lora(path)
     save_file(tiny_lora.peft(sized(224)), path)
     path.write_bytes(path.read_bytes()[:-100])
@@ -364,7 +398,23 @@ def files(tmp_path_factory):
 
 def command(files, path, *options):
     parts = [text for part, file in files.items() for text in (f"--{part.replace('_', '-')}", str(file))]
-    return main(["a red apple", "-o", str(path), "--size", "64x32", "--steps", "2", "--seed", "5", "--device", "cpu", *parts, *options])
+    return main(
+        [
+            "a red apple",
+            "-o",
+            str(path),
+            "--size",
+            "64x32",
+            "--steps",
+            "2",
+            "--seed",
+            "5",
+            "--device",
+            "cpu",
+            *parts,
+            *options,
+        ]
+    )
 
 
 def test_the_command_line(files, tmp_path, capsys):

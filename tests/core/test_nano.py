@@ -1,4 +1,6 @@
-"""The embedded model and its add-ons as shipped: what their files state, what the tokenizer does to a prompt, what they draw."""
+"""The embedded model and its add-ons as shipped: what their files state, what the tokenizer does to a prompt, what they
+draw.
+"""
 
 import json
 
@@ -46,7 +48,9 @@ def test_files_state_their_configuration(nano):
     stated = [json.loads(read_checkpoint(file, "meta").metadata["config"]) for file in FILES]
     transformer, vae, text = stated
     assert nano.transformer.config.hidden_size == transformer["hidden_size"] == 224
-    assert [stage.channels for stage in nano.autoencoder.config.encoder] == [stage["channels"] for stage in vae["encoder"]]
+    assert [stage.channels for stage in nano.autoencoder.config.encoder] == [
+        stage["channels"] for stage in vae["encoder"]
+    ]
     assert nano.text_encoder.config.num_attention_heads == text["num_attention_heads"] == 3
     assert nano.transformer.config.caption_channels == text["hidden_size"]
 
@@ -70,7 +74,9 @@ def test_instruction_costs_ten_tokens_and_leaves_the_prompt(tokenizer, wording):
     assert tokens.kept[0] == 0 and kept == [" a", " red", " apple"]
 
 
-@pytest.mark.parametrize("text", ["a red apple", "\u7ea2\u82f9\u679c", "\U0001f353", "two  spaces\nand a line", "Zürich \u6f22"])
+@pytest.mark.parametrize(
+    "text", ["a red apple", "\u7ea2\u82f9\u679c", "\U0001f353", "two  spaces\nand a line", "Zürich \u6f22"]
+)
 def test_tokenizer_keeps_every_text(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
@@ -82,7 +88,9 @@ def test_prompts_in_three_languages_draw_the_same_thing(nano):
 
 
 def test_colours_are_those_of_the_prompt(nano):
-    apple, green, tree, banana = draw(nano, ["a red apple", "a green apple", "an evergreen tree", "a banana on a blue background"])
+    apple, green, tree, banana = draw(
+        nano, ["a red apple", "a green apple", "an evergreen tree", "a banana on a blue background"]
+    )
     centre = (slice(None), slice(96, 176), slice(96, 176))
     assert apple[centre].mean((1, 2)).argmax() == 0  # red
     assert green[centre].mean((1, 2)).argmax() == tree[centre].mean((1, 2)).argmax() == 1  # green
@@ -116,7 +124,9 @@ def test_sprint_draws_the_same_things_in_two_steps(nano):
 
 def lines_found(drawn, lines):
     """Change between neighbouring pixels on the given lines, relative to that of the whole picture."""
-    change = drawn.diff(dim=-1)[..., :-1, :].abs().amax(1, keepdim=True) + drawn.diff(dim=-2)[..., :-1].abs().amax(1, keepdim=True)
+    change = drawn.diff(dim=-1)[..., :-1, :].abs().amax(1, keepdim=True) + drawn.diff(dim=-2)[..., :-1].abs().amax(
+        1, keepdim=True
+    )
     near = torch.nn.functional.max_pool2d(change, 5, stride=1, padding=2)
     on_lines = lines[:, :1, :-1, :-1] > 0.5
     return near[on_lines].mean() / near.mean()
@@ -128,7 +138,9 @@ def test_the_controlnet_follows_lines(nano):
     radius = ((x - 68).square() + (y - 128).square()).float().sqrt()
     lines = ((radius - 54).abs() < 1.5).float().expand(1, 3, -1, -1)
     controlled = load_pipeline("nano", device="cpu", controlnet=CONTROLNET)
-    follows, ignores = (draw(controlled, ["a cookie"], control_image=lines, control_scale=scale) for scale in (1.0, 0.0))
+    follows, ignores = (
+        draw(controlled, ["a cookie"], control_image=lines, control_scale=scale) for scale in (1.0, 0.0)
+    )
     assert torch.equal(ignores, draw(nano, ["a cookie"]))
     assert lines_found(follows, lines) > 1.5 * lines_found(ignores, lines)
     assert follows[..., 168:].mean() > 0.9  # white on the right
@@ -142,10 +154,15 @@ def test_the_controlnet_has_the_released_structure():
 @pytest.mark.parametrize("file", LORAS, ids=lambda file: file.stem)
 def test_a_lora_changes_what_it_should(nano, file):
     """Its own prompts much more than others; strength 0 nothing."""
-    asked = {"style": ["a cat, monochrome", "a rocket, monochrome"], "subject": ["a zorble", "a zorble on a pink background"]}
+    asked = {
+        "style": ["a cat, monochrome", "a rocket, monochrome"],
+        "subject": ["a zorble", "a zorble on a pink background"],
+    }
     own_prompts, other_prompts = asked[file.stem.removeprefix("sana_nano_")], ["a red apple", "a sunflower"]
     for strength in (0.0, 1.0):
         pipeline = load_pipeline("nano", device="cpu")
         assert not apply_lora(pipeline.transformer, load_lora(file), strength).unmatched
-        own, others = ((draw(pipeline, prompts) - draw(nano, prompts)).abs().mean() for prompts in (own_prompts, other_prompts))
+        own, others = (
+            (draw(pipeline, prompts) - draw(nano, prompts)).abs().mean() for prompts in (own_prompts, other_prompts)
+        )
         assert own > 1.5 * others and own > 0.03 if strength else own == others == 0

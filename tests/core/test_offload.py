@@ -16,8 +16,8 @@ from torch import nn
 
 from sana_core import pipeline as pipeline_module
 from sana_core.cli import main
-from sana_core.offload import on_device, peak_memory
 from sana_core.pipeline import SanaPipeline, load_pipeline
+from sana_core.pipeline.offload import on_device, peak_memory
 from sana_core.transformer.controlnet import SanaControlNet
 
 SETTINGS: dict[str, Any] = {"width": 128, "height": 64, "steps": 2, "seed": 3, "output": "tensor"}
@@ -152,7 +152,13 @@ def test_a_controlnet_shares_the_turn_of_the_transformer(resident, turns):
 
 @pytest.mark.parametrize(
     ("pixels", "fits", "resident_tile", "offloaded_tile"),
-    [(1024, None, None, None), (1024, 512, 512, 512), (2048, None, None, 1024), (4096, 2048, 2048, 1024), (4096, 384, 384, 384)],
+    [
+        (1024, None, None, None),
+        (1024, 512, 512, 512),
+        (2048, None, None, 1024),
+        (4096, 2048, 2048, 1024),
+        (4096, 384, 384, 384),
+    ],
 )
 def test_offloading_bounds_the_tiles(resident, monkeypatch, pixels, fits, resident_tile, offloaded_tile):
     used = []
@@ -172,7 +178,22 @@ def test_offloading_bounds_the_tiles(resident, monkeypatch, pixels, fits, reside
 def test_the_command_line_tells_the_peak(tmp_path, capsys):
     def drawn(name: str, *options: str) -> bytes:
         assert (
-            main(["a red apple", "-o", str(tmp_path / name), "--size", "64", "--steps", "1", "--seed", "1", "--device", "cpu", *options])
+            main(
+                [
+                    "a red apple",
+                    "-o",
+                    str(tmp_path / name),
+                    "--size",
+                    "64",
+                    "--steps",
+                    "1",
+                    "--seed",
+                    "1",
+                    "--device",
+                    "cpu",
+                    *options,
+                ]
+            )
             == 0
         )
         with Image.open(tmp_path / name) as picture:

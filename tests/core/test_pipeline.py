@@ -71,7 +71,9 @@ def test_batch_equals_single_pictures(pipeline):
     prompts, negatives = ["a cat", "a small fluffy red apple on a wooden table"], ["blurry, low quality", ""]
     latents = noise((4, 32, 2, 3), 3)
     together = pipeline(prompts, negatives, latents=latents, batch_size=2, output="latent")
-    for item, (prompt, negative) in enumerate(zip([p for p in prompts for _ in "12"], [n for n in negatives for _ in "12"])):
+    for item, (prompt, negative) in enumerate(
+        zip([p for p in prompts for _ in "12"], [n for n in negatives for _ in "12"])
+    ):
         close(together[item : item + 1], pipeline(prompt, negative, latents=latents[item : item + 1], output="latent"))
     close(pipeline(prompts, negatives, seed=3, batch_size=2, output="latent"), together)
 
@@ -133,7 +135,10 @@ def test_img2img_starts_from_the_picture(pipeline, picture):
 
 def test_less_strength_stays_nearer_to_the_picture(pipeline, picture):
     original = pipeline.encode_image(picture, pipeline.defaults)
-    results = [pipeline("a cat", seed=1, image=picture, strength=s, steps=10, guidance_scale=1.0, output="latent") for s in (0.1, 0.5, 1.0)]
+    results = [
+        pipeline("a cat", seed=1, image=picture, strength=s, steps=10, guidance_scale=1.0, output="latent")
+        for s in (0.1, 0.5, 1.0)
+    ]
     distances = [(result - original).square().mean().item() for result in results]
     assert distances == sorted(distances) and distances[0] < 0.5 * distances[2]
 
@@ -170,7 +175,10 @@ def test_mask_keeps_what_it_does_not_cover(pipeline, picture):
         ({"steps": 0}, "at least one step"),
         ({"shift": 0.0}, "shift"),
         ({"sampler": "euler"}, "choose one of flow_dpm, flow_euler, scm"),
-        ({"sampler": "scm"}, "scm takes the few large steps .* this model is a SANA of 2 blocks, 224 wide.* choose flow_dpm"),
+        (
+            {"sampler": "scm"},
+            "scm takes the few large steps .* this model is a SANA of 2 blocks, 224 wide.* choose flow_dpm",
+        ),
         ({"step_noise": torch.zeros(2, *SHAPE)}, "flow_dpm adds none in its steps"),
         ({"pag_scale": -1.0}, "pag_scale is -1.0, expected 0"),
         ({"pag_scale": 2.0, "pag_layers": [1, 2]}, "in blocks 2: this model has the blocks 0 to 1"),
@@ -236,7 +244,9 @@ def test_each_picture_of_a_batch_follows_its_own_control_image(controlled):
     together = controlled(prompts, "blurry", latents=latents, control_image=images, pag_scale=2.0, output="latent")
     for item, prompt in enumerate(prompts):
         own = slice(item, item + 1)
-        alone = controlled(prompt, "blurry", latents=latents[own], control_image=images[own], pag_scale=2.0, output="latent")
+        alone = controlled(
+            prompt, "blurry", latents=latents[own], control_image=images[own], pag_scale=2.0, output="latent"
+        )
         close(together[own], alone)
     with pytest.raises(InputError, match="2 control pictures for 3 pictures"):
         controlled("a cat", batch_size=3, control_image=images)
@@ -268,17 +278,25 @@ def test_sprint_is_sampled_as_released(sprint):
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 9])
 def test_sprint_in_batches(sprint, steps):
     """A batch is drawn with its own noise in every step, and each picture of it as alone."""
-    latents, draws = noise((2, 32, 2, 3), 3), torch.randn(steps, 2, 32, 2, 3, generator=torch.Generator().manual_seed(4))
+    latents, draws = (
+        noise((2, 32, 2, 3), 3),
+        torch.randn(steps, 2, 32, 2, 3, generator=torch.Generator().manual_seed(4)),
+    )
     prompts = ["a cat", "a small fluffy red apple on a wooden table"]
     together = sprint(prompts, latents=latents, step_noise=draws, steps=steps, output="latent")
     for item, prompt in enumerate(prompts):
         own = slice(item, item + 1)
-        close(together[own], sprint(prompt, latents=latents[own], step_noise=draws[:, own], steps=steps, output="latent"))
+        close(
+            together[own], sprint(prompt, latents=latents[own], step_noise=draws[:, own], steps=steps, output="latent")
+        )
 
 
 def test_a_seed_gives_all_the_noise_of_sprint(sprint):
     draws = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(5))
-    drawn, given = sprint("a cat", seed=5, steps=4, output="latent"), {"latents": draws[0], "steps": 4, "output": "latent"}
+    drawn, given = (
+        sprint("a cat", seed=5, steps=4, output="latent"),
+        {"latents": draws[0], "steps": 4, "output": "latent"},
+    )
     assert not torch.equal(drawn, sprint("a cat", seed=6, **given))
     assert torch.equal(drawn, sprint("a cat", seed=5, **given))
     generator = torch.Generator().manual_seed(5)
@@ -308,7 +326,10 @@ def test_sprint_uses_the_picture_at_every_strength(sprint, picture, strength):
 def test_sprint_keeps_what_a_mask_does_not_cover(sprint, picture):
     mask = torch.zeros(1, 64, 96)
     mask[:, :32, :32] = 1.0
-    changed = (sprint("a cat", seed=1, image=picture, mask=mask, output="latent") - sprint.encode_image(picture, sprint.defaults)).abs()
+    changed = (
+        sprint("a cat", seed=1, image=picture, mask=mask, output="latent")
+        - sprint.encode_image(picture, sprint.defaults)
+    ).abs()
     assert changed[..., 0, 0].max() > 0.1 and changed[..., 1:, :].max() == 0 and changed[..., 1:].max() == 0
 
 
@@ -320,10 +341,16 @@ def test_step_noise_of_another_shape(sprint, shape):
 
 def test_samplers_and_shifts_that_do_not_suit_the_model_are_warned_of(sprint, pipeline, caplog):
     sprint("a cat", sampler="flow_euler", steps=1)
-    assert "flow_euler follows the flow of a base SANA model" in caplog.text and "choose scm with 1 to 4 steps" in caplog.text
+    assert (
+        "flow_euler follows the flow of a base SANA model" in caplog.text
+        and "choose scm with 1 to 4 steps" in caplog.text
+    )
     caplog.clear()
     pipeline("a cat", steps=1, shift=1.0)
-    assert "flow shift 1 on a SANA model of 96 x 64 pixels that was released with 2" in caplog.text and len(caplog.records) == 1
+    assert (
+        "flow shift 1 on a SANA model of 96 x 64 pixels that was released with 2" in caplog.text
+        and len(caplog.records) == 1
+    )
     caplog.clear()
     pipeline("a cat", steps=1, shift=1.5)
     assert not caplog.records
@@ -334,7 +361,12 @@ def test_samplers_and_shifts_that_do_not_suit_the_model_are_warned_of(sprint, pi
 
 @pytest.mark.parametrize(
     ("dtype", "expected"),
-    [(torch.bfloat16, torch.bfloat16), (torch.float16, torch.bfloat16), (torch.float32, torch.float32), (None, torch.float32)],
+    [
+        (torch.bfloat16, torch.bfloat16),
+        (torch.float16, torch.bfloat16),
+        (torch.float32, torch.float32),
+        (None, torch.float32),
+    ],
 )
 def test_dtypes(files, dtype, expected):
     """Autoencoder and text encoder never run in float16."""
@@ -372,7 +404,13 @@ def test_a_folder_that_is_no_pipeline(tmp_path):
 
 def test_what_is_no_number(pipeline, picture):
     nan, infinite = float("nan"), float("inf")
-    for wrong in ({"guidance_scale": nan}, {"guidance_scale": infinite}, {"shift": infinite}, {"pag_scale": nan}, {"pag_scale": infinite}):
+    for wrong in (
+        {"guidance_scale": nan},
+        {"guidance_scale": infinite},
+        {"shift": infinite},
+        {"pag_scale": nan},
+        {"pag_scale": infinite},
+    ):
         with pytest.raises(InputError, match=r"nan|inf"):
             pipeline("x", steps=1, output="latent", **wrong)
     with pytest.raises(InputError, match="control_scale is nan"):
@@ -395,7 +433,11 @@ def test_devices():
 
 def pipeline_folder(folder, files, scheduler, config):
     """A diffusers pipeline folder around the tiny transformer."""
-    for name, content in (("model_index.json", {}), ("scheduler/scheduler_config.json", scheduler), ("transformer/config.json", config)):
+    for name, content in (
+        ("model_index.json", {}),
+        ("scheduler/scheduler_config.json", scheduler),
+        ("transformer/config.json", config),
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
     save_file(load_file(files["transformer"]), folder / "transformer" / "diffusion_pytorch_model.safetensors")
@@ -405,17 +447,30 @@ def pipeline_folder(folder, files, scheduler, config):
 @pytest.mark.parametrize(
     ("scheduler", "sampler", "shift"),
     [
-        ({"_class_name": "DPMSolverMultistepScheduler", "flow_shift": 6.0, "shift": 1, "lambda_min_clipped": -math.inf}, "flow_dpm", 6.0),
+        (
+            {
+                "_class_name": "DPMSolverMultistepScheduler",
+                "flow_shift": 6.0,
+                "shift": 1,
+                "lambda_min_clipped": -math.inf,
+            },
+            "flow_dpm",
+            6.0,
+        ),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler", "flow_shift": 6.0, "shift": 2}, "flow_euler", 2.0),
         ({"_class_name": "UniPCMultistepScheduler"}, "flow_dpm", 3.0),
     ],
 )
 def test_diffusers_folder_states_its_sampling(tmp_path, files, pipeline, scheduler, sampler, shift):
-    found = released_sampling(pipeline_folder(tmp_path, files, scheduler, {"sample_size": 16}), pipeline.transformer.config)
+    found = released_sampling(
+        pipeline_folder(tmp_path, files, scheduler, {"sample_size": 16}), pipeline.transformer.config
+    )
     assert found == SamplingDefaults(sampler=sampler, shift=shift, width=512, height=512)
 
 
-@pytest.mark.parametrize("scheduler", ["{broken", "[1]", '{"_class_name": "DPMSolverMultistepScheduler", "flow_shift": "x"}'])
+@pytest.mark.parametrize(
+    "scheduler", ["{broken", "[1]", '{"_class_name": "DPMSolverMultistepScheduler", "flow_shift": "x"}']
+)
 def test_scheduler_that_cannot_be_read(tmp_path, files, pipeline, scheduler):
     with pytest.raises(CheckpointError, match="scheduler_config"):
         released_sampling(pipeline_folder(tmp_path, files, scheduler, {}), pipeline.transformer.config)
@@ -437,6 +492,8 @@ def test_negative_prompts_as_long_as_the_prompts(pipeline):
         pipeline("a red apple on a wooden table", "blurry", latents=start[1:], **settings),
     ]
     close(together, torch.cat(alone))
-    assert (together[:1] - pipeline("a cat", "", latents=start[:1], **{**settings, "negative_mask": "own"})).abs().max() > 1e-3
+    assert (
+        together[:1] - pipeline("a cat", "", latents=start[:1], **{**settings, "negative_mask": "own"})
+    ).abs().max() > 1e-3
     with pytest.raises(InputError, match='negative_mask="both", expected one of own, positive'):
         pipeline("a cat", **{**settings, "negative_mask": "both"})

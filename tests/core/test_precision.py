@@ -71,7 +71,9 @@ def test_a_file_is_loaded_in_a_type_that_the_network_can_run_in(tmp_path, fp16_t
     config = tiny.transformer_config(depth=1, fp16_trained=fp16_trained)
     assert loaded_dtype(config, stored) == expected
     assert precision_warning(config, expected) is None
-    save_file({key: t.to(stored) for key, t in tiny.transformer(depth=1).state_dict().items()}, tmp_path / "m.safetensors")
+    save_file(
+        {key: t.to(stored) for key, t in tiny.transformer(depth=1).state_dict().items()}, tmp_path / "m.safetensors"
+    )
     trained = {True: "float16", False: "bfloat16", None: None}[fp16_trained]
     model = load_transformer(tmp_path / "m.safetensors", trained_precision=trained, device="meta")
     assert (model.config.fp16_trained, model.scale_shift_table.dtype) == (fp16_trained, expected)
@@ -94,7 +96,9 @@ def test_a_forced_type_is_warned_of_with_what_happens_and_what_to_choose(tmp_pat
 
 
 def test_float32_is_never_warned_of():
-    assert all(precision_warning(tiny.transformer_config(fp16_trained=trained), F32) is None for trained in (True, False, None))
+    assert all(
+        precision_warning(tiny.transformer_config(fp16_trained=trained), F32) is None for trained in (True, False, None)
+    )
 
 
 @pytest.mark.parametrize("changes, arguments, said", [
@@ -122,7 +126,9 @@ def test_an_unknown_choice_is_refused_before_anything_is_loaded(tmp_path):
 def test_the_clamp_is_part_of_a_float16_release_in_every_type_and_nothing_to_the_others():
     """Values beyond float16's range after the projection: clamped unless the model is known to be of the other kind."""
     x = torch.randn(1, 4, 224) * 3
-    attention = {trained: tiny.transformer(depth=1, fp16_trained=trained).blocks[0].attn1 for trained in (True, None, False)}
+    attention = {
+        trained: tiny.transformer(depth=1, fp16_trained=trained).blocks[0].attn1 for trained in (True, None, False)
+    }
     small = {trained: layer(x) for trained, layer in attention.items()}
     assert torch.equal(small[True], small[False]) and torch.equal(small[None], small[False])
     for layer in attention.values():

@@ -8,7 +8,15 @@ import torch
 
 from sana_core.config import POSITIONS, PositionConfig
 from sana_core.latents import RESOLUTION_BINS
-from sana_core.presets import AUTOENCODERS, CONTROLNETS, NETWORKS, RELEASES, TEXT_ENCODER, network_name, sampling_defaults
+from sana_core.presets import (
+    AUTOENCODERS,
+    CONTROLNETS,
+    NETWORKS,
+    RELEASES,
+    TEXT_ENCODER,
+    network_name,
+    sampling_defaults,
+)
 from sana_core.transformer.model import SanaTransformer
 
 BY_NAME = {release.name: release for release in RELEASES}
@@ -50,14 +58,18 @@ def test_a_release_agrees_with_itself(release):
 
 @pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.name)
 def test_defaults_are_found_by_the_configuration(release):
-    """float16 files converted to another type still find theirs; 512 and 1024 differ in nothing but the size that is given."""
+    """float16 files converted to another type still find theirs; 512 and 1024 differ in nothing but the size that is
+    given.
+    """
     for config in (release.config, replace(release.config, fp16_trained=False)):
         assert sampling_defaults(config, release.native_size) == release.sampling
 
 
 def test_defaults_of_other_shapes_are_those_of_their_family():
     assert sampling_defaults(tiny.transformer_config()) == BY_NAME["Sana_1600M_1024px"].sampling
-    assert sampling_defaults(tiny.transformer_config(position=POSITIONS["4k"])) == BY_NAME["Sana_1600M_4Kpx_BF16"].sampling
+    assert (
+        sampling_defaults(tiny.transformer_config(position=POSITIONS["4k"])) == BY_NAME["Sana_1600M_4Kpx_BF16"].sampling
+    )
     assert sampling_defaults(tiny.transformer_config(position=POSITIONS["2k"])).width == 2048
     sprint = tiny.transformer_config(hidden_size=288, qk_norm=True, guidance_embed=True)
     assert sampling_defaults(sprint) == BY_NAME["Sana_Sprint_0.6B_1024px"].sampling
@@ -82,7 +94,10 @@ def test_a_network_that_was_not_published_is_described():
 def test_where_parts_come_from():
     parts = (*RELEASES, *AUTOENCODERS, *CONTROLNETS, TEXT_ENCODER)
     assert len({part.url for part in parts}) == len(parts)
-    assert all(part.url.startswith(f"https://huggingface.co/{part.repository}/resolve/main/") and part.licence for part in parts)
+    assert all(
+        part.url.startswith(f"https://huggingface.co/{part.repository}/resolve/main/") and part.licence
+        for part in parts
+    )
     assert {part.directory for part in parts} == {"diffusion_models", "vae", "controlnet", "text_encoders"}
     assert TEXT_ENCODER.file_name == "gemma_2_2b_fp16.safetensors"
     assert BY_NAME["Sana_600M_512px"].file_name == "Sana_600M_512px_MultiLing.pth"

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from sana_core.cli.prompt_file import Job, read_prompt_file
 from sana_core.errors import InputError
-from sana_core.prompt_file import Job, read_prompt_file
 
 
 def write(tmp_path, name, text, encoding="utf-8"):
@@ -33,7 +33,9 @@ def test_jsonl_and_json(tmp_path):
 
 def test_own_settings_win_over_common_ones():
     common = Job(prompt="", negative_prompt="common", seed=1, width=64)
-    assert Job(prompt="x", seed=0, negative_prompt="").or_else(common) == Job(prompt="x", negative_prompt="", seed=0, width=64)
+    assert Job(prompt="x", seed=0, negative_prompt="").or_else(common) == Job(
+        prompt="x", negative_prompt="", seed=0, width=64
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,13 +57,21 @@ def test_own_settings_win_over_common_ones():
         ("p.jsonl", '{"prompt": "x", "steps": 2.5}', "steps is 2.5, expected a whole number"),
         ("p.jsonl", '{"prompt": "x", "seed": true}', "seed is true, expected a whole number"),
         ("p.jsonl", '{"prompt": "x", "shift": null}', "shift is null, expected a finite number"),
-        ("p.jsonl", '{"prompt": "x", "guidance_scale": NaN}', "line 1: guidance_scale is NaN, expected a finite number"),
+        (
+            "p.jsonl",
+            '{"prompt": "x", "guidance_scale": NaN}',
+            "line 1: guidance_scale is NaN, expected a finite number",
+        ),
         ("p.jsonl", '{"prompt": "x", "shift": -1e999}', "shift is -Infinity, expected a finite number"),
         ("p.jsonl", f'{{"prompt": "x", "strength": 1{"0" * 400}}}', "strength is 10+, expected a finite number"),
         ("p.json", "[" * 100_000, r"p\.json is nested too deeply"),
         ("p.jsonl", "[" * 100_000, r"p\.jsonl is nested too deeply"),
         ("p.jsonl", r'"caf\ud800"', r"line 1: prompt is not valid Unicode text, found '\\ud800' at position 3"),
-        ("p.json", r'[{"prompt": "x", "negative_prompt": "\udcff"}]', "entry 1: negative_prompt is not valid Unicode text"),
+        (
+            "p.json",
+            r'[{"prompt": "x", "negative_prompt": "\udcff"}]',
+            "entry 1: negative_prompt is not valid Unicode text",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, name, text, said):

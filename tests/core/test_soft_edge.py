@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sana_core.errors import InputError
-from sana_core.soft_edge import LINE_WEIGHTS, soft_edge
+from sana_core.pictures.soft_edge import LINE_WEIGHTS, soft_edge
 
 SIZE, AT = 64, 30
 
@@ -14,7 +14,8 @@ SIZE, AT = 64, 30
 def soft_line(sigma=3.0):
     """A vertical line at column AT with a Gaussian profile, a little fainter at the bottom.
 
-    A pixel is a ridge if it is no darker than its two neighbours in any direction: were all rows alike, all of the line would be.
+    A pixel is a ridge if it is no darker than its two neighbours in any direction: were all rows alike, all of the line
+    would be.
     """
     profile = torch.exp(-0.5 * ((torch.arange(SIZE) - AT) / sigma) ** 2)
     return (torch.linspace(1.0, 0.8, SIZE)[:, None] * profile)[None, None]
@@ -27,7 +28,9 @@ def thin_line():
 
 
 def columns(lines):
-    """First and last white column, after checking that there is nothing but 0 and 1 and that all rows far from the borders are alike."""
+    """First and last white column, after checking that there is nothing but 0 and 1 and that all rows far from the
+    borders are alike.
+    """
     assert ((lines == 0) | (lines == 1)).all()
     lines = lines[..., 20:-20, :]
     assert torch.equal(lines, lines[..., :1, :1, :].expand_as(lines))
@@ -89,7 +92,9 @@ def test_areas_stay_filled():
     edges = torch.zeros(1, 1, SIZE, SIZE)
     edges[..., 10:50] = 1.0
     first, last = columns(soft_edge(edges))
-    assert sum(LINE_WEIGHTS[:3]) == 8 > 4 / 255 * 256 >= sum(LINE_WEIGHTS[:2])  # so the blurred area ends 6 pixels outside
+    assert (
+        sum(LINE_WEIGHTS[:3]) == 8 > 4 / 255 * 256 >= sum(LINE_WEIGHTS[:2])
+    )  # so the blurred area ends 6 pixels outside
     assert (first + AT, last + AT) == (4, 55)
 
 

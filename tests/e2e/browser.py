@@ -1,6 +1,7 @@
 """A Chromium driven by Playwright for Python, and ComfyUI's editor in it.
 
-CHROMIUM names the browser, else the first of the usual names on the PATH is taken. Tests that import this are skipped without Playwright.
+CHROMIUM names the browser, else the first of the usual names on the PATH is taken. Tests that import this are skipped
+without Playwright.
 """
 
 import contextlib
@@ -10,14 +11,18 @@ import shutil
 
 import pytest
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the editor is tested with Playwright: pip install playwright")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="the editor is tested with Playwright: pip install playwright"
+)
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium found: install one, or name it in CHROMIUM")
 
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-UNREACHABLE = re.compile(r"https://(huggingface\.co|api\.comfy\.org)/")  # asked for file sizes and packs, and not there in a closed network
+UNREACHABLE = re.compile(
+    r"https://(huggingface\.co|api\.comfy\.org)/"
+)  # asked for file sizes and packs, and not there in a closed network
 SECONDS = 1000
 READY = "window.app?.extensionManager && window.app.graphToPrompt && window.app.rootGraph && window.LiteGraph"
 UNKNOWN = "() => app.rootGraph.nodes.map(node => node.type).filter(type => !(type in LiteGraph.registered_node_types))"
@@ -41,7 +46,10 @@ def closing_page(browser, **context):
         opened.set_default_timeout(60 * SECONDS)
         errors = []
         opened.on("pageerror", lambda error: errors.append(str(error)))
-        opened.on("console", lambda message: message.type == "error" and errors.append(f"{message.text} {message.location['url']}"))
+        opened.on(
+            "console",
+            lambda message: message.type == "error" and errors.append(f"{message.text} {message.location['url']}"),
+        )
         yield opened
         assert [error for error in errors if "sana" in error.lower() and not UNREACHABLE.search(error)] == []
 

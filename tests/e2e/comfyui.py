@@ -1,7 +1,7 @@
 """Which ComfyUI the host tests use, and with which Python.
 
-COMFYUI_DIR names the folder, else ~/comfy/ComfyUI (where comfy-cli installs it) is taken. COMFYUI_PYTHON names the interpreter that has its
-requirements, else its own .venv or venv is taken, else the running one, whichever can run it.
+COMFYUI_DIR names the folder, else ~/comfy/ComfyUI (where comfy-cli installs it) is taken. COMFYUI_PYTHON names the
+interpreter that has its requirements, else its own .venv or venv is taken, else the running one, whichever can run it.
 """
 
 import functools
@@ -12,8 +12,18 @@ import sys
 from pathlib import Path
 
 REASON = "needs ComfyUI in this Python: set COMFYUI_DIR, and run with an interpreter that has its requirements"
-ABSENT = "no ComfyUI that could run: set COMFYUI_DIR to its folder, and COMFYUI_PYTHON to a Python with its requirements"
-NEEDED = ("torch", "aiohttp", "einops", "comfy_kitchen", "comfy_aimdo", "torchsde", "av")  # of them, what other projects lack
+ABSENT = (
+    "no ComfyUI that could run: set COMFYUI_DIR to its folder, and COMFYUI_PYTHON to a Python with its requirements"
+)
+NEEDED = (
+    "torch",
+    "aiohttp",
+    "einops",
+    "comfy_kitchen",
+    "comfy_aimdo",
+    "torchsde",
+    "av",
+)  # of them, what other projects lack
 
 
 def folder():

@@ -1,4 +1,6 @@
-"""One real ComfyUI server for all tests of this folder, with the pack and tiny models; skipped where there is no ComfyUI."""
+"""One real ComfyUI server for all tests of this folder, with the pack and tiny models; skipped where there is no
+ComfyUI.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,6 @@
-"""ComfyUI in this process, on the CPU, with the pack loaded as `sana_pack`. As a pytest plugin (-p e2e.in_process) it starts by itself."""
+"""ComfyUI in this process, on the CPU, with the pack loaded as `sana_pack`. As a pytest plugin (-p e2e.in_process) it
+starts by itself.
+"""
 
 import asyncio
 import importlib.util
@@ -31,7 +33,9 @@ def start():
     args.base_directory = tempfile.mkdtemp(prefix="comfyui-")
     import nodes  # noqa: F401
 
-    spec = importlib.util.spec_from_file_location("sana_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    spec = importlib.util.spec_from_file_location(
+        "sana_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
     pack = sys.modules["sana_pack"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pack)
     asyncio.run(asyncio.run(pack.comfy_entrypoint()).on_load())

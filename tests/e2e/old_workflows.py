@@ -1,6 +1,9 @@
-"""Workflows of ComfyUI_ExtraModels in the editor's format: the same nodes, links and kinds of values as upstream's published ones have."""
+"""Workflows of ComfyUI_ExtraModels in the editor's format: the same nodes, links and kinds of values as upstream's
+published ones have.
+"""
 
-# Per node type: inputs {name: type}, of which those in WIDGET_INPUTS are widgets made into sockets, and outputs {name: type}.
+# Per node type: inputs {name: type}, of which those in WIDGET_INPUTS are widgets made into sockets, and outputs {name:
+# type}.
 NODES = {
     "SanaResolutionSelect": ({}, {"width": "INT", "height": "INT"}),
     "EmptyDCAELatentImage": ({"width": "INT", "height": "INT"}, {"LATENT": "LATENT"}),
@@ -54,18 +57,29 @@ class Workflow:
         }  # fmt: skip
 
 
-def flow_euler(checkpoint, latent="EmptyDCAELatentImage", negative="SanaTextEncode", gemma="Efficient-Large-Model/gemma-2-2b-it"):
-    """The structure of Sana_FlowEuler, of its 2K and 4K versions, and of the SANA part of Sana_CogVideoX, at a small size."""
+def flow_euler(
+    checkpoint, latent="EmptyDCAELatentImage", negative="SanaTextEncode", gemma="Efficient-Large-Model/gemma-2-2b-it"
+):
+    """The structure of Sana_FlowEuler, of its 2K and 4K versions, and of the SANA part of Sana_CogVideoX, at a small
+    size.
+    """
     w = Workflow()
     size = w.add("SanaResolutionSelect", ["512px", "1.46"])
     empty = w.add(latent, [512, 512, 1], width=(size, 0), height=(size, 1))
     loader = w.add("GemmaLoader", [gemma, "cuda", "BF16"])
     positive = w.add("SanaTextEncode", [PROMPT], GEMMA=loader)
     negative = w.add(negative, ['""'], GEMMA=loader)
-    vae = w.add("ExtraVAELoader", ["mit-han-lab/dc-ae-f32c32-sana-1.0-diffusers", "dcae-f32c32-sana-1.0-diffusers", "BF16"])
+    vae = w.add(
+        "ExtraVAELoader", ["mit-han-lab/dc-ae-f32c32-sana-1.0-diffusers", "dcae-f32c32-sana-1.0-diffusers", "BF16"]
+    )
     model = w.add("SanaCheckpointLoader", [f"Efficient-Large-Model/{checkpoint}", "SanaMS_1600M_P1_D20", "BF16"])
     samples = w.add(
-        "KSampler", [7, "fixed", 2, 4.5, "euler", "normal", 1], model=model, positive=positive, negative=negative, latent_image=empty
+        "KSampler",
+        [7, "fixed", 2, 4.5, "euler", "normal", 1],
+        model=model,
+        positive=positive,
+        negative=negative,
+        latent_image=empty,
     )
     w.add("SaveImage", ["old"], images=w.add("VAEDecode", samples=samples, vae=vae))
     return w.as_json()
@@ -80,10 +94,22 @@ def sprint():
     positive = w.add("SanaTextEncode", [PROMPT], GEMMA=loader)
     sized = w.add("SanaResolutionCond", [1024, 1024], cond=positive)
     negative = w.add("GemmaTextEncode", [""], GEMMA=loader)
-    vae = w.add("ExtraVAELoader", ["mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers", "dcae-f32c32-sana-1.1-diffusers", "FP32"])
-    model = w.add("SanaCheckpointLoader", ["Efficient-Large-Model/Sana_Sprint_1.6B_1024px", "SanaSprint_1600M_P1_D20", "FP32", True])
+    vae = w.add(
+        "ExtraVAELoader", ["mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers", "dcae-f32c32-sana-1.1-diffusers", "FP32"]
+    )
+    model = w.add(
+        "SanaCheckpointLoader",
+        ["Efficient-Large-Model/Sana_Sprint_1.6B_1024px", "SanaSprint_1600M_P1_D20", "FP32", True],
+    )
     scm = w.add("ScmModelSampling", [4.5, False], model=model)
-    samples = w.add("KSampler", [7, "fixed", 2, 1, "lcm", "simple", 1], model=scm, positive=sized, negative=negative, latent_image=empty)
+    samples = w.add(
+        "KSampler",
+        [7, "fixed", 2, 1, "lcm", "simple", 1],
+        model=scm,
+        positive=sized,
+        negative=negative,
+        latent_image=empty,
+    )
     w.add("SaveImage", ["old"], images=w.add("VAEDecode", samples=samples, vae=vae))
     return w.as_json()
 

@@ -30,9 +30,13 @@ class Graph(dict):
     """A prompt in API format, built node by node."""
 
     def add(self, class_type, /, **inputs):
-        """Add a node; an input may be a node (its first output) or `node[index]`. Inputs of a dynamic combo are given as name__inner."""
+        """Add a node; an input may be a node (its first output) or `node[index]`. Inputs of a dynamic combo are given
+        as name__inner.
+        """
         node = Node(str(len(self) + 1))
-        links = {name.replace("__", "."): value[0] if isinstance(value, Node) else value for name, value in inputs.items()}
+        links = {
+            name.replace("__", "."): value[0] if isinstance(value, Node) else value for name, value in inputs.items()
+        }
         self[node.id] = {"class_type": class_type, "inputs": links}
         return node
 
@@ -57,7 +61,9 @@ class Server:
         database = f"sqlite:///{self.base / 'comfyui.db'}"
         arguments += ["--base-directory", str(self.base), "--database-url", database]
         with (self.base / "server.log").open("w") as log:
-            self.process = subprocess.Popen([python, "main.py", *arguments], cwd=comfyui, stdout=log, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                [python, "main.py", *arguments], cwd=comfyui, stdout=log, stderr=subprocess.STDOUT
+            )
         self._wait_until_up()
 
     def stop(self):
@@ -78,7 +84,9 @@ class Server:
     def queue(self, graph, client_id="test"):
         """Send a prompt. Returns its id."""
         body = json.dumps({"prompt": graph, "client_id": client_id}).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/prompt", body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/prompt", body, {"Content-Type": "application/json"}
+        )
         try:
             with urllib.request.urlopen(request, timeout=60) as response:
                 return json.load(response)["prompt_id"]

@@ -1,4 +1,6 @@
-"""The same latents and prompt through three routes agree: ComfyUI's solver and the pack's SAMPLER on a real server, and sana_core alone."""
+"""The same latents and prompt through three routes agree: ComfyUI's solver and the pack's SAMPLER on a real server, and
+sana_core alone.
+"""
 
 import os
 from pathlib import Path
@@ -39,13 +41,19 @@ def sampled(server, g, model, noise, positive, negative, latent, sampler, *, sch
     guider = g.add("CFGGuider", model=model, positive=positive, negative=negative, cfg=cfg)
     sigmas = g.add("SanaNativeSigmas", model=model, schedule=schedule, steps=steps, shift=0.0, denoise=1.0)
     return (
-        server.latents(g, g.add("SamplerCustomAdvanced", noise=noise, guider=guider, sampler=sampler, sigmas=sigmas, latent_image=latent))
+        server.latents(
+            g,
+            g.add(
+                "SamplerCustomAdvanced", noise=noise, guider=guider, sampler=sampler, sigmas=sigmas, latent_image=latent
+            ),
+        )
         * SCALE
     )
 
 
 @pytest.mark.parametrize(
-    "solver, name", [(host_solver, "flow_dpm"), (own_solver, "flow_dpm"), (lambda g: own_solver(g, "flow_euler"), "flow_euler")]
+    "solver, name",
+    [(host_solver, "flow_dpm"), (own_solver, "flow_dpm"), (lambda g: own_solver(g, "flow_euler"), "flow_euler")],
 )
 def test_three_routes(server, core, solver, name):
     g = Graph()
@@ -54,7 +62,9 @@ def test_three_routes(server, core, solver, name):
     positive = g.add("SanaNativeTextEncode", clip=clip, text=PROMPT, instruction="upstream")
     negative = g.add("SanaNativeTextEncode", clip=clip, text=NEGATIVE, instruction="none")
     latent = g.add("EmptyLatentImage", width=192, height=128, batch_size=2)
-    found = sampled(server, g, model, g.add("RandomNoise", noise_seed=11), positive, negative, latent, solver(g), schedule=name)
+    found = sampled(
+        server, g, model, g.add("RandomNoise", noise_seed=11), positive, negative, latent, solver(g), schedule=name
+    )
     settings = {"width": 192, "height": 128, "steps": 12, "guidance_scale": 4.5, "batch_size": 2, "sampler": name}
     assert_agree(found, core(PROMPT, NEGATIVE, seed=11, output="latent", **settings), 1e-4)
 
@@ -64,8 +74,12 @@ def test_one_node_for_newcomers(server, core):
     files = {"model": "sana.safetensors", "text_encoder": "gemma.safetensors", "vae": "dcae.safetensors"}
     loader = g.add("SanaNativeLoad", **files, native_size="auto", weight_dtype="default")
     settings = {"width": 96, "height": 128, "seed": 5, "steps": 0, "cfg": 0.0, "denoise": 1.0}
-    latent = g.add("SanaNativeGenerate", model=loader[0], clip=loader[1], prompt=PROMPT, negative_prompt=NEGATIVE, **settings)
-    assert_agree(server.latents(g, latent) * SCALE, core(PROMPT, NEGATIVE, width=96, height=128, seed=5, output="latent"), 1e-4)
+    latent = g.add(
+        "SanaNativeGenerate", model=loader[0], clip=loader[1], prompt=PROMPT, negative_prompt=NEGATIVE, **settings
+    )
+    assert_agree(
+        server.latents(g, latent) * SCALE, core(PROMPT, NEGATIVE, width=96, height=128, seed=5, output="latent"), 1e-4
+    )
 
 
 def given(server, g, name, tensors):
@@ -95,7 +109,11 @@ def test_a_batch_of_two_prompts_is_two_batches_of_one(server, core, solver):
     assert_agree(together, torch.cat(alone), 1e-5)
 
 
-CASES = [("dpm20", "single/transformer_sana.safetensors"), ("dpm20", "original/sana.pth"), ("sana15_dpm20", "original/sana15.pth")]
+CASES = [
+    ("dpm20", "single/transformer_sana.safetensors"),
+    ("dpm20", "original/sana.pth"),
+    ("sana15_dpm20", "original/sana15.pth"),
+]
 
 
 @pytest.mark.parametrize("solver", [host_solver, own_solver])

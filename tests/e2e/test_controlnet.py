@@ -1,4 +1,6 @@
-"""ControlNet through a real ComfyUI server over HTTP: stock nodes and the pack's own give what sana_core's pipeline gives."""
+"""ControlNet through a real ComfyUI server over HTTP: stock nodes and the pack's own give what sana_core's pipeline
+gives.
+"""
 
 import pytest
 import torch
@@ -66,20 +68,47 @@ class Run:
         guider = g.add("CFGGuider", model=self.model, positive=self.prompts[0], negative=self.prompts[1], cfg=cfg)
         sigmas = g.add("SanaNativeSigmas", model=self.model, schedule="flow_dpm", steps=STEPS, shift=0.0, denoise=1.0)
         sampler, noise = g.add("SanaNativeSampler", sampler="flow_dpm"), g.add("RandomNoise", noise_seed=SEED)
-        node = g.add("SamplerCustomAdvanced", noise=noise, guider=guider, sampler=sampler, sigmas=sigmas, latent_image=self.latent)
+        node = g.add(
+            "SamplerCustomAdvanced",
+            noise=noise,
+            guider=guider,
+            sampler=sampler,
+            sigmas=sigmas,
+            latent_image=self.latent,
+        )
         return self.server.latents(g, node) * SCALE
 
     def ksampled(self, **settings):
         """KSampler."""
-        given = {"seed": SEED, "steps": 2, "cfg": 1.0, "sampler_name": "lcm", "scheduler": "simple", "denoise": 1.0, **settings}
+        given = {
+            "seed": SEED,
+            "steps": 2,
+            "cfg": 1.0,
+            "sampler_name": "lcm",
+            "scheduler": "simple",
+            "denoise": 1.0,
+            **settings,
+        }
         node = self.g.add(
-            "KSampler", model=self.model, positive=self.prompts[0], negative=self.prompts[1], latent_image=self.latent, **given
+            "KSampler",
+            model=self.model,
+            positive=self.prompts[0],
+            negative=self.prompts[1],
+            latent_image=self.latent,
+            **given,
         )
         return self.server.latents(self.g, node) * SCALE
 
 
 def expected(pipeline, image, *, scale=1.0, batch=1):
-    settings = {"width": WIDTH, "height": HEIGHT, "steps": STEPS, "guidance_scale": 4.5, "seed": SEED, "batch_size": batch}
+    settings = {
+        "width": WIDTH,
+        "height": HEIGHT,
+        "steps": STEPS,
+        "guidance_scale": 4.5,
+        "seed": SEED,
+        "batch_size": batch,
+    }
     return pipeline(PROMPT, NEGATIVE, control_image=image, control_scale=scale, output="latent", **settings)
 
 
@@ -136,7 +165,9 @@ def test_sprint(server):
 def test_with_a_mask_and_a_picture(server):
     """Inpainting with a ControlNet: what lies outside the mask stays."""
     run = Run(server).control("control.pth")
-    scaled = run.g.add("ImageScale", image=run.picture, upscale_method="bilinear", width=WIDTH, height=HEIGHT, crop="disabled")
+    scaled = run.g.add(
+        "ImageScale", image=run.picture, upscale_method="bilinear", width=WIDTH, height=HEIGHT, crop="disabled"
+    )
     encoded = run.g.add("VAEEncode", pixels=scaled, vae=run.vae)
     original = server.latents(Graph(run.g), encoded) * SCALE
     mask = run.g.add("SolidMask", value=0.0, width=WIDTH, height=HEIGHT)

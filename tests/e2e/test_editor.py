@@ -1,4 +1,6 @@
-"""The pack in ComfyUI's editor: templates, help, Chinese, missing models, errors. Needs Playwright for Python and a Chromium."""
+"""The pack in ComfyUI's editor: templates, help, Chinese, missing models, errors. Needs Playwright for Python and a
+Chromium.
+"""
 
 import json
 
@@ -24,7 +26,9 @@ PROMPT_NODE = """async () => {
     node.setSize([420, 260]);
     return (await app.graphToPrompt()).workflow;
 }"""
-BOX_HEIGHT = "() => [...document.querySelectorAll('textarea')].find(box => box.value === 'a red apple')?.offsetHeight ?? 0"
+BOX_HEIGHT = (
+    "() => [...document.querySelectorAll('textarea')].find(box => box.value === 'a red apple')?.offsetHeight ?? 0"
+)
 QUICK_START, CONTROLNET = "SANA-quick-start", "SANA-ControlNet"
 
 
@@ -53,7 +57,8 @@ def open_template(page, server, name):
 
 def set_widget(page, node_type, widget, value):
     page.evaluate(
-        "([type, name, value]) => { app.rootGraph.nodes.find(n => n.type === type).widgets.find(w => w.name === name).value = value; }",
+        "([type, name, value]) => { app.rootGraph.nodes.find(n => n.type === type).widgets.find(w => w.name === "
+        "name).value = value; }",
         [node_type, widget, value],
     )
 
@@ -72,7 +77,9 @@ def test_the_template_browser_offers_every_template_with_its_picture(page, serve
         card = page.get_by_test_id(f"template-workflow-{name}")
         card.scroll_into_view_if_needed()
         picture = card.locator("img").first.element_handle()
-        page.wait_for_function("image => image.naturalWidth > 0 && image.naturalWidth === image.naturalHeight", arg=picture)
+        page.wait_for_function(
+            "image => image.naturalWidth > 0 && image.naturalWidth === image.naturalHeight", arg=picture
+        )
         assert pictures[f"{name}.jpg"] == 200
     page.get_by_test_id(f"template-workflow-{QUICK_START}").click()
     page.wait_for_function(LOADED, arg=["SanaNativeGenerate"])

@@ -1,4 +1,6 @@
-"""Files that ComfyUI saves are recognised again; live previews arrive; what cannot work is refused with one clear message."""
+"""Files that ComfyUI saves are recognised again; live previews arrive; what cannot work is refused with one clear
+message.
+"""
 
 import json
 
@@ -121,10 +123,15 @@ def wrong_files(server, tmp_path_factory):
     models = server.base / "models"
     transformer, vae = models / "diffusion_models", models / "vae"
     save_file({"double_blocks.0.img_attn.qkv.weight": torch.zeros(2, 2)}, transformer / "flux.safetensors")
-    save_file({"input_blocks.0.0.weight": torch.zeros(2, 2), "output_blocks.0.0.weight": torch.zeros(2, 2)}, transformer / "sd.safetensors")
+    save_file(
+        {"input_blocks.0.0.weight": torch.zeros(2, 2), "output_blocks.0.0.weight": torch.zeros(2, 2)},
+        transformer / "sd.safetensors",
+    )
     (transformer / "cut.safetensors").write_bytes((transformer / "sana.safetensors").read_bytes()[:9000])
     (transformer / "page.safetensors").write_text("<!DOCTYPE html><html></html>")
-    header = json.dumps({"patch_embed.proj.weight": {"dtype": "F32", "shape": [224, 32, 1, 1], "data_offsets": [0, 10**9]}}).encode()
+    header = json.dumps(
+        {"patch_embed.proj.weight": {"dtype": "F32", "shape": [224, 32, 1, 1], "data_offsets": [0, 10**9]}}
+    ).encode()
     (transformer / "lying.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 100)
     torch.save({"state_dict": {"a": torch.zeros(1)}, "code": Runs(server.base / "it_ran")}, transformer / "code.pth")
     for name, target in (
@@ -199,7 +206,8 @@ def test_latents_of_another_model(server):
         server.base / "wide.safetensors",
     )
     save_file(
-        {"latent_tensor": torch.ones(1, 16, 4, 4), "latent_format_version_0": torch.tensor([])}, server.base / "input" / "wide.latent"
+        {"latent_tensor": torch.ones(1, 16, 4, 4), "latent_format_version_0": torch.tensor([])},
+        server.base / "input" / "wide.latent",
     )
 
     def sample(g):
@@ -231,7 +239,9 @@ def test_a_picture_smaller_than_a_latent_cell(server):
 def test_the_empty_clip_of_a_lora_without_clip(server):
     def encode(g):
         parts = Parts(g)
-        lora = g.add("SanaNativeLoadLora", model=parts.model, lora_name="lora.safetensors", strength_model=1.0, strength_clip=1.0)
+        lora = g.add(
+            "SanaNativeLoadLora", model=parts.model, lora_name="lora.safetensors", strength_model=1.0, strength_clip=1.0
+        )
         return parts.picture(positive=g.add("SanaNativeTextEncode", clip=lora[1], text="a cat", instruction="upstream"))
 
     assert "there is no CLIP: connect the one of Load SANA, at Load SANA LoRA too" in refused(server, encode)
@@ -268,15 +278,21 @@ def test_the_noise_schedule_of_another_kind_of_model(server, node, settings):
 
 def test_sizes(server):
     def custom(g):
-        latent = g.add("SanaNativeEmptyLatent", resolution="custom", resolution__width=100, resolution__height=64, batch_size=1)
+        latent = g.add(
+            "SanaNativeEmptyLatent", resolution="custom", resolution__width=100, resolution__height=64, batch_size=1
+        )
         return Parts(g, latent=latent).picture()
 
-    assert "width of 100 x 64 must be a positive multiple of 32; nearest sizes in pixels: 96 or 128 wide" in refused(server, custom)
+    assert "width of 100 x 64 must be a positive multiple of 32; nearest sizes in pixels: 96 or 128 wide" in refused(
+        server, custom
+    )
 
 
 def test_sizes_out_of_range_never_start(server):
     g = Graph()
-    latent = g.add("SanaNativeEmptyLatent", resolution="custom", resolution__width=0, resolution__height=-32, batch_size=1)
+    latent = g.add(
+        "SanaNativeEmptyLatent", resolution="custom", resolution__width=0, resolution__height=-32, batch_size=1
+    )
     picture = Parts(g, latent=latent).picture()
     with pytest.raises(PromptRefused, match="smaller than min of 32"):
         server.pictures(g, picture)

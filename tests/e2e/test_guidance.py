@@ -22,8 +22,13 @@ SIZE = {"width": 192, "height": 128}
 def cores(server):
     """sana_core's pipeline around a transformer, by file name."""
     models = server.base / "models"
-    companions = {"autoencoder": models / "vae" / "dcae.safetensors", "text_encoder": models / "text_encoders" / "gemma.safetensors"}
-    return functools.cache(lambda name: load_pipeline({"transformer": models / "diffusion_models" / name, **companions}, device="cpu"))
+    companions = {
+        "autoencoder": models / "vae" / "dcae.safetensors",
+        "text_encoder": models / "text_encoders" / "gemma.safetensors",
+    }
+    return functools.cache(
+        lambda name: load_pipeline({"transformer": models / "diffusion_models" / name, **companions}, device="cpu")
+    )
 
 
 class Parts:
@@ -49,7 +54,14 @@ class Parts:
 
     def ksampler(self, **changes):
         """Latents of unit variance."""
-        settings = {"seed": SEED, "steps": 4, "cfg": 4.5, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
+        settings = {
+            "seed": SEED,
+            "steps": 4,
+            "cfg": 4.5,
+            "sampler_name": "euler",
+            "scheduler": "simple",
+            "denoise": 1.0,
+        }
         links = {"model": self.model, "positive": self.positive, "negative": self.negative, "latent_image": self.latent}
         return self._latents(self.g.add("KSampler", **{**settings, **links, **changes}))
 
@@ -61,7 +73,9 @@ class Parts:
                 noise=self.g.add("RandomNoise", noise_seed=SEED),
                 guider=self.g.add("CFGGuider", model=model, positive=self.positive, negative=self.negative, cfg=cfg),
                 sampler=self.g.add("SanaNativeSampler", sampler=sampler),
-                sigmas=self.g.add("SanaNativeSigmas", model=model, schedule=sampler, steps=steps, shift=0.0, denoise=denoise),
+                sigmas=self.g.add(
+                    "SanaNativeSigmas", model=model, schedule=sampler, steps=steps, shift=0.0, denoise=denoise
+                ),
                 latent_image=latent or self.latent,
             )
         )
@@ -192,7 +206,9 @@ def test_sprint_from_a_picture(server, cores, start, steps, denoise, grid_steps)
     """The nodes count the steps that are made, the pipeline those of the whole schedule."""
     parts = Parts(server, "sprint.safetensors")
     found = parts.advanced(sampler="scm", steps=steps, cfg=1.0, denoise=denoise, latent=parts.picture())
-    expected = cores("sprint.safetensors")(PROMPT, image=start, strength=denoise, steps=grid_steps, seed=SEED, output="latent")
+    expected = cores("sprint.safetensors")(
+        PROMPT, image=start, strength=denoise, steps=grid_steps, seed=SEED, output="latent"
+    )
     assert_agree(found, expected, TOLERANCE)
 
 
@@ -201,13 +217,18 @@ def test_sprint_in_one_node(server, cores):
     files = {"model": "sprint.safetensors", "text_encoder": "gemma.safetensors", "vae": "dcae.safetensors"}
     loader = g.add("SanaNativeLoad", **files, native_size="auto", weight_dtype="default")
     settings = {**SIZE, "seed": SEED, "steps": 0, "cfg": 0.0, "denoise": 1.0}
-    latent = g.add("SanaNativeGenerate", model=loader[0], clip=loader[1], prompt=PROMPT, negative_prompt=NEGATIVE, **settings)
+    latent = g.add(
+        "SanaNativeGenerate", model=loader[0], clip=loader[1], prompt=PROMPT, negative_prompt=NEGATIVE, **settings
+    )
     expected = cores("sprint.safetensors")(PROMPT, **SIZE, seed=SEED, output="latent")
     assert_agree(server.latents(g, latent) * SCALE, expected, TOLERANCE)
 
 
 def test_sprints_schedule_on_a_base_model(server):
-    with pytest.raises(ExecutionFailed, match=r"SANA-Sprint was distilled for, and this model is .* choose flow_dpm with 14 to 20 steps"):
+    with pytest.raises(
+        ExecutionFailed,
+        match=r"SANA-Sprint was distilled for, and this model is .* choose flow_dpm with 14 to 20 steps",
+    ):
         Parts(server).advanced(sampler="scm", steps=2)
 
 

@@ -1,4 +1,6 @@
-"""LoRA on a real server: ComfyUI's loaders, its hooks and the pack's node give what sana_core gives; wrong files get one message."""
+"""LoRA on a real server: ComfyUI's loaders, its hooks and the pack's node give what sana_core gives; wrong files get
+one message.
+"""
 
 import copy
 
@@ -24,7 +26,10 @@ def gemma_factors():
     generator = torch.Generator().manual_seed(8)
     shapes = {f"layers.{i}.self_attn.v_proj": (16, 48) for i in range(3)}
     return {
-        name: (torch.randn(tiny_lora.RANK, width, generator=generator), torch.randn(rows, tiny_lora.RANK, generator=generator) * 0.05)
+        name: (
+            torch.randn(tiny_lora.RANK, width, generator=generator),
+            torch.randn(rows, tiny_lora.RANK, generator=generator) * 0.05,
+        )
         for name, (rows, width) in shapes.items()
     }
 
@@ -44,11 +49,19 @@ def loras(server):
     files = {name.replace(" ", "_"): (dialect(factors), None) for name, dialect in tiny_lora.DIALECTS.items()}
     files["metadata"] = tiny_lora.peft(factors, folded=False), tiny_lora.stated()
     files["second"] = tiny_lora.kohya(other), None
-    files["gemma"] = {**tiny_lora.kohya(factors), **tiny_lora.kohya(gemma_factors(), "lora_te_"), "nothing.alpha": torch.ones(())}, None
-    files["width"] = tiny_lora.peft(tiny_lora.factors(tiny.transformer(caption_channels=TEXT_WIDTH, hidden_size=288))), None
+    files["gemma"] = (
+        {**tiny_lora.kohya(factors), **tiny_lora.kohya(gemma_factors(), "lora_te_"), "nothing.alpha": torch.ones(())},
+        None,
+    )
+    files["width"] = (
+        tiny_lora.peft(tiny_lora.factors(tiny.transformer(caption_channels=TEXT_WIDTH, hidden_size=288))),
+        None,
+    )
     files["sdxl"] = sdxl(), None
     for name, (tensors, metadata) in files.items():
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / f"{name}.safetensors", metadata)
+        save_file(
+            {key: tensor.contiguous() for key, tensor in tensors.items()}, folder / f"{name}.safetensors", metadata
+        )
     return folder
 
 
@@ -62,14 +75,18 @@ def core(server):
 def expected(core, server, loras, **strengths):
     """Latents of sana_core's pipeline with these LoRAs."""
     pipeline = copy.copy(core)
-    pipeline.transformer = load_transformer(server.base / "models/diffusion_models/sana.safetensors", dtype=torch.float32)
+    pipeline.transformer = load_transformer(
+        server.base / "models/diffusion_models/sana.safetensors", dtype=torch.float32
+    )
     for name, strength in strengths.items():
         apply_lora(pipeline.transformer, load_lora(loras / f"{name}.safetensors"), strength)
     return pipeline(PROMPT, NEGATIVE, **SETTINGS)
 
 
 def found(server, load):
-    """Latents from a graph in which `load(g, model, clip)` gives MODEL and CLIP, and what to do to a conditioning, if anything."""
+    """Latents from a graph in which `load(g, model, clip)` gives MODEL and CLIP, and what to do to a conditioning, if
+    anything.
+    """
     g = Graph()
     model = g.add("UNETLoader", unet_name="sana.safetensors", weight_dtype="default")
     model, clip, *change = load(g, model, g.add("SanaNativeLoadTextEncoder", text_encoder="gemma.safetensors"))
@@ -78,7 +95,9 @@ def found(server, load):
     for function in change:
         positive, negative = function(positive), function(negative)
     latent = g.add("EmptyLatentImage", width=128, height=96, batch_size=1)
-    return sampled(server, g, model, g.add("RandomNoise", noise_seed=3), positive, negative, latent, own_solver(g), steps=6)
+    return sampled(
+        server, g, model, g.add("RandomNoise", noise_seed=3), positive, negative, latent, own_solver(g), steps=6
+    )
 
 
 def stock(g, model, clip, name, strength=STRENGTH, strength_clip=STRENGTH):
@@ -147,7 +166,9 @@ def test_bypass(server, core, loras):
     """ComfyUI's loader that leaves the weights alone, as for quantised models; here for factors in convolution shape."""
 
     def load(g, model, clip):
-        return g.add("LoraLoaderBypassModelOnly", model=model, lora_name="diffusers.safetensors", strength_model=STRENGTH), clip
+        return g.add(
+            "LoraLoaderBypassModelOnly", model=model, lora_name="diffusers.safetensors", strength_model=STRENGTH
+        ), clip
 
     assert_agree(found(server, load), expected(core, server, loras, diffusers=STRENGTH), 1e-4)
 
@@ -155,7 +176,9 @@ def test_bypass(server, core, loras):
 def test_report(server, loras):
     g = Graph()
     model = g.add("UNETLoader", unet_name="sana.safetensors", weight_dtype="default")
-    node = g.add("SanaNativeLoadLora", model=model, lora_name="gemma.safetensors", strength_model=0.5, strength_clip=1.0)
+    node = g.add(
+        "SanaNativeLoadLora", model=model, lora_name="gemma.safetensors", strength_model=0.5, strength_clip=1.0
+    )
     preview = g.add("PreviewAny", source=node[2])
     first, *lines = server.run(g)[preview.id]["text"][0].splitlines()
     assert first.endswith("gemma.safetensors: 24 modules of the transformer at strength 0.5")

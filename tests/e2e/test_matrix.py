@@ -1,7 +1,7 @@
 """Every kind of release with every add-on in every task: ComfyUI's result is that of sana_core.
 
-The pack's sampler runs against the pipeline as it is. KSampler has grids of its own, so its results are compared with sana_core's parts on
-those grids. Both run on a real server, from the same files and seeds.
+The pack's sampler runs against the pipeline as it is. KSampler has grids of its own, so its results are compared with
+sana_core's parts on those grids. Both run on a real server, from the same files and seeds.
 """
 
 import functools
@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sana_core import apply_lora, load_lora, load_pipeline
-from sana_core.images import mask_latents
+from sana_core.pictures.images import mask_latents
 from sana_core.samplers.flow_euler import sample_flow_euler
 from sana_core.samplers.scm import sample_scm
 
@@ -31,7 +31,13 @@ FILES = {  # kind of release -> (transformer, ControlNet as wide as it)
     "4K": ("sana_4k.pth", "control_alone.pth"),
     "Sprint": ("sprint.pth", "control.pth"),
 }
-ADD_ONS = {"plain": (), "LoRA": ("lora",), "ControlNet": ("control",), "PAG": ("pag",), "all": ("lora", "control", "pag")}
+ADD_ONS = {
+    "plain": (),
+    "LoRA": ("lora",),
+    "ControlNet": ("control",),
+    "PAG": ("pag",),
+    "all": ("lora", "control", "pag"),
+}
 TASKS = ("text to image", "image to image", "inpaint")
 
 
@@ -43,8 +49,14 @@ def pipelines(server):
     @functools.cache
     def pipeline(release, lora):
         transformer, control = FILES[release]
-        files = {"transformer": models / "diffusion_models" / transformer, "controlnet": models / "controlnet" / control}
-        rest = {"autoencoder": models / "vae" / "dcae.safetensors", "text_encoder": models / "text_encoders" / "gemma.safetensors"}
+        files = {
+            "transformer": models / "diffusion_models" / transformer,
+            "controlnet": models / "controlnet" / control,
+        }
+        rest = {
+            "autoencoder": models / "vae" / "dcae.safetensors",
+            "text_encoder": models / "text_encoders" / "gemma.safetensors",
+        }
         loaded = load_pipeline({**files, **rest}, device="cpu")
         path = models / "loras" / lora_name(release)
         if not path.exists():
@@ -83,7 +95,11 @@ class Run:
             self.positive = g.add("FluxGuidance", conditioning=self.positive, guidance=GUIDANCE)
         lora = {"lora_name": lora_name(release), "strength_model": LORA}
         if "lora" in add_ons and hooked:
-            properties = {"strength": 1.0, "set_cond_area": "default", "hooks": g.add("CreateHookLoraModelOnly", **lora)}
+            properties = {
+                "strength": 1.0,
+                "set_cond_area": "default",
+                "hooks": g.add("CreateHookLoraModelOnly", **lora),
+            }
             self.positive = g.add("ConditioningSetProperties", cond_NEW=self.positive, **properties)
             self.negative = g.add("ConditioningSetProperties", cond_NEW=self.negative, **properties)
         elif "lora" in add_ons:
@@ -100,7 +116,13 @@ class Run:
             )
             self.positive, self.negative = applied[0], applied[1]
         if "pag" in add_ons:
-            settings = {"scale": PAG, "layers": str(LAYER), "adaptive_scale": 0.0, "start_percent": 0.0, "end_percent": 1.0}
+            settings = {
+                "scale": PAG,
+                "layers": str(LAYER),
+                "adaptive_scale": 0.0,
+                "start_percent": 0.0,
+                "end_percent": 1.0,
+            }
             self.model = g.add("SanaNativePerturbedAttention", model=self.model, **settings)
         if given:
             self.latent = tensors[3]
@@ -138,8 +160,12 @@ def host_grid(pipeline, denoise):
 def by_parts(pipeline, denoise, task, picture, **settings):
     """What KSampler does, with sana_core's parts."""
     sprint = pipeline.transformer.config.guidance_embed
-    chosen = pipeline.settings(width=WIDTH, height=HEIGHT, steps=STEPS, guidance_scale=GUIDANCE, sampler="scm" if sprint else "flow_dpm")
-    control = pipeline.control_branches(settings.pop("control_image", None), chosen, settings.pop("control_scale", 1.0), 1)
+    chosen = pipeline.settings(
+        width=WIDTH, height=HEIGHT, steps=STEPS, guidance_scale=GUIDANCE, sampler="scm" if sprint else "flow_dpm"
+    )
+    control = pipeline.control_branches(
+        settings.pop("control_image", None), chosen, settings.pop("control_scale", 1.0), 1
+    )
     texts = pipeline.encode_prompts([PROMPT], [NEGATIVE], chosen, instruction="default")
     predict = pipeline.denoiser(*texts, chosen, control=control, **settings)
     sigmas = host_grid(pipeline, denoise)
@@ -149,7 +175,9 @@ def by_parts(pipeline, denoise, task, picture, **settings):
         original = pipeline.encode_image(picture, chosen)
         x = sigmas[0] * x + (1 - sigmas[0]) * original
     if task == "inpaint":
-        mask = mask_latents(Image.open(picture.filename).getchannel("A").point(lambda alpha: 255 - alpha), WIDTH, HEIGHT)
+        mask = mask_latents(
+            Image.open(picture.filename).getchannel("A").point(lambda alpha: 255 - alpha), WIDTH, HEIGHT
+        )
 
         def call(x, sigma):
             kept = sigma * start + (1 - sigma) * original
@@ -184,7 +212,11 @@ def test_comfyui_and_sana_core_agree(server, pipelines, release, add_ons, task, 
         if task == "inpaint":
             settings |= {"image": picture, "mask": picture.getchannel("A").point(lambda alpha: 255 - alpha)}
         size = {"width": WIDTH, "height": HEIGHT, "steps": round(STEPS / denoise), "guidance_scale": GUIDANCE}
-        assert_agree(run.advanced(server, denoise), pipeline(PROMPT, NEGATIVE, seed=SEED, output="latent", **size, **settings), 1e-3)
+        assert_agree(
+            run.advanced(server, denoise),
+            pipeline(PROMPT, NEGATIVE, seed=SEED, output="latent", **size, **settings),
+            1e-3,
+        )
 
 
 @pytest.mark.parametrize("release", FILES)
@@ -198,7 +230,9 @@ def test_add_ons_change_the_result(server, pipelines, release):
 @pytest.mark.parametrize("release", FILES)
 def test_a_lora_by_hooks_with_the_other_add_ons(server, pipelines, release):
     pipelines(release, False)
-    hooked, loaded = (Run(release, ADD_ONS["all"], "text to image", hooked=hooked).advanced(server) for hooked in (True, False))
+    hooked, loaded = (
+        Run(release, ADD_ONS["all"], "text to image", hooked=hooked).advanced(server) for hooked in (True, False)
+    )
     assert_agree(hooked, loaded, 1e-4)
 
 
@@ -206,11 +240,19 @@ def test_a_lora_by_hooks_with_the_other_add_ons(server, pipelines, release):
 def test_a_batch_of_two_prompts_with_all_add_ons_is_two_batches_of_one(server, pipelines, release, tmp_path):
     encoder = pipelines(release, False).text_encoder
     states, mask = encoder.encode(["a cat", f"{PROMPT}, {NEGATIVE}"], instruction="default")
-    negative, noise = encoder.encode([NEGATIVE])[0], torch.randn(2, 32, 3, 4, generator=torch.Generator().manual_seed(1))
+    negative, noise = (
+        encoder.encode([NEGATIVE])[0],
+        torch.randn(2, 32, 3, 4, generator=torch.Generator().manual_seed(1)),
+    )
 
     def run(rows):
         path = tmp_path / f"{rows.start}-{rows.stop}.safetensors"
-        tensors = {"noise": noise[rows], "positive": states[rows], "positive_mask": mask[rows].long(), "negative": negative}
+        tensors = {
+            "noise": noise[rows],
+            "positive": states[rows],
+            "positive_mask": mask[rows].long(),
+            "negative": negative,
+        }
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
         steps = 1 if release == "Sprint" else STEPS  # more draw noise, which is another for a batch
         return Run(release, ADD_ONS["all"], "text to image", given=path).advanced(server, steps=steps)

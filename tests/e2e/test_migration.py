@@ -1,4 +1,6 @@
-"""Workflows of ComfyUI_ExtraModels: one click in the editor replaces their nodes, ComfyUI does so in API prompts, and they draw."""
+"""Workflows of ComfyUI_ExtraModels: one click in the editor replaces their nodes, ComfyUI does so in API prompts, and
+they draw.
+"""
 
 import shutil
 
@@ -57,7 +59,11 @@ def test_replace_all_and_run(browser, server, name):
         assert page.evaluate(DRAWN) == SIZES.get(name, (608, 416))[0]
 
 
-def old_prompt(g, checkpoint="Efficient-Large-Model/Sana_1600M_1024px_MultiLing", vae="mit-han-lab/dc-ae-f32c32-sana-1.1V-diffusers"):
+def old_prompt(
+    g,
+    checkpoint="Efficient-Large-Model/Sana_1600M_1024px_MultiLing",
+    vae="mit-han-lab/dc-ae-f32c32-sana-1.1V-diffusers",
+):
     """As a script would have sent it to ComfyUI_ExtraModels. Returns the IMAGE."""
     loader = g.add("GemmaLoader", model_name="unsloth/gemma-2-2b-it-bnb-4bit", device="cpu", dtype="default")
     conditioning = {
@@ -66,9 +72,23 @@ def old_prompt(g, checkpoint="Efficient-Large-Model/Sana_1600M_1024px_MultiLing"
     }
     samples = g.add(
         "KSampler",
-        model=g.add("SanaCheckpointLoader", ckpt_name=checkpoint, model="SanaMS_1600M_P1_D20", dtype="FP16", enable_cfg_passthrough=True),
+        model=g.add(
+            "SanaCheckpointLoader",
+            ckpt_name=checkpoint,
+            model="SanaMS_1600M_P1_D20",
+            dtype="FP16",
+            enable_cfg_passthrough=True,
+        ),
         latent_image=g.add("EmptySanaLatentImage", width=96, height=64, batch_size=2),
-        **{"seed": 1, "steps": 2, "cfg": 4.5, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0, **conditioning},
+        **{
+            "seed": 1,
+            "steps": 2,
+            "cfg": 4.5,
+            "sampler_name": "euler",
+            "scheduler": "normal",
+            "denoise": 1.0,
+            **conditioning,
+        },
     )
     decoder = g.add("ExtraVAELoader", vae_name=vae, vae_type="dcae-f32c32-sana-1.1-diffusers", dtype="BF16")
     return g.add("VAEDecode", samples=samples, vae=decoder)
@@ -93,7 +113,11 @@ def test_lightnings_nodes(server):
         loader = g.add("SanaCLIPLoader", model_name="gemma-2-2b-it", max_length=300, device="cpu", dtype="auto")
         prompts = [g.add("SanaTextEncode", text=text, GEMMA=loader) for text in (PROMPT, "")]
         model = g.add(
-            "SanaDiffusionLoader", model_name="sana.safetensors", model_type="any", weight_dtype="fp8_e4m3fn", convert_model_dtype=True
+            "SanaDiffusionLoader",
+            model_name="sana.safetensors",
+            model_type="any",
+            weight_dtype="fp8_e4m3fn",
+            convert_model_dtype=True,
         )
         samples = g.add(
             "KSampler",
@@ -103,7 +127,9 @@ def test_lightnings_nodes(server):
             latent_image=g.add("SanaEmptyLatentImage", width=64, height=64, batch_size=1),
             **{"seed": 1, "steps": 1, "cfg": 4.5, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0},
         )
-        return g.add("VAEDecode", samples=samples, vae=g.add("SanaVAELoader", model_name="dcae.safetensors", dtype="fp32"))
+        return g.add(
+            "VAEDecode", samples=samples, vae=g.add("SanaVAELoader", model_name="dcae.safetensors", dtype="fp32")
+        )
 
     assert len(drawn(server, build)) == 1
 
@@ -111,12 +137,14 @@ def test_lightnings_nodes(server):
 @pytest.mark.parametrize("change, said", [
     (
         {"checkpoint": "Efficient-Large-Model/SANA1.5_4.8B_1024px"},
-        "download https://huggingface.co/Efficient-Large-Model/SANA1.5_4.8B_1024px/resolve/main/checkpoints/SANA1.5_4.8B_1024px.pth "
+        "download "
+        "https://huggingface.co/Efficient-Large-Model/SANA1.5_4.8B_1024px/resolve/main/checkpoints/SANA1.5_4.8B_1024px.pth "
         "and save it there as SANA1.5_4.8B_1024px.pth",
     ),
     (
         {"vae": "mit-han-lab/dc-ae-lite-f32c32-sana-1.1-diffusers"},
-        "its file is not in models/vae: download https://huggingface.co/mit-han-lab/dc-ae-lite-f32c32-sana-1.1-diffusers/resolve/main/"
+        "its file is not in models/vae: download "
+        "https://huggingface.co/mit-han-lab/dc-ae-lite-f32c32-sana-1.1-diffusers/resolve/main/"
         "diffusion_pytorch_model.safetensors and save it there as dc-ae-lite-f32c32-sana-1.1.safetensors",
     ),
 ])  # fmt: skip
@@ -127,5 +155,7 @@ def test_a_published_name_whose_file_is_not_there(server, change, said):
 
 
 def test_an_unknown_name_never_starts(server):
-    with pytest.raises(PromptRefused, match=r"there is no somebodys\.safetensors in models/diffusion_models: choose another file"):
+    with pytest.raises(
+        PromptRefused, match=r"there is no somebodys\.safetensors in models/diffusion_models: choose another file"
+    ):
         drawn(server, lambda g: old_prompt(g, checkpoint="somebodys.safetensors"))

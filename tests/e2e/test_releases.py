@@ -1,4 +1,6 @@
-"""Releases in ComfyUI's loaders and the pack's: what is recognised and decided, the unconditional mask, files that do not fit."""
+"""Releases in ComfyUI's loaders and the pack's: what is recognised and decided, the unconditional mask, files that do
+not fit.
+"""
 
 import pytest
 import torch
@@ -8,8 +10,16 @@ from e2e.test_agreement import NEGATIVE, PROMPT, SCALE, core, own_solver, sample
 from safetensors.torch import load_file, save_file
 
 DECISIONS = [
-    ("sana.safetensors", {}, "taken for 512 or 1024 px, as the file does not tell (choose 2k or 4k for those), trained precision unknown"),
-    ("sana_2k.pth", {}, "2048 px (by the length of its pos_embed), trained in bfloat16 (as all of SANA-1.5, Sprint, 2K and 4K)"),
+    (
+        "sana.safetensors",
+        {},
+        "taken for 512 or 1024 px, as the file does not tell (choose 2k or 4k for those), trained precision unknown",
+    ),
+    (
+        "sana_2k.pth",
+        {},
+        "2048 px (by the length of its pos_embed), trained in bfloat16 (as all of SANA-1.5, Sprint, 2K and 4K)",
+    ),
     ("sana15.safetensors", {}, "trained in bfloat16 (as all of SANA-1.5"),
     ("sprint.pth", {}, "1024 px (by the length of its pos_embed), trained in bfloat16 (as all of SANA-1.5"),
     ("half.safetensors", {}, "trained in float16, so with its clamp (stored in it)"),
@@ -60,7 +70,9 @@ def test_upstreams_unconditional_mask(server, core, negative):  # noqa: F811
     positive = g.add("SanaNativeTextEncode", clip=clip, text=PROMPT, instruction="upstream")
     padded = g.add("SanaNativeTextEncode", clip=clip, text=negative, instruction="none", positive=positive)
     latent = g.add("EmptyLatentImage", width=96, height=64, batch_size=1)
-    found = sampled(server, g, model, g.add("RandomNoise", noise_seed=3), positive, padded, latent, own_solver(g), steps=4)
+    found = sampled(
+        server, g, model, g.add("RandomNoise", noise_seed=3), positive, padded, latent, own_solver(g), steps=4
+    )
     settings = {"width": 96, "height": 64, "steps": 4, "guidance_scale": 4.5, "seed": 3, "output": "latent"}
     assert_agree(found, core(PROMPT, negative, negative_mask="positive", **settings), 1e-4)
     own = core(PROMPT, negative, **settings)
@@ -71,6 +83,11 @@ def test_upstreams_unconditional_mask(server, core, negative):  # noqa: F811
 def test_a_dcae_with_other_latents(server, models, loader, name):
     g = Graph()
     vae = g.add(loader, **{name: "dcae_in.safetensors"})
-    latent = g.add("SanaNativeEmptyLatent", resolution="custom", resolution__width=64, resolution__height=64, batch_size=1)
-    with pytest.raises(ExecutionFailed, match=r"DC-AE build \(in-1.0 or mix-1.0\) has other latents than SANA: use dc-ae-f32c32-sana-1.0"):
+    latent = g.add(
+        "SanaNativeEmptyLatent", resolution="custom", resolution__width=64, resolution__height=64, batch_size=1
+    )
+    with pytest.raises(
+        ExecutionFailed,
+        match=r"DC-AE build \(in-1.0 or mix-1.0\) has other latents than SANA: use dc-ae-f32c32-sana-1.0",
+    ):
         server.pictures(g, g.add("VAEDecode", samples=latent, vae=vae))

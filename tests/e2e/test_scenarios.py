@@ -1,7 +1,8 @@
 """ComfyUI's own nodes on SANA models, through the HTTP queue of a real server.
 
-Each scenario is a function that builds a graph and returns the node whose IMAGE is looked at; its name is the test's. Pictures are 128 x 96
-unless a scenario says otherwise. Tiny random models draw nothing to look at, so the tests ask for size, life, and who equals whom.
+Each scenario is a function that builds a graph and returns the node whose IMAGE is looked at; its name is the test's.
+Pictures are 128 x 96 unless a scenario says otherwise. Tiny random models draw nothing to look at, so the tests ask for
+size, life, and who equals whom.
 """
 
 import numpy as np
@@ -129,7 +130,9 @@ def empty_sd3_latent(g):
 
 @scenario
 def empty_sana_latent(g):
-    latent = g.add("SanaNativeEmptyLatent", resolution="custom", resolution__width=128, resolution__height=96, batch_size=1)
+    latent = g.add(
+        "SanaNativeEmptyLatent", resolution="custom", resolution__width=128, resolution__height=96, batch_size=1
+    )
     return Parts(g, latent=latent).picture()
 
 
@@ -178,7 +181,9 @@ def noise_mask(g):
 def vae_encode_for_inpaint(g):
     parts = Parts(g)
     image = g.add("LoadImage", image="picture.png")
-    return parts.picture(latent_image=g.add("VAEEncodeForInpaint", pixels=image, vae=parts.vae, mask=image[1], grow_mask_by=6))
+    return parts.picture(
+        latent_image=g.add("VAEEncodeForInpaint", pixels=image, vae=parts.vae, mask=image[1], grow_mask_by=6)
+    )
 
 
 @scenario
@@ -208,14 +213,24 @@ def differential_diffusion(g):
 @scenario
 def vae_decode_tiled(g):
     parts = Parts(g)
-    return g.add("VAEDecodeTiled", samples=parts.sample(), vae=parts.vae, tile_size=128, overlap=32, temporal_size=64, temporal_overlap=8)
+    return g.add(
+        "VAEDecodeTiled",
+        samples=parts.sample(),
+        vae=parts.vae,
+        tile_size=128,
+        overlap=32,
+        temporal_size=64,
+        temporal_overlap=8,
+    )
 
 
 @scenario
 def vae_encode_tiled(g):
     parts = Parts(g)
     image = g.add("LoadImage", image="picture.png")
-    tiled = g.add("VAEEncodeTiled", pixels=image, vae=parts.vae, tile_size=128, overlap=32, temporal_size=64, temporal_overlap=8)
+    tiled = g.add(
+        "VAEEncodeTiled", pixels=image, vae=parts.vae, tile_size=128, overlap=32, temporal_size=64, temporal_overlap=8
+    )
     return parts.picture(latent_image=tiled, denoise=0.5)
 
 
@@ -249,7 +264,13 @@ def ksampler_advanced_in_two_parts(g):
         "latent_image": parts.latent,
     }
     half = g.add("KSamplerAdvanced", **settings, **first)
-    second = {"add_noise": "disable", "start_at_step": 2, "end_at_step": 99, "return_with_leftover_noise": "disable", "latent_image": half}
+    second = {
+        "add_noise": "disable",
+        "start_at_step": 2,
+        "end_at_step": 99,
+        "return_with_leftover_noise": "disable",
+        "latent_image": half,
+    }
     return g.add("VAEDecode", samples=g.add("KSamplerAdvanced", **settings, **second), vae=parts.vae)
 
 
@@ -258,14 +279,18 @@ def advanced(parts, guider, sampler=None, sigmas=None):
     sampler = sampler or g.add("KSamplerSelect", sampler_name="euler")
     sigmas = sigmas or g.add("BasicScheduler", model=parts.model, scheduler="simple", steps=3, denoise=1.0)
     noise = g.add("RandomNoise", noise_seed=3)
-    run = g.add("SamplerCustomAdvanced", noise=noise, guider=guider, sampler=sampler, sigmas=sigmas, latent_image=parts.latent)
+    run = g.add(
+        "SamplerCustomAdvanced", noise=noise, guider=guider, sampler=sampler, sigmas=sigmas, latent_image=parts.latent
+    )
     return g.add("VAEDecode", samples=run, vae=parts.vae)
 
 
 @scenario
 def sampler_custom_advanced(g):
     parts = Parts(g)
-    return advanced(parts, g.add("CFGGuider", model=parts.model, positive=parts.positive, negative=parts.negative, cfg=4.5))
+    return advanced(
+        parts, g.add("CFGGuider", model=parts.model, positive=parts.positive, negative=parts.negative, cfg=4.5)
+    )
 
 
 @scenario
@@ -301,7 +326,11 @@ def split_sigmas(g):
     parts = Parts(g)
     guider = g.add("CFGGuider", model=parts.model, positive=parts.positive, negative=parts.negative, cfg=4.5)
     sampler = g.add("KSamplerSelect", sampler_name="euler")
-    parted = g.add("SplitSigmas", sigmas=g.add("BasicScheduler", model=parts.model, scheduler="simple", steps=3, denoise=1.0), step=1)
+    parted = g.add(
+        "SplitSigmas",
+        sigmas=g.add("BasicScheduler", model=parts.model, scheduler="simple", steps=3, denoise=1.0),
+        step=1,
+    )
     links = {"guider": guider, "sampler": sampler}
     noise = g.add("RandomNoise", noise_seed=3)
     first = g.add("SamplerCustomAdvanced", noise=noise, sigmas=parted[0], latent_image=parts.latent, **links)
@@ -337,13 +366,17 @@ def sana_text_encode(g):
 @scenario
 def conditioning_combine(g):
     parts = Parts(g)
-    return parts.picture(positive=g.add("ConditioningCombine", conditioning_1=parts.positive, conditioning_2=parts.negative))
+    return parts.picture(
+        positive=g.add("ConditioningCombine", conditioning_1=parts.positive, conditioning_2=parts.negative)
+    )
 
 
 @scenario
 def conditioning_concat(g):
     parts = Parts(g)
-    return parts.picture(positive=g.add("ConditioningConcat", conditioning_to=parts.positive, conditioning_from=parts.negative))
+    return parts.picture(
+        positive=g.add("ConditioningConcat", conditioning_to=parts.positive, conditioning_from=parts.negative)
+    )
 
 
 @scenario
@@ -370,21 +403,27 @@ def conditioning_timestep_range(g):
 @scenario
 def conditioning_area_percentage(g):
     parts = Parts(g)
-    area = g.add("ConditioningSetAreaPercentage", conditioning=parts.negative, width=0.5, height=1.0, x=0.0, y=0.0, strength=1.0)
+    area = g.add(
+        "ConditioningSetAreaPercentage", conditioning=parts.negative, width=0.5, height=1.0, x=0.0, y=0.0, strength=1.0
+    )
     return parts.picture(positive=g.add("ConditioningCombine", conditioning_1=parts.positive, conditioning_2=area))
 
 
 @scenario
 def conditioning_area(g):
     parts = Parts(g)
-    return parts.picture(positive=g.add("ConditioningSetArea", conditioning=parts.positive, width=64, height=64, x=0, y=0, strength=1.0))
+    return parts.picture(
+        positive=g.add("ConditioningSetArea", conditioning=parts.positive, width=64, height=64, x=0, y=0, strength=1.0)
+    )
 
 
 @scenario
 def conditioning_mask(g):
     parts = Parts(g)
     image = g.add("LoadImage", image="picture.png")
-    masked = g.add("ConditioningSetMask", conditioning=parts.negative, mask=image[1], strength=1.0, set_cond_area="default")
+    masked = g.add(
+        "ConditioningSetMask", conditioning=parts.negative, mask=image[1], strength=1.0, set_cond_area="default"
+    )
     return parts.picture(positive=g.add("ConditioningCombine", conditioning_1=parts.positive, conditioning_2=masked))
 
 
@@ -412,7 +451,14 @@ def renorm_cfg(g):
 @scenario
 def skip_layer_guidance(g):
     parts = Parts(g)
-    settings = {"double_layers": "1", "single_layers": "", "scale": 3.0, "start_percent": 0.0, "end_percent": 1.0, "rescaling_scale": 0.0}
+    settings = {
+        "double_layers": "1",
+        "single_layers": "",
+        "scale": 3.0,
+        "start_percent": 0.0,
+        "end_percent": 1.0,
+        "rescaling_scale": 0.0,
+    }
     return parts.picture(model=g.add("SkipLayerGuidanceDiT", model=parts.model, **settings))
 
 
@@ -568,11 +614,15 @@ def test_different_picture(pictures, name, other):
 
 
 def test_second_of_a_batch(pictures):
-    assert np.abs(pictures("latent_from_batch")[0].astype(int) - pictures("empty_latent_batch")[1].astype(int)).max() <= 1
+    assert (
+        np.abs(pictures("latent_from_batch")[0].astype(int) - pictures("empty_latent_batch")[1].astype(int)).max() <= 1
+    )
 
 
 @pytest.mark.parametrize("name", ["noise_mask", "differential_diffusion"])
 def test_only_what_lies_under_the_mask_changes(pictures, name):
-    """The mask is the left half, two latent cells of four; the decoder sees the whole picture, so the far side moves a little."""
+    """The mask is the left half, two latent cells of four; the decoder sees the whole picture, so the far side moves a
+    little.
+    """
     change = np.abs(pictures(name)[0].astype(int) - pictures("vae_round_trip")[0].astype(int)).mean(axis=(0, 2))
     assert change[:64].mean() > 4 * change[96:].mean()

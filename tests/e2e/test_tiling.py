@@ -20,7 +20,9 @@ class Tiled(Parts):
     def __init__(self, g):
         super().__init__(g)
         image = g.add("LoadImage", image="picture.png")
-        self.pixels = g.add("ImageScale", image=image, upscale_method="bicubic", width=WIDTH, height=HEIGHT, crop="disabled")
+        self.pixels = g.add(
+            "ImageScale", image=image, upscale_method="bicubic", width=WIDTH, height=HEIGHT, crop="disabled"
+        )
         self.samples = g.add("VAEEncode", pixels=self.pixels, vae=self.vae)
 
     def decode(self, samples=None):
@@ -82,7 +84,9 @@ def test_a_vae_of_another_model_is_refused(server):
     g = Graph()
     parts = Tiled(g)
     parts.vae = g.add("VAELoader", vae_name="pixel_space")
-    with pytest.raises(ExecutionFailed, match="decodes with SANA's DC-AE, but the connected VAE is of the kind PixelspaceConversionVAE"):
+    with pytest.raises(
+        ExecutionFailed, match="decodes with SANA's DC-AE, but the connected VAE is of the kind PixelspaceConversionVAE"
+    ):
         server.pictures(g, parts.own_decode(**EXACT))
 
 
@@ -125,7 +129,9 @@ def fresh(build, shift):
     return shifted
 
 
-@pytest.mark.parametrize("build, total", [(stock_decode, 3 * 3), (stock_encode, 3 * 3), (own_exact, 2 * 2), (own_blended, 2 * 2)])
+@pytest.mark.parametrize(
+    "build, total", [(stock_decode, 3 * 3), (stock_encode, 3 * 3), (own_exact, 2 * 2), (own_blended, 2 * 2)]
+)
 def test_progress_counts_the_tiles(server, build, total):
     found = [data for kind, data in received(server, fresh(build, 32)) if kind == "progress" and data["max"] == total]
     assert found[0]["value"] == 1 and found[-1]["value"] == total
@@ -134,7 +140,9 @@ def test_progress_counts_the_tiles(server, build, total):
 def test_cancelling_stops_between_tiles(server):
     def interrupt(data):
         if data["max"] == 64:
-            urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{server.port}/interrupt", b""), timeout=30).close()
+            urllib.request.urlopen(
+                urllib.request.Request(f"http://127.0.0.1:{server.port}/interrupt", b""), timeout=30
+            ).close()
 
     def many_tiles(g):
         parts = Tiled(g)

@@ -24,14 +24,19 @@ def write_all(models):
     write_autoencoders(models / "vae")
     write_text_encoders(models / "text_encoders")
     write_controlnets(models / "controlnet")
-    save_file(tiny_lora.peft(tiny_lora.factors(tiny.transformer(caption_channels=TEXT_WIDTH))), models / "loras" / "lora.safetensors")
+    save_file(
+        tiny_lora.peft(tiny_lora.factors(tiny.transformer(caption_channels=TEXT_WIDTH))),
+        models / "loras" / "lora.safetensors",
+    )
     return models
 
 
 def write_transformers(folder):
     base = tiny.transformer(caption_channels=TEXT_WIDTH).state_dict()
     save_file(base, folder / "sana.safetensors")
-    save_file({f"model.diffusion_model.{key}": tensor for key, tensor in base.items()}, folder / "sana_prefixed.safetensors")
+    save_file(
+        {f"model.diffusion_model.{key}": tensor for key, tensor in base.items()}, folder / "sana_prefixed.safetensors"
+    )
     torch.save({"state_dict": original(base, nvlabs(), grid=32)}, folder / "sana.pth")
     save_file(tiny.transformer(seed=1, caption_channels=TEXT_WIDTH).state_dict(), folder / "sana_other.safetensors")
     qk_norm = tiny.transformer(caption_channels=TEXT_WIDTH, qk_norm=True, hidden_size=288)
@@ -62,7 +67,10 @@ def write_controlnets(folder):
     torch.save({"state_dict": {**base, **blocks}}, folder / "control.pth")
     torch.save(blocks, folder / "control_alone.pth")
     save_file(tiny.controlnet(seed=3, caption_channels=TEXT_WIDTH).state_dict(), folder / "control.safetensors")
-    save_file(tiny.controlnet(seed=4, caption_channels=TEXT_WIDTH, hidden_size=288).state_dict(), folder / "control_288.safetensors")
+    save_file(
+        tiny.controlnet(seed=4, caption_channels=TEXT_WIDTH, hidden_size=288).state_dict(),
+        folder / "control_288.safetensors",
+    )
 
 
 def write_text_encoders(folder):
@@ -79,14 +87,18 @@ def nvlabs(guided=False):
 
 
 def original(tensors, key_map, grid=0):
-    """Tensors under the original project's names: fused projections, 1x1 convolutions, `pos_embed` of grid x grid tokens."""
+    """Tensors under the original project's names: fused projections, 1x1 convolutions, `pos_embed` of grid x grid
+    tokens.
+    """
     parts = defaultdict(list)
     for key, tensor in tensors.items():
         parts[key_maps.foreign_key(key, key_map)].append(tensor)
     fused = {key: torch.cat(tensors) for key, tensors in parts.items()}
     for key, tensor in fused.items():
         if (
-            key.endswith(("inverted_conv.conv.weight", "point_conv.conv.weight", "qkv.conv.weight", "main.proj.conv.weight"))
+            key.endswith(
+                ("inverted_conv.conv.weight", "point_conv.conv.weight", "qkv.conv.weight", "main.proj.conv.weight")
+            )
             and tensor.ndim == 2
         ):
             fused[key] = tensor[:, :, None, None]

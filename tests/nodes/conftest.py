@@ -1,6 +1,7 @@
 """Tests of the pack inside ComfyUI in this process (as `sana_pack`), and of nodes called directly.
 
-Run with a Python that has ComfyUI's requirements. Where there is no ComfyUI the tests are skipped, and the last line of the run says so.
+Run with a Python that has ComfyUI's requirements. Where there is no ComfyUI the tests are skipped, and the last line of
+the run says so.
 """
 
 import os

@@ -67,7 +67,9 @@ def test_three_routes(file, conditioning, core, name):
     noise = torch.randn(2, 32, 4, 6, generator=torch.Generator().manual_seed(5))
     sigmas = sampling.make_sigmas(model, name, 12)
     ours = sample(model, sampling.make_sampler(name), sigmas, *conditioning, noise)
-    expected = core(PROMPT, NEGATIVE, steps=12, sampler=name, latents=noise, batch_size=2, guidance_scale=4.5, output="latent")
+    expected = core(
+        PROMPT, NEGATIVE, steps=12, sampler=name, latents=noise, batch_size=2, guidance_scale=4.5, output="latent"
+    )
     assert_agree(ours, expected, 1e-4)
     if name == "flow_dpm":
         assert_agree(sample(model, host_dpm(), sigmas, *conditioning, noise), expected, 1e-4)
@@ -97,7 +99,9 @@ def test_diffusers_trajectory(oracle, case, file):
     samplers = [sampling.make_sampler(name), *([host_dpm()] if name == "flow_dpm" else [])]
     conditioning = [[[reference[f"sana/conditioning/in_{name}"][None], {}]] for name in ("positive", "negative")]
     for sampler in samplers:
-        found = sample(model, sampler, sampling.make_sigmas(model, name, 20), *conditioning, reference[f"sana/{case}/in_latents"])
+        found = sample(
+            model, sampler, sampling.make_sigmas(model, name, 20), *conditioning, reference[f"sana/{case}/in_latents"]
+        )
         assert_agree(found, reference[f"sana/{case}/latents"], 1e-3)
 
 
@@ -106,7 +110,13 @@ def test_sprint_step(oracle):
     model = sd.load_diffusion_model(str(oracle / "fix" / "original" / "sprint.pth"))
     positive = [[reference["sana/conditioning/in_positive"][None], {"guidance": 4.5}]]
     found = sample(
-        model, host.sampler_object("lcm"), torch.tensor([1.0, 0.0]), positive, positive, reference["sprint/steps1/in_latents"], cfg=1.0
+        model,
+        host.sampler_object("lcm"),
+        torch.tensor([1.0, 0.0]),
+        positive,
+        positive,
+        reference["sprint/steps1/in_latents"],
+        cfg=1.0,
     )
     assert_agree(found, reference["sprint/steps1/latents"], 5e-4)
 

@@ -14,7 +14,7 @@ loading = pytest.importorskip("sana_pack.nodes.bridge.loading", reason=REASON)
 vae_bridge = pytest.importorskip("sana_pack.nodes.bridge.vae", reason=REASON)
 sampling = pytest.importorskip("sana_pack.nodes.bridge.sampling", reason=REASON)
 core = pytest.importorskip("sana_pack.sana_core.checkpoint.load", reason=REASON)
-core_control = pytest.importorskip("sana_pack.sana_core.control", reason=REASON)
+core_control = pytest.importorskip("sana_pack.sana_core.pictures.control", reason=REASON)
 core_controlnet = pytest.importorskip("sana_pack.sana_core.transformer.controlnet", reason=REASON)
 denoiser = pytest.importorskip("sana_pack.sana_core.samplers.denoiser", reason=REASON)
 solver = pytest.importorskip("sana_pack.sana_core.samplers.flow_dpm", reason=REASON)
@@ -60,7 +60,9 @@ def prompts(positive=STATES[0]):
 
 
 def applied(conditioning, network, vae, picture=PICTURE, strength=1.0, start=0.0, end=1.0):
-    return comfy_nodes.ControlNetApplyAdvanced().apply_controlnet(*conditioning, network, picture, strength, start, end, vae=vae)
+    return comfy_nodes.ControlNetApplyAdvanced().apply_controlnet(
+        *conditioning, network, picture, strength, start, end, vae=vae
+    )
 
 
 def sample(model, conditioning, noise=NOISE, cfg=4.5, sigmas=None):
@@ -82,9 +84,16 @@ def expected(file, controls, noise=NOISE, active=lambda sigma: True):
         latent = dcae.encode(core_control.control_picture(picture.movedim(-1, 1), width, height) * 2 - 1)
         network = core.load_controlnet(file("controlnet", name), order=order)
         branches.append(core_controlnet.ControlBranch(network, latent, scale))
-    cond, uncond = ((states.expand(len(noise), -1, -1), torch.ones(len(noise), states.shape[1], dtype=torch.bool)) for states in STATES)
-    kinds = [denoiser.make_denoiser(base, cond, uncond, guidance_scale=4.5, control=chosen) for chosen in (branches, ())]
-    return solver.sample_flow_dpm(lambda x, sigma: kinds[not active(sigma)](x, sigma), noise.clone(), schedules.flow_dpm_sigmas(STEPS, 3.0))
+    cond, uncond = (
+        (states.expand(len(noise), -1, -1), torch.ones(len(noise), states.shape[1], dtype=torch.bool))
+        for states in STATES
+    )
+    kinds = [
+        denoiser.make_denoiser(base, cond, uncond, guidance_scale=4.5, control=chosen) for chosen in (branches, ())
+    ]
+    return solver.sample_flow_dpm(
+        lambda x, sigma: kinds[not active(sigma)](x, sigma), noise.clone(), schedules.flow_dpm_sigmas(STEPS, 3.0)
+    )
 
 
 @pytest.mark.parametrize("name", ["control.pth", "control_alone.pth", "control.safetensors"])
@@ -106,7 +115,11 @@ def test_diffusers_order_of_the_own_loader(file, model, vae, name):
 
 def test_diff_loader(model, vae):
     (network,) = comfy_nodes.DiffControlNetLoader().load_controlnet(model, "control.pth")
-    assert_agree(sample(model, applied(prompts(), network, vae)), sample(model, applied(prompts(), stock("control.pth"), vae)), 1e-6)
+    assert_agree(
+        sample(model, applied(prompts(), network, vae)),
+        sample(model, applied(prompts(), stock("control.pth"), vae)),
+        1e-6,
+    )
 
 
 def test_two_add_up_in_either_order(file, model, vae):
@@ -123,7 +136,9 @@ def test_two_add_up_in_either_order(file, model, vae):
 def test_start_and_end(file, model, vae, start, end):
     ends = [model.model.model_sampling.percent_to_sigma(percent) for percent in (start, end)]
     found = sample(model, applied(prompts(), stock("control.pth"), vae, start=start, end=end))
-    wanted = expected(file, [("control.pth", "upstream", 1.0, PICTURE)], active=lambda sigma: ends[1] <= sigma <= ends[0])
+    wanted = expected(
+        file, [("control.pth", "upstream", 1.0, PICTURE)], active=lambda sigma: ends[1] <= sigma <= ends[0]
+    )
     assert_agree(found, wanted, 1e-4)
     assert error(found, sample(model, applied(prompts(), stock("control.pth"), vae))) > 1e-2
 
@@ -151,7 +166,9 @@ def test_batches(file, model, vae, pictures):
     found = sample(model, applied(prompts(), stock("control.pth"), vae, hints), noise)
     for row in range(count):
         hint = hints[row % pictures : row % pictures + 1]
-        assert_agree(found[row : row + 1], expected(file, [("control.pth", "upstream", 1.0, hint)], noise[row : row + 1]), 1e-4)
+        assert_agree(
+            found[row : row + 1], expected(file, [("control.pth", "upstream", 1.0, hint)], noise[row : row + 1]), 1e-4
+        )
 
 
 def test_control_on_the_positive_alone(model, vae):
@@ -234,7 +251,9 @@ def test_a_controlnet_of_another_model(model, vae, sana_first):
             conditioning = applied(conditioning, stock("control.pth"), vae)
         else:
             controls = [Foreign().set_previous_controlnet(item[1].get("control")) for (item,) in conditioning]
-            conditioning = [[[item[0], {**item[1], "control": network}]] for (item,), network in zip(conditioning, controls)]
+            conditioning = [
+                [[item[0], {**item[1], "control": network}]] for (item,), network in zip(conditioning, controls)
+            ]
     with pytest.raises(errors.InputError, match="a ControlNet of another kind of model is applied to this SANA model"):
         sample(model, conditioning)
 
@@ -268,10 +287,14 @@ def test_the_host_loads_all_networks(vae):
 
 
 def test_number_types(file, tmp_path, vae):
-    """Weights stored in 16 bit serve a model that computes in float32, and the other way round; timesteps are exact in all."""
+    """Weights stored in 16 bit serve a model that computes in float32, and the other way round; timesteps are exact in
+    all.
+    """
     tensors = load_file(file("controlnet", "control.safetensors"))
     base = core.load_transformer(file("diffusion_models", "sana.safetensors"))
-    hosted = transformer.ComfySana(config=base.config, image_model="sana", dtype=torch.float32, operations=control.comfy.ops.manual_cast)
+    hosted = transformer.ComfySana(
+        config=base.config, image_model="sana", dtype=torch.float32, operations=control.comfy.ops.manual_cast
+    )
     hosted.load_state_dict(base.state_dict())
     args = NOISE, torch.tensor([782.0]), STATES[0]
     for dtype in (torch.bfloat16, torch.float16):
@@ -317,11 +340,19 @@ def test_diffusers_latents(oracle):
     conditioning = [[[reference[f"sana/conditioning/in_{name}"][None], {}]] for name in ("positive", "negative")]
     vae = vae_bridge.load_vae(str(oracle / "fix" / "single" / "vae.safetensors"))
     picture = reference["controlnet/image/in_uint8"][None] / 255.0
-    cases = [("original/controlnet.pth", "upstream", "alt_nvlabs_latents"), ("single/controlnet.safetensors", "diffusers", "latents")]
+    cases = [
+        ("original/controlnet.pth", "upstream", "alt_nvlabs_latents"),
+        ("single/controlnet.safetensors", "diffusers", "latents"),
+    ]
     for name, order, result in cases:
         network = control.load_control(str(oracle / "fix" / name), order)
         noise = reference["controlnet/dpm20_scale1/in_latents"]
-        found = sample(model, applied(conditioning, network, vae, picture), noise, sigmas=sampling.make_sigmas(model, "flow_dpm", 20))
+        found = sample(
+            model,
+            applied(conditioning, network, vae, picture),
+            noise,
+            sigmas=sampling.make_sigmas(model, "flow_dpm", 20),
+        )
         assert_agree(found, reference[f"controlnet/dpm20_scale1/{result}"], 1e-3)
 
 

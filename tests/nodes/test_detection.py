@@ -31,10 +31,16 @@ def test_layouts_load_the_same_tensors(file, plain, name, load):
 
 
 def test_loaders_agree_on_types(file):
-    host, own = (load(file("diffusion_models", "sana.safetensors")) for load in (sd.load_diffusion_model, loading.load_model))
+    host, own = (
+        load(file("diffusion_models", "sana.safetensors")) for load in (sd.load_diffusion_model, loading.load_model)
+    )
     assert host.model_dtype() == own.model_dtype()
     assert host.model.manual_cast_dtype == own.model.manual_cast_dtype
-    assert (host.load_device, host.offload_device, host.model_size()) == (own.load_device, own.offload_device, own.model_size())
+    assert (host.load_device, host.offload_device, host.model_size()) == (
+        own.load_device,
+        own.offload_device,
+        own.model_size(),
+    )
     assert len(own.cached_patcher_init) == 2
 
 
@@ -94,7 +100,12 @@ def test_a_plain_model_is_saved_without_additions(file, plain):
 def test_quantised_layers_pass_the_check(plain):
     layer = "transformer_blocks.0.attn1.to_q"
     marks = {f"{layer}.comfy_quant": torch.tensor(list(json.dumps({"format": "nvfp4"}).encode()), dtype=torch.uint8)}
-    packed = {**plain, f"{layer}.weight": torch.zeros(224, 112, dtype=torch.uint8), f"{layer}.weight_scale": torch.ones(1), **marks}
+    packed = {
+        **plain,
+        f"{layer}.weight": torch.zeros(224, 112, dtype=torch.uint8),
+        f"{layer}.weight_scale": torch.ones(1),
+        **marks,
+    }
     weights = detection.canonical_weights(packed, detection.detect(packed)["config"])
     assert weights.keys() == packed.keys()
 

@@ -1,4 +1,6 @@
-"""Guidance and Sprint's sampler inside ComfyUI give what sana_core gives, and get along with the host's own guidance nodes."""
+"""Guidance and Sprint's sampler inside ComfyUI give what sana_core gives, and get along with the host's own guidance
+nodes.
+"""
 
 import logging
 
@@ -41,8 +43,13 @@ def conditioning(clip):
 @pytest.fixture(scope="module")
 def cores(file):
     """sana_core's pipeline around a transformer, by file name, with Sprint's guidance of the tests."""
-    companions = {"autoencoder": file("vae", "dcae.safetensors"), "text_encoder": file("text_encoders", "gemma.safetensors")}
-    return lambda name: pipeline.load_pipeline({"transformer": file("diffusion_models", name), **companions}, device="cpu")
+    companions = {
+        "autoencoder": file("vae", "dcae.safetensors"),
+        "text_encoder": file("text_encoders", "gemma.safetensors"),
+    }
+    return lambda name: pipeline.load_pipeline(
+        {"transformer": file("diffusion_models", name), **companions}, device="cpu"
+    )
 
 
 @pytest.fixture
@@ -86,7 +93,14 @@ def batches(model):
 @pytest.mark.parametrize("cfg", [4.5, 1.0])
 @pytest.mark.parametrize("sampler", ["flow_dpm", "flow_euler"])
 def test_pag_is_that_of_the_pipeline(load, cores, conditioning, name, cfg, sampler):
-    settings = {"steps": STEPS, "sampler": sampler, "latents": noise(), "batch_size": 2, "guidance_scale": cfg, "output": "latent"}
+    settings = {
+        "steps": STEPS,
+        "sampler": sampler,
+        "latents": noise(),
+        "batch_size": 2,
+        "guidance_scale": cfg,
+        "output": "latent",
+    }
     expected = cores(name)(PROMPT, NEGATIVE, pag_scale=3.0, pag_layers=[1], **settings)
     model = guidance.perturbed_attention(load(name), 3.0, "1", 0.0, ALWAYS)
     found = sample(model, conditioning, cfg=cfg, sampler=sampler)
@@ -96,7 +110,9 @@ def test_pag_is_that_of_the_pipeline(load, cores, conditioning, name, cfg, sampl
 
 def test_the_models_own_block_is_the_default(load, conditioning):
     """Block 0 of two: the same part of the depth as 8 of 20."""
-    found, expected = (guidance.perturbed_attention(load("sana.safetensors"), 2.0, layers, 0.0, ALWAYS) for layers in ("", "0"))
+    found, expected = (
+        guidance.perturbed_attention(load("sana.safetensors"), 2.0, layers, 0.0, ALWAYS) for layers in ("", "0")
+    )
     assert torch.equal(sample(found, conditioning), sample(expected, conditioning))
 
 
@@ -129,7 +145,9 @@ def test_pag_in_an_interval(load, conditioning, start, end):
 
 def test_scale_0_is_no_guidance(load, conditioning):
     plain = load("sana.safetensors")
-    assert torch.equal(sample(guidance.perturbed_attention(plain, 0.0, "1", 0.0, ALWAYS), conditioning), sample(plain, conditioning))
+    assert torch.equal(
+        sample(guidance.perturbed_attention(plain, 0.0, "1", 0.0, ALWAYS), conditioning), sample(plain, conditioning)
+    )
 
 
 def test_the_hosts_own_pag_does_the_same(load, conditioning):
@@ -154,10 +172,16 @@ def test_other_nodes_replace_the_self_attention_of_a_block(load, conditioning, b
 
 
 def test_order_with_adaptive_projected_guidance_does_not_matter(load, conditioning):
-    """APG changes the conditional prediction before guidance; the perturbed one is compared with what the model predicted."""
+    """APG changes the conditional prediction before guidance; the perturbed one is compared with what the model
+    predicted.
+    """
     settings = {"eta": 0.5, "norm_threshold": 3.0, "momentum": 0.0}
-    before = apg_node.execute(guidance.perturbed_attention(load("sana.safetensors"), 2.0, "1", 0.0, ALWAYS), **settings).result[0]
-    after = guidance.perturbed_attention(apg_node.execute(load("sana.safetensors"), **settings).result[0], 2.0, "1", 0.0, ALWAYS)
+    before = apg_node.execute(
+        guidance.perturbed_attention(load("sana.safetensors"), 2.0, "1", 0.0, ALWAYS), **settings
+    ).result[0]
+    after = guidance.perturbed_attention(
+        apg_node.execute(load("sana.safetensors"), **settings).result[0], 2.0, "1", 0.0, ALWAYS
+    )
     assert torch.equal(sample(before, conditioning), sample(after, conditioning))
     only_apg = apg_node.execute(load("sana.safetensors"), **settings).result[0]
     only_pag = guidance.perturbed_attention(load("sana.safetensors"), 2.0, "1", 0.0, ALWAYS)
@@ -262,7 +286,9 @@ def test_scm_is_the_hosts_lcm_on_the_same_noise(load, conditioning, steps):
 def test_a_seed_gives_the_pipelines_picture(load, cores, clip, steps):
     settings = sampling.Settings(width=192, height=128, steps=steps, guidance_scale=3.0)
     model = load("sprint.safetensors")
-    latent = sampling.generate(model, clip, PROMPT, NEGATIVE, seed=SEED, settings=settings, latent=sampling.empty_latent(192, 128, 2))
+    latent = sampling.generate(
+        model, clip, PROMPT, NEGATIVE, seed=SEED, settings=settings, latent=sampling.empty_latent(192, 128, 2)
+    )
     expected = cores("sprint.safetensors")(
         PROMPT, width=192, height=128, batch_size=2, steps=steps, guidance_scale=3.0, seed=SEED, output="latent"
     )
@@ -275,7 +301,9 @@ def test_the_hosts_simple_schedule_is_sprints_of_two_steps(load, conditioning):
     torch.testing.assert_close(simple, sampling.make_sigmas(model, "scm", 2), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("steps, denoise, grid_steps", [(1, 0.5, 2), (2, 0.5, 4), (2, 0.6, 3), (3, 0.75, 4), (2, 0.9, 2)])
+@pytest.mark.parametrize(
+    "steps, denoise, grid_steps", [(1, 0.5, 2), (2, 0.5, 4), (2, 0.6, 3), (3, 0.75, 4), (2, 0.9, 2)]
+)
 def test_image_to_image_with_sprint(load, cores, conditioning, steps, denoise, grid_steps):
     """The node makes `steps` steps at the end of a longer grid; the pipeline counts the steps of the whole grid."""
     model, core = load("sprint.safetensors"), cores("sprint.safetensors")
@@ -296,8 +324,12 @@ def test_inpaint_with_sprint(load, cores, conditioning):
     mask[..., :3] = 1.0
     start = model.model.latent_format.process_out(original)
     sigmas = sampling.make_sigmas(model, "scm", 2)
-    found = sample(model, conditioning, cfg=1.0, sampler="scm", sigmas=sigmas, given=noise(1), start=start, denoise_mask=mask)
-    expected = core(PROMPT, image=image, mask=mask.repeat_interleave(32, 2).repeat_interleave(32, 3)[0], seed=SEED, output="latent")
+    found = sample(
+        model, conditioning, cfg=1.0, sampler="scm", sigmas=sigmas, given=noise(1), start=start, denoise_mask=mask
+    )
+    expected = core(
+        PROMPT, image=image, mask=mask.repeat_interleave(32, 2).repeat_interleave(32, 3)[0], seed=SEED, output="latent"
+    )
     for result in (found, expected):
         assert_agree(result[..., 3:], original[..., 3:], 1e-4)
         assert error(result[..., :3], original[..., :3]) > 0.1
@@ -318,7 +350,10 @@ def test_sprints_sampler_on_a_base_model_is_refused(load, conditioning):
 def test_a_base_models_sampler_on_sprint_is_warned_of(load, caplog):
     with caplog.at_level(logging.WARNING, "sana"):
         sampling.make_sigmas(load("sprint.safetensors"), "flow_dpm", 2)
-    assert "flow_dpm follows the flow of a base SANA model" in caplog.text and "choose scm with 1 to 4 steps" in caplog.text
+    assert (
+        "flow_dpm follows the flow of a base SANA model" in caplog.text
+        and "choose scm with 1 to 4 steps" in caplog.text
+    )
 
 
 def test_a_4k_model_at_shift_3_is_warned_of_once_per_run(file, conditioning, caplog):

@@ -1,4 +1,6 @@
-"""LoRA through ComfyUI's own code and through the pack's node: the same weights as sana_core's, for every dialect and kind."""
+"""LoRA through ComfyUI's own code and through the pack's node: the same weights as sana_core's, for every dialect and
+kind.
+"""
 
 import logging
 
@@ -119,7 +121,12 @@ def named(module, **roles):
     return {f"lycoris_{module.replace('.', '_')}.{role.replace('__', '.')}": tensor for role, tensor in roles.items()}
 
 
-LOHA = {"hada_w1_a": rand(224, 4), "hada_w1_b": rand(4, 224), "hada_w2_a": rand(224, 4, seed=2), "hada_w2_b": rand(4, 224, seed=3)}
+LOHA = {
+    "hada_w1_a": rand(224, 4),
+    "hada_w1_b": rand(4, 224),
+    "hada_w2_a": rand(224, 4, seed=2),
+    "hada_w2_b": rand(4, 224, seed=3),
+}
 LOKR = {"lokr_w1": rand(7, 14), "lokr_w2_a": rand(32, 4, seed=1), "lokr_w2_b": rand(4, 16, seed=2)}
 LORA = {"lora_up__weight": rand(224, 4), "lora_down__weight": rand(4, 224, seed=1)}
 ALPHA, ROWS, COLUMNS = torch.tensor(2.0), rand(224, 1, seed=5).abs() + 1, rand(1, 224, seed=6).abs() + 1
@@ -158,7 +165,9 @@ def test_kinds(file, model, loras, kind, loader):
 
 
 def test_a_dora_that_cannot_be_cut_is_named_by_the_host(model, loras, caplog):
-    fused = named(QKV, alpha=ALPHA, dora_scale=COLUMNS, lora_up__weight=rand(672, 4), lora_down__weight=rand(4, 224, seed=1))
+    fused = named(
+        QKV, alpha=ALPHA, dora_scale=COLUMNS, lora_up__weight=rand(672, 4), lora_down__weight=rand(4, 224, seed=1)
+    )
     rest = tiny_lora.kohya({TO_Q: (rand(4, 224), rand(224, 4))})
     found = patched(stock(model, loras({**fused, **rest}), 1.0)[0])
     assert set(found) == {f"{TO_Q}.weight"}
@@ -169,7 +178,10 @@ def test_a_dora_that_cannot_be_cut_is_named_by_the_host(model, loras, caplog):
 
 
 def gemma_factors():
-    return {f"layers.{i}.self_attn.q_proj": (rand(tiny_lora.RANK, 48, seed=i), rand(32, tiny_lora.RANK, seed=i + 5)) for i in range(3)}
+    return {
+        f"layers.{i}.self_attn.q_proj": (rand(tiny_lora.RANK, 48, seed=i), rand(32, tiny_lora.RANK, seed=i + 5))
+        for i in range(3)
+    }
 
 
 @pytest.mark.parametrize("loader", LOADERS)
@@ -191,7 +203,11 @@ def test_gemma(file, model, clip, loras, dialect, loader):
 
 
 def test_the_report(model, clip, loras, caplog):
-    tensors = {**tiny_lora.kohya(factors()), **tiny_lora.kohya(gemma_factors(), "lora_te_"), "lora_te_layers_9_extra.alpha": ALPHA}
+    tensors = {
+        **tiny_lora.kohya(factors()),
+        **tiny_lora.kohya(gemma_factors(), "lora_te_"),
+        "lora_te_layers_9_extra.alpha": ALPHA,
+    }
     name = loras(tensors)
     with caplog.at_level(logging.WARNING, logger="sana"):
         report = own(model, name, 0.5, clip, 0.25)[2]
@@ -206,7 +222,9 @@ def test_the_report(model, clip, loras, caplog):
 
 def test_strength_zero(model, loras):
     found = own(model, loras(tiny_lora.kohya(factors())), 0.0)[0]
-    assert_same(patched(found), {key: tensor for key, tensor in model.model.diffusion_model.state_dict().items()}, count=24)
+    assert_same(
+        patched(found), {key: tensor for key, tensor in model.model.diffusion_model.state_dict().items()}, count=24
+    )
 
 
 def test_what_the_node_refuses(model, clip, loras):
@@ -226,7 +244,10 @@ def test_what_the_node_refuses(model, clip, loras):
 # --- wrong files, through both
 
 
-SDXL = {f"lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q.lora_{d}.weight": rand(4, 4) for d in ("up", "down")}
+SDXL = {
+    f"lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q.lora_{d}.weight": rand(4, 4)
+    for d in ("up", "down")
+}
 WRONG = {
     "width": (lambda: tiny_lora.peft(factors(hidden_size=288)), r"is \(288, 48\), the weight here is \(224, 48\)"),
     "depth": (
@@ -286,10 +307,22 @@ def test_other_models_pass_through(monkeypatch):
     metadata = tiny_lora.stated()
     sd.load_lora_for_models(model, None, SDXL, 1.0, 1.0, lora_metadata=metadata)
     assert [name for name, *_ in seen] == ["model_lora_keys_unet", "load_lora", "load_lora_for_models"]
-    assert seen[1][1] == (SDXL, {"a": "b"}) and seen[2][1][2] is SDXL and metadata in (*seen[2][1], *seen[2][2].values())
+    assert (
+        seen[1][1] == (SDXL, {"a": "b"}) and seen[2][1][2] is SDXL and metadata in (*seen[2][1], *seen[2][2].values())
+    )
 
 
 def test_install_twice_is_once():
-    before = (comfy_lora.model_lora_keys_unet, comfy_lora.model_lora_keys_clip, comfy_lora.load_lora, sd.load_lora_for_models)
+    before = (
+        comfy_lora.model_lora_keys_unet,
+        comfy_lora.model_lora_keys_clip,
+        comfy_lora.load_lora,
+        sd.load_lora_for_models,
+    )
     registration.install()
-    assert before == (comfy_lora.model_lora_keys_unet, comfy_lora.model_lora_keys_clip, comfy_lora.load_lora, sd.load_lora_for_models)
+    assert before == (
+        comfy_lora.model_lora_keys_unet,
+        comfy_lora.model_lora_keys_clip,
+        comfy_lora.load_lora,
+        sd.load_lora_for_models,
+    )

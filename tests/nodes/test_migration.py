@@ -65,10 +65,14 @@ def test_the_editor_is_told_of_outputs_and_the_host_is_not():
 def test_registering_twice_is_registering_once(monkeypatch):
     manager = replace_manager.NodeReplaceManager()
     server = pytest.importorskip("server", reason=REASON)
-    monkeypatch.setattr(server.PromptServer, "instance", type("Instance", (), {"node_replace_manager": manager}), raising=False)
+    monkeypatch.setattr(
+        server.PromptServer, "instance", type("Instance", (), {"node_replace_manager": manager}), raising=False
+    )
     for _ in range(2):
         asyncio.run(migration.register())
-    assert {old: len(entries) for old, entries in manager._replacements.items()} == {r.old: 1 for r in migration.REPLACEMENTS}
+    assert {old: len(entries) for old, entries in manager._replacements.items()} == {
+        r.old: 1 for r in migration.REPLACEMENTS
+    }
 
 
 def test_a_host_without_a_server_is_left_alone(monkeypatch, caplog):
@@ -103,7 +107,9 @@ def test_every_published_name_has_an_address(monkeypatch):
     monkeypatch.setattr(paths, "model_files", lambda _: [])
     for kind, parts in paths.PUBLISHED.items():
         for part in parts:
-            with pytest.raises(errors.InputError, match=r"download https://huggingface\.co/[\w-]+/.+ and save it there as .+"):
+            with pytest.raises(
+                errors.InputError, match=r"download https://huggingface\.co/[\w-]+/.+ and save it there as .+"
+            ):
                 paths.choice_path(kind, part.repository)
     assert paths.is_choice("vae", "kl-f8.safetensors").startswith("there is no kl-f8.safetensors in models/vae")
     assert paths.is_choice("vae", "somebody/else") is not True

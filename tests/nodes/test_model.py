@@ -31,7 +31,11 @@ def patcher(file):
 def sana(**changes):
     fields = dataclasses.asdict(tiny.transformer_config())
     return model.Sana(
-        {"image_model": "sana", "config": config.TransformerConfig(**{**fields, **changes}), "sampling": config.SamplingDefaults()}
+        {
+            "image_model": "sana",
+            "config": config.TransformerConfig(**{**fields, **changes}),
+            "sampling": config.SamplingDefaults(),
+        }
     )
 
 
@@ -88,7 +92,9 @@ def test_padded_context(tokens, mask, padded, counted):
 
 
 def test_prompts_of_any_length_can_run_as_one_batch(patcher):
-    conds = [patcher.model.extra_conds(cross_attn=torch.randn(1, length, 48), device="cpu", noise=None) for length in (3, 41)]
+    conds = [
+        patcher.model.extra_conds(cross_attn=torch.randn(1, length, 48), device="cpu", noise=None) for length in (3, 41)
+    ]
     assert all(conds[0][key].can_concat(conds[1][key]) for key in ("c_crossattn", "attention_mask"))
     assert conds[0]["attention_mask"].concat([conds[1]["attention_mask"]]).sum(dim=1).tolist() == [3, 41]
     assert conds[0]["c_crossattn"].concat([conds[1]["c_crossattn"]]).shape == (2, 64, 48)
@@ -116,7 +122,11 @@ def test_a_batch_of_two_prompts_is_two_batches_of_one(patcher):
         guider.set_conds([[states, extra]], [[prompts[0], {}]])
         guider.set_cfg(4.5)
         return guider.sample(
-            noise, torch.zeros_like(noise), samplers.sampler_object("euler"), torch.tensor([0.9997, 0.6, 0.3, 0.0]), seed=0
+            noise,
+            torch.zeros_like(noise),
+            samplers.sampler_object("euler"),
+            torch.tensor([0.9997, 0.6, 0.3, 0.0]),
+            seed=0,
         )
 
     together = sample(noise, states, {"attention_mask": mask})
@@ -146,7 +156,9 @@ class Gpu:
     (True, True, True, F32, F16), (True, True, True, F16, F16), (True, False, True, F16, F32), (True, True, True, BF16, F16),
     (None, True, True, F32, BF16), (None, True, False, F32, F32), (None, True, True, BF16, BF16),
 ])  # fmt: skip
-def test_the_host_never_chooses_a_type_that_breaks_the_picture(monkeypatch, fp16_trained, fp16, bf16, stored, chosen, hurried):
+def test_the_host_never_chooses_a_type_that_breaks_the_picture(
+    monkeypatch, fp16_trained, fp16, bf16, stored, chosen, hurried
+):
     """Neither for the weights nor for the computation, on GPUs that lack a type, and with options that prefer float16."""
     Gpu(monkeypatch, fp16, bf16)
     monkeypatch.setattr(management, "PRIORITIZE_FP16", hurried)
@@ -169,7 +181,9 @@ def test_a_type_forced_on_the_command_line_is_warned_of(monkeypatch, caplog, fil
     monkeypatch.setattr(cli_args.args, option, True)
     trained = {True: "float16", False: "bfloat16", None: None}[fp16_trained]
     loading.load_model(file("diffusion_models", "sana.safetensors"), trained_precision=trained)
-    assert [said in record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [True] * bool(said)
+    assert [said in record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [True] * bool(
+        said
+    )
 
 
 @pytest.mark.parametrize("load", [sd.load_diffusion_model, loading.load_model])
@@ -186,7 +200,9 @@ def test_one_line_tells_what_was_found(caplog, file, load):
     with caplog.at_level("INFO", "sana"):
         load(file("diffusion_models", "sana_2k.pth"))
     (line,) = [record.getMessage() for record in caplog.records if record.name == "sana"]
-    assert "2048 px (by the length of its pos_embed), trained in bfloat16 (as all of SANA-1.5, Sprint, 2K and 4K)" in line
+    assert (
+        "2048 px (by the length of its pos_embed), trained in bfloat16 (as all of SANA-1.5, Sprint, 2K and 4K)" in line
+    )
 
 
 def counted_bytes(wide: config.TransformerConfig, cells: int, batch: int) -> int:
@@ -196,7 +212,10 @@ def counted_bytes(wide: config.TransformerConfig, cells: int, batch: int) -> int
     spec.loader.exec_module(meter)
     with torch.device("meta"):
         network = transformer.SanaTransformer(wide, dtype=torch.bfloat16)
-        latent, text = torch.empty(batch, 32, cells, cells, dtype=torch.bfloat16), torch.empty(batch, 300, 2304, dtype=torch.bfloat16)
+        latent, text = (
+            torch.empty(batch, 32, cells, cells, dtype=torch.bfloat16),
+            torch.empty(batch, 300, 2304, dtype=torch.bfloat16),
+        )
         with meter.LiveMemory() as live:
             network(latent, torch.ones(batch), text, torch.ones(batch, 300, dtype=torch.bool))
     return live.peak_bytes
@@ -217,7 +236,13 @@ def test_latents_of_another_model_are_refused(patcher):
     with pytest.raises(ValueError, match=r"latents \(B, 32, h, w\), got \(B, 16, 4, 4\)"):
         guider = samplers.CFGGuider(patcher)
         guider.set_conds([[torch.randn(1, 3, 48), {}]], [[torch.randn(1, 3, 48), {}]])
-        guider.sample(torch.randn(1, 16, 4, 4), torch.ones(1, 16, 4, 4), samplers.sampler_object("euler"), torch.tensor([1.0, 0.0]), seed=0)
+        guider.sample(
+            torch.randn(1, 16, 4, 4),
+            torch.ones(1, 16, 4, 4),
+            samplers.sampler_object("euler"),
+            torch.tensor([1.0, 0.0]),
+            seed=0,
+        )
 
 
 def test_text_of_another_encoder_is_refused(patcher):
@@ -225,7 +250,11 @@ def test_text_of_another_encoder_is_refused(patcher):
         guider = samplers.CFGGuider(patcher)
         guider.set_conds([[torch.randn(1, 77, 768), {}]], [[torch.randn(1, 77, 768), {}]])
         guider.sample(
-            torch.randn(1, 32, 4, 4), torch.zeros(1, 32, 4, 4), samplers.sampler_object("euler"), torch.tensor([1.0, 0.0]), seed=0
+            torch.randn(1, 32, 4, 4),
+            torch.zeros(1, 32, 4, 4),
+            samplers.sampler_object("euler"),
+            torch.tensor([1.0, 0.0]),
+            seed=0,
         )
 
 
@@ -240,7 +269,9 @@ def test_torch_compile_gives_the_same_and_compiles_once(file):
 
     plain = loading.load_model(file("diffusion_models", "sana.safetensors"))
     patched = plain.clone()
-    compile_nodes.set_torch_compile_wrapper(model=patched, backend=backend, options={"guard_filter_fn": without_options})
+    compile_nodes.set_torch_compile_wrapper(
+        model=patched, backend=backend, options={"guard_filter_fn": without_options}
+    )
     torch._dynamo.reset()
     states = torch.randn(1, 5, 48)
 
@@ -249,7 +280,9 @@ def test_torch_compile_gives_the_same_and_compiles_once(file):
         guider.set_conds([[states, {}]], [[states * 0.5, {}]])
         guider.set_cfg(4.5)
         noise = torch.randn(1, 32, 4, 4, generator=torch.Generator().manual_seed(0))
-        return guider.sample(noise, torch.zeros_like(noise), samplers.sampler_object("euler"), torch.linspace(1, 0, 5), seed=0)
+        return guider.sample(
+            noise, torch.zeros_like(noise), samplers.sampler_object("euler"), torch.linspace(1, 0, 5), seed=0
+        )
 
     first = sample(patched)
     graphs = len(compiled)

@@ -29,7 +29,9 @@ def model_folders(models):
 
 @pytest.fixture(scope="module")
 def loaded(models):
-    load = pack_nodes.SanaNativeLoad.execute("sana.safetensors", "gemma.safetensors", "dcae.safetensors", "auto", "default")
+    load = pack_nodes.SanaNativeLoad.execute(
+        "sana.safetensors", "gemma.safetensors", "dcae.safetensors", "auto", "default"
+    )
     return load.result
 
 
@@ -47,7 +49,9 @@ def test_schema(name):
     assert re.search(rf'node_id="{name}"', inspect.getsource(node))  # literal, for the manager's scanner
     assert name.startswith("SanaNative") and schema.category == "SANA" and schema.description and schema.search_aliases
     nested = [part for entry in schema.inputs for part in entry.get_all()]
-    without = [entry.id for entry in nested if not entry.tooltip] + [output.id for output in schema.outputs if not output.tooltip]
+    without = [entry.id for entry in nested if not entry.tooltip] + [
+        output.id for output in schema.outputs if not output.tooltip
+    ]
     assert without == []
     assert len(inspect.getsource(node.execute).split("io.NodeOutput:")[-1].strip().splitlines()) <= 15
 
@@ -101,7 +105,9 @@ def test_trained_precision(choice, fp16_trained):
 def test_a_file_in_the_wrong_slot(monkeypatch, models, slot, kind, said):
     files = {"diffusion_models": "sana.safetensors", "text_encoders": "gemma.safetensors", "vae": "dcae.safetensors"}
     slots = {"model": "diffusion_models", "text_encoder": "text_encoders", "vae": "vae"}
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, slots[slot], ([str(models / kind)], {".safetensors"}))  # copied there
+    monkeypatch.setitem(
+        folder_paths.folder_names_and_paths, slots[slot], ([str(models / kind)], {".safetensors"})
+    )  # copied there
     chosen = {name: files[folder] for name, folder in slots.items()} | {slot: files[kind]}
     with pytest.raises(errors.CheckpointError, match=said):
         run("Load", **chosen, native_size="auto", weight_dtype="default")
@@ -120,7 +126,9 @@ def test_text_encode(loaded, instruction, start):
     conditioning, report = run("TextEncode", clip=loaded[1], text="a red apple", **instruction)
     text, _, counts = report.rpartition("\n\n")
     assert text.startswith(start) and text.endswith("a red apple")
-    read, kept = map(int, re.match(r"\[(\d+) tokens read by Gemma, (\d+) of at most 300 seen by SANA\]", counts).groups())
+    read, kept = map(
+        int, re.match(r"\[(\d+) tokens read by Gemma, (\d+) of at most 300 seen by SANA\]", counts).groups()
+    )
     assert conditioning[0][0].shape == (1, kept, 48)
     assert read == len(loaded[1].tokenizer.pieces.encode(text))
 
@@ -149,8 +157,12 @@ def test_a_negative_prompt_as_long_as_the_positive_one(loaded, negative):
     assert report.endswith("the end of the prompt was cut off]" if negative else end)
     short = [[positive[0][0], {"attention_mask": torch.tensor([[1, 1, 1, 0, 0, 0, 0]])}]]
     assert run("TextEncode", clip=loaded[1], text="", instruction="none", positive=short)[0][0][0].shape[1] == 3
-    longer = [[torch.cat([positive[0][0]] * 2, dim=1), positive[0][1]]]  # as ConditioningConcat makes it, which leaves the mask as it was
-    assert run("TextEncode", clip=loaded[1], text="", instruction="none", positive=longer)[0][0][0].shape[1] == 2 * length
+    longer = [
+        [torch.cat([positive[0][0]] * 2, dim=1), positive[0][1]]
+    ]  # as ConditioningConcat makes it, which leaves the mask as it was
+    assert (
+        run("TextEncode", clip=loaded[1], text="", instruction="none", positive=longer)[0][0][0].shape[1] == 2 * length
+    )
 
 
 def test_a_prompt_that_is_cut_is_reported(loaded):
@@ -176,7 +188,10 @@ def test_every_trained_size_is_offered():
     assert list(offered) == ["1024 px model", "512 px model", "2048 px model", "4096 px model"]
     for key, labels in offered.items():
         bins = latents.RESOLUTION_BINS[int(key.split()[0])].values()
-        sizes = [run("EmptyLatent", resolution={"resolution": key, "size": label}, batch_size=1)[0]["samples"].shape for label in labels]
+        sizes = [
+            run("EmptyLatent", resolution={"resolution": key, "size": label}, batch_size=1)[0]["samples"].shape
+            for label in labels
+        ]
         assert sizes == [(1, 32, height // 32, width // 32) for height, width in bins]
 
 
@@ -203,12 +218,18 @@ def test_sizes_that_are_no_multiple_of_32_are_refused(width, height):
 # --- sampling
 
 
-@pytest.mark.parametrize("name, grid", [("flow_dpm", schedules.flow_dpm_sigmas), ("flow_euler", schedules.flow_euler_sigmas)])
+@pytest.mark.parametrize(
+    "name, grid", [("flow_dpm", schedules.flow_dpm_sigmas), ("flow_euler", schedules.flow_euler_sigmas)]
+)
 def test_sigmas(loaded, name, grid):
     sigmas = run("Sigmas", model=loaded[0], schedule=name, steps=10, shift=0.0, denoise=1.0)[0]
     assert torch.equal(sigmas, grid(10, 3.0))
-    assert torch.equal(run("Sigmas", model=loaded[0], schedule=name, steps=10, shift=6.0, denoise=1.0)[0], grid(10, 6.0))
-    assert torch.equal(run("Sigmas", model=loaded[0], schedule=name, steps=10, shift=0.0, denoise=0.5)[0], grid(20, 3.0)[10:])
+    assert torch.equal(
+        run("Sigmas", model=loaded[0], schedule=name, steps=10, shift=6.0, denoise=1.0)[0], grid(10, 6.0)
+    )
+    assert torch.equal(
+        run("Sigmas", model=loaded[0], schedule=name, steps=10, shift=0.0, denoise=0.5)[0], grid(20, 3.0)[10:]
+    )
     assert run("Sigmas", model=loaded[0], schedule=name, steps=10, shift=0.0, denoise=0.0)[0].numel() == 0
 
 
@@ -230,7 +251,12 @@ def spied(model):
 
 def test_generate_with_released_settings(loaded):
     """The file states five steps, guidance 3, shift 2 and 128 x 96 pixels."""
-    files = {"text_encoder": "gemma.safetensors", "vae": "dcae.safetensors", "native_size": "auto", "weight_dtype": "default"}
+    files = {
+        "text_encoder": "gemma.safetensors",
+        "vae": "dcae.safetensors",
+        "native_size": "auto",
+        "weight_dtype": "default",
+    }
     model, calls = spied(run("Load", model="sana_stated.safetensors", **files)[0])
     latent = run("Generate", model=model, clip=loaded[1], prompt="a", negative_prompt="", **DEFAULTS)[0]
     assert latent["samples"].shape == (1, 32, 3, 4) and "downscale_ratio_spacial" not in latent
@@ -251,11 +277,26 @@ def test_generate_from_a_picture_keeps_what_the_mask_hides(loaded):
 
 
 def test_generate_with_sprint(loaded):
-    files = {"text_encoder": "gemma.safetensors", "vae": "dcae.safetensors", "native_size": "auto", "weight_dtype": "default"}
+    files = {
+        "text_encoder": "gemma.safetensors",
+        "vae": "dcae.safetensors",
+        "native_size": "auto",
+        "weight_dtype": "default",
+    }
     sprint, calls = spied(run("Load", model="sprint.safetensors", **files)[0])
-    run("Generate", model=sprint, clip=loaded[1], prompt="a", negative_prompt="", **{**DEFAULTS, "width": 64, "height": 64})
+    run(
+        "Generate",
+        model=sprint,
+        clip=loaded[1],
+        prompt="a",
+        negative_prompt="",
+        **{**DEFAULTS, "width": 64, "height": 64},
+    )
     assert [sigma for sigma, _ in calls] == pytest.approx([1.0, 0.7827], abs=1e-4)
-    assert [conditions["guidance"].tolist() for _, conditions in calls] == [[4.5], [4.5]]  # one forward per step: no unconditional half
+    assert [conditions["guidance"].tolist() for _, conditions in calls] == [
+        [4.5],
+        [4.5],
+    ]  # one forward per step: no unconditional half
 
 
 def test_generate_refuses_other_models(loaded):

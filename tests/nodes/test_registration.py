@@ -33,7 +33,9 @@ def test_install_twice_is_once():
 def test_other_models_pass_through(monkeypatch, call):
     seen = []
     monkeypatch.setattr(
-        model_detection, "detect_unet_config", lambda *args, **kwargs: seen.append((args, kwargs)) or {"image_model": "other"}
+        model_detection,
+        "detect_unet_config",
+        lambda *args, **kwargs: seen.append((args, kwargs)) or {"image_model": "other"},
     )
     registration._wrap_model_detection()
     tensors = {"double_blocks.0.img_attn.qkv.weight": torch.zeros(2)}
@@ -44,7 +46,9 @@ def test_other_models_pass_through(monkeypatch, call):
 def test_controlnet_and_video_models_pass_through(file):
     plain = load_file(file("diffusion_models", "sana.safetensors"))
     for foreign in ("controlnet_blocks.0.weight", "transformer_blocks.0.ff.conv_temp.weight"):
-        assert (model_detection.detect_unet_config({**plain, foreign: torch.zeros(1)}, "") or {}).get("image_model") != "sana"
+        assert (model_detection.detect_unet_config({**plain, foreign: torch.zeros(1)}, "") or {}).get(
+            "image_model"
+        ) != "sana"
     assert model_detection.detect_unet_config(plain, "")["image_model"] == "sana"
 
 

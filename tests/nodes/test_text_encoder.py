@@ -19,7 +19,13 @@ comfy_nodes = pytest.importorskip("nodes", reason=REASON)
 cli_args = pytest.importorskip("comfy.cli_args", reason=REASON)
 comfy_utils = pytest.importorskip("comfy.utils", reason=REASON)
 
-PROMPTS = ["a red apple", "", "a (red:1.3) ball, [blue] cube, <pad> and 3 cats", "first line\nsecond  line", "a white cat " * 200]
+PROMPTS = [
+    "a red apple",
+    "",
+    "a (red:1.3) ball, [blue] cube, <pad> and 3 cats",
+    "first line\nsecond  line",
+    "a white cat " * 200,
+]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +69,8 @@ def test_states_of_upstreams_unconditional_mask(clip, reference, wording, prompt
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
 def test_16_bit_types_are_for_storage_only(monkeypatch, tmp_path, path, stored):
-    """Gemma's activations overflow float16; the host computes in float32, whatever the file's type and its option for it.
+    """Gemma's activations overflow float16; the host computes in float32, whatever the file's type and its option for
+    it.
 
     Its norms add 1 to their weights: in float16 that would round them once more.
     """
@@ -75,7 +82,9 @@ def test_16_bit_types_are_for_storage_only(monkeypatch, tmp_path, path, stored):
     model = clip.cond_stage_model.gemma2_2b.transformer.model
     assert model.embed_tokens.weight.dtype == stored
     computed = []
-    model.layers[0].post_feedforward_layernorm.register_forward_hook(lambda _, inputs, output: computed.append((inputs[0], output)))
+    model.layers[0].post_feedforward_layernorm.register_forward_hook(
+        lambda _, inputs, output: computed.append((inputs[0], output))
+    )
     states, _ = encode(clip, "a red apple", instruction="default")
     assert [tensor.dtype for tensor in computed[0]] == [torch.float32] * 2 and states.dtype == torch.float32
     exact = core.load_text_encoder(tmp_path / "small.safetensors", dtype=torch.float32)
@@ -116,7 +125,11 @@ def test_an_all_in_one_checkpoint_brings_it_along(clip, reference):
     from comfy.sd import CLIP
 
     again = CLIP(target, tokenizer_data=tensors, state_dict=tensors)
-    assert_agree(encode(again, "a red apple", instruction="default")[0], reference.encode(["a red apple"], instruction="default")[0], 1e-4)
+    assert_agree(
+        encode(again, "a red apple", instruction="default")[0],
+        reference.encode(["a red apple"], instruction="default")[0],
+        1e-4,
+    )
 
 
 def test_a_file_without_tokenizer_is_refused(file):
@@ -128,7 +141,10 @@ def test_a_file_without_tokenizer_is_refused(file):
 
 def test_other_files_are_refused(tmp_path, file):
     save_file({"text_model.encoder.layers.0.self_attn.q_proj.weight": torch.zeros(1)}, tmp_path / "clip.safetensors")
-    for path, said in ((tmp_path / "clip.safetensors", "CLIP"), (file("diffusion_models", "sana.safetensors"), "a SANA transformer")):
+    for path, said in (
+        (tmp_path / "clip.safetensors", "CLIP"),
+        (file("diffusion_models", "sana.safetensors"), "a SANA transformer"),
+    ):
         with pytest.raises(errors.CheckpointError, match=said):
             text_encoder.load_text_encoder(str(path))
 
@@ -137,7 +153,13 @@ def test_a_missing_key_is_named(tmp_path, path):
     tensors = load_file(path)
     tensors.pop("model.layers.1.mlp.up_proj.weight")
     config = json.dumps(
-        {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "query_pre_attn_scalar": 8, "num_hidden_layers": 3}
+        {
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "query_pre_attn_scalar": 8,
+            "num_hidden_layers": 3,
+        }
     )
     save_file(tensors, tmp_path / "damaged.safetensors", {"config": config})
     with pytest.raises(errors.CheckpointError, match=r"missing.*model\.layers\.1\.mlp\.up_proj\.weight"):
@@ -145,12 +167,26 @@ def test_a_missing_key_is_named(tmp_path, path):
 
 
 @pytest.mark.parametrize(
-    "case", ["plain_nochi", "cased_nochi", "parens_nochi", "long_nochi", "plain_chi", "plain_chi_nvlabs", "unicode_chi", "long_chi"]
+    "case",
+    [
+        "plain_nochi",
+        "cased_nochi",
+        "parens_nochi",
+        "long_nochi",
+        "plain_chi",
+        "plain_chi_nvlabs",
+        "unicode_chi",
+        "long_chi",
+    ],
 )
 def test_diffusers_states(oracle, tmp_path, case):
     settings = json.loads((oracle / "ref.json").read_text())["cases"][f"text/{case}"]
     size = json.loads((oracle / "fix" / "manifest.json").read_text())["gemma"]
-    save_file(load_file(oracle / "fix" / "text" / "gemma2_comfy.safetensors"), tmp_path / "gemma.safetensors", {"config": json.dumps(size)})
+    save_file(
+        load_file(oracle / "fix" / "text" / "gemma2_comfy.safetensors"),
+        tmp_path / "gemma.safetensors",
+        {"config": json.dumps(size)},
+    )
     clip = text_encoder.load_text_encoder(str(tmp_path / "gemma.safetensors"))
     lines = settings["complex_human_instruction"]
     states, _ = encode(clip, settings["prompt"].lower().strip(), instruction="\n".join(lines) if lines else None)
@@ -159,14 +195,25 @@ def test_diffusers_states(oracle, tmp_path, case):
 
 @pytest.mark.parametrize("kind", ["LUMINA2", "PIXELDIT"])
 def test_a_clip_of_the_hosts_own_loader_works_on_sana(tmp_path, file, kind):
-    """The host's Gemma-2 classes have heads of 256; its CLIP gives padded states with a mask, or other states, and SANA takes both."""
+    """The host's Gemma-2 classes have heads of 256; its CLIP gives padded states with a mask, or other states, and SANA
+    takes both.
+    """
     comfy_sd = pytest.importorskip("comfy.sd", reason=REASON)
     samplers = pytest.importorskip("comfy.samplers", reason=REASON)
-    config = dataclasses.replace(tiny_text.config(hidden_size=48), head_dim=256, num_attention_heads=2, num_key_value_heads=1)
+    config = dataclasses.replace(
+        tiny_text.config(hidden_size=48), head_dim=256, num_attention_heads=2, num_key_value_heads=1
+    )
     spiece = torch.frombuffer(bytearray(tiny_text.spiece()), dtype=torch.uint8)
     weights = {f"model.{key}": tensor for key, tensor in tiny_text.state_dict(config).items()}
     save_file({**weights, "spiece_model": spiece}, tmp_path / "gemma.safetensors")
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
+    names = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "vocab_size",
+    )
     options = {"gemma2_2b_model_config": {name: getattr(config, name) for name in names}}
     clip = comfy_sd.load_clip([str(tmp_path / "gemma.safetensors")], None, comfy_sd.CLIPType[kind], options)
     positive, negative = (comfy_nodes.CLIPTextEncode().encode(clip, text)[0] for text in ("a red apple", ""))
@@ -174,10 +221,18 @@ def test_a_clip_of_the_hosts_own_loader_works_on_sana(tmp_path, file, kind):
     guider.set_conds(positive, negative)
     guider.set_cfg(4.5)
     noise = torch.randn(1, 32, 2, 3)
-    run = [guider.sample(noise, torch.zeros_like(noise), samplers.sampler_object("euler"), torch.tensor([1.0, 0.5, 0.0]), seed=0)]
+    run = [
+        guider.sample(
+            noise, torch.zeros_like(noise), samplers.sampler_object("euler"), torch.tensor([1.0, 0.5, 0.0]), seed=0
+        )
+    ]
     trimmed = [[states[:, extra["attention_mask"][0].bool()], {}] for states, extra in (*positive, *negative)]
     guider.set_conds(trimmed[:1], trimmed[1:])
-    run.append(guider.sample(noise, torch.zeros_like(noise), samplers.sampler_object("euler"), torch.tensor([1.0, 0.5, 0.0]), seed=0))
+    run.append(
+        guider.sample(
+            noise, torch.zeros_like(noise), samplers.sampler_object("euler"), torch.tensor([1.0, 0.5, 0.0]), seed=0
+        )
+    )
     assert_agree(*run, 1e-5)  # what the mask hides has no effect
 
 

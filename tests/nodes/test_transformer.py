@@ -21,7 +21,9 @@ FILES = ["sana.safetensors", "sana15.safetensors", "sprint.safetensors"]
 def build(path):
     """sana_core's model and the host's, with the same weights."""
     plain = core.load_transformer(path)
-    hosted = transformer.ComfySana(config=plain.config, image_model="sana", dtype=torch.float32, operations=ops.manual_cast)
+    hosted = transformer.ComfySana(
+        config=plain.config, image_model="sana", dtype=torch.float32, operations=ops.manual_cast
+    )
     hosted.load_state_dict(plain.state_dict())
     return plain, hosted
 
@@ -41,7 +43,9 @@ def inputs():
 
 def expected(plain, inputs):
     guidance = torch.tensor([4.5, 4.5]) if plain.config.guidance_embed else None
-    return plain(inputs["x"], inputs["timesteps"], inputs["context"], inputs["attention_mask"].bool(), guidance=guidance)
+    return plain(
+        inputs["x"], inputs["timesteps"], inputs["context"], inputs["attention_mask"].bool(), guidance=guidance
+    )
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -84,14 +88,18 @@ def test_blocks_can_be_replaced(file, inputs):
     seen = []
 
     def through(args, extra):
-        seen.append((args["transformer_options"]["block_index"], args["img"].shape, args["txt"].shape, args["vec"].shape))
+        seen.append(
+            (args["transformer_options"]["block_index"], args["img"].shape, args["txt"].shape, args["vec"].shape)
+        )
         return extra["original_block"](args)
 
     def skip(args, extra):
         return args
 
     both = {("double_block", 0): through, ("double_block", 1): through}
-    assert_agree(hosted(**inputs, transformer_options={"patches_replace": {"dit": both}}), expected(plain, inputs), 1e-5)
+    assert_agree(
+        hosted(**inputs, transformer_options={"patches_replace": {"dit": both}}), expected(plain, inputs), 1e-5
+    )
     assert [index for index, *_ in seen] == [0, 1]
     assert seen[0][1:] == ((2, 15, 224), (2, 9, 224), (2, 6, 224))
     skipped = hosted(**inputs, transformer_options={"patches_replace": {"dit": {("double_block", 1): skip}}})
@@ -107,7 +115,9 @@ def test_attention_can_be_overridden(file, inputs):
         heads.append((args[3], kwargs["mask"].shape, kwargs["transformer_options"]["block_index"]))
         return function(*args, **kwargs)
 
-    assert_agree(hosted(**inputs, transformer_options={"optimized_attention_override": override}), expected(plain, inputs), 1e-5)
+    assert_agree(
+        hosted(**inputs, transformer_options={"optimized_attention_override": override}), expected(plain, inputs), 1e-5
+    )
     assert heads == [(2, (2, 1, 1, 9), 0), (2, (2, 1, 1, 9), 1)]
 
 
@@ -129,7 +139,9 @@ def test_construction_without_weights(monkeypatch, file):
     monkeypatch.setattr(memory_management, "aimdo_enabled", True)
     monkeypatch.setattr(model_management, "WINDOWS", True)  # where ComfyUI 0.28 does so
     plain = core.load_transformer(file("diffusion_models", FILES[0]))
-    hosted = transformer.ComfySana(config=plain.config, image_model="sana", dtype=torch.bfloat16, operations=ops.manual_cast)
+    hosted = transformer.ComfySana(
+        config=plain.config, image_model="sana", dtype=torch.bfloat16, operations=ops.manual_cast
+    )
     assert hosted.proj_out.weight is None
     missing, unexpected = hosted.load_state_dict(plain.state_dict(), strict=False, assign=True)
     assert (missing, unexpected) == ([], [])

@@ -21,7 +21,11 @@ host = pytest.importorskip("comfy.model_management", reason=REASON)
 utils = pytest.importorskip("comfy.utils", reason=REASON)
 comfy_nodes = pytest.importorskip("nodes", reason=REASON)
 
-TILES = {64: 6, 128: 6, 160: 4}  # of a picture of 288 x 224, by the size chosen in the stock nodes; 128 is the smallest used
+TILES = {
+    64: 6,
+    128: 6,
+    160: 4,
+}  # of a picture of 288 x 224, by the size chosen in the stock nodes; 128 is the smallest used
 WIDTHS, BLOCKS = (128, 256, 512, 512, 1024, 1024), ("res",) * 3 + ("vit",) * 3
 FILES = ["dcae.safetensors", "dcae_mit.safetensors", "dcae_lite.safetensors"]
 
@@ -53,7 +57,10 @@ def test_the_host_finds_every_attribute(vae):
 def test_the_host_is_asked_for_the_memory_of_usual_tiles(size, limit):
     """Not for that of the whole picture, which would drive out the diffusion model: 26 GB at 4096."""
     encoder, decoder = (
-        tuple(config.StageConfig(channels=width, depth=depth, block=block) for width, depth, block in zip(WIDTHS, depths, BLOCKS))
+        tuple(
+            config.StageConfig(channels=width, depth=depth, block=block)
+            for width, depth, block in zip(WIDTHS, depths, BLOCKS)
+        )
         for depths in ((2, 2, 2, 3, 3, 3), (3,) * 6)
     )
     released = config.AutoencoderConfig(encoder=encoder, decoder=decoder)
@@ -183,7 +190,9 @@ def test_an_interrupt_stops_between_tiles(vae, run):
 def test_a_copy_for_another_device_encodes_tiles_with_its_own_model(tmp_path, file, vae):
     """As Select VAE Device makes it; the weights are others here so that it can be seen which ones were used."""
     tensors = load_file(file("vae", "dcae.safetensors"))
-    save_file({**tensors, "encoder.conv_out.bias": tensors["encoder.conv_out.bias"] + 1}, tmp_path / "other.safetensors")
+    save_file(
+        {**tensors, "encoder.conv_out.bias": tensors["encoder.conv_out.bias"] + 1}, tmp_path / "other.safetensors"
+    )
     other = copy.copy(vae)
     other.patcher = vae_bridge.load_vae_patcher(str(tmp_path / "other.safetensors"))
     other.first_stage_model = other.patcher.model
@@ -206,10 +215,14 @@ def test_the_nodes_exact_tiles_give_the_stock_picture(vae, tile_size):
 
 def test_the_nodes_blended_tiles(vae, tiles):
     latent = torch.randn(1, 32, 8, 12)
-    (found,) = vae_nodes.SanaNativeDecodeTiled.execute({"samples": latent}, vae, "256", {"method": "blend", "overlap": 64}).result
+    (found,) = vae_nodes.SanaNativeDecodeTiled.execute(
+        {"samples": latent}, vae, "256", {"method": "blend", "overlap": 64}
+    ).result
     assert tiles[-1] == (2 * 2, 2 * 2)
     model, exact = vae.first_stage_model, vae.decode(latent)
-    corner = model.decoder(latent[:, :, :8, :8]).movedim(1, -1)[:, :192, :192] * 0.5 + 0.5  # the first tile, decoded alone
+    corner = (
+        model.decoder(latent[:, :, :8, :8]).movedim(1, -1)[:, :192, :192] * 0.5 + 0.5
+    )  # the first tile, decoded alone
     assert_agree(found[:, :192, :192], corner.clamp(0, 1), 1e-5)
     assert (found - exact).abs().max() > 0.01
 
@@ -217,7 +230,9 @@ def test_the_nodes_blended_tiles(vae, tiles):
 @pytest.mark.parametrize("tile, overlap, total", [(512, 640, 2 * 3), (256, 64, 3 * 4)])
 def test_blended_tiles_of_the_free_memory(vae, tiles, free_bytes, tile, overlap, total):
     """auto; an overlap beyond half a tile becomes half a tile."""
-    free_bytes(memory.MARGIN * memory.decode_peak_bytes(vae.first_stage_model.config, tile, tile, None, torch.float32) + 1)
+    free_bytes(
+        memory.MARGIN * memory.decode_peak_bytes(vae.first_stage_model.config, tile, tile, None, torch.float32) + 1
+    )
     latent = torch.randn(1, 32, 16, 20)
     vae_nodes.SanaNativeDecodeTiled.execute({"samples": latent}, vae, "auto", {"method": "blend", "overlap": overlap})
     assert tiles[-1][1] == total
@@ -227,7 +242,9 @@ def test_another_vae_is_refused(vae):
     other = sd.VAE({"pixel_space_vae": torch.tensor(1.0)})
     kind = type(other.first_stage_model).__name__
     with pytest.raises(errors.InputError, match=f"of the kind {kind}: connect the VAE of Load SANA"):
-        vae_nodes.SanaNativeDecodeTiled.execute({"samples": torch.randn(1, 32, 2, 2)}, other, "auto", {"method": "exact"})
+        vae_nodes.SanaNativeDecodeTiled.execute(
+            {"samples": torch.randn(1, 32, 2, 2)}, other, "auto", {"method": "exact"}
+        )
 
 
 # --- number types
@@ -307,5 +324,8 @@ def test_only_sanas_dcae_is_taken(file, prefix):
     tensors = {prefix + key: tensor for key, tensor in load_file(file("vae", "dcae.safetensors")).items()}
     assert vae_bridge.is_dcae(tensors) == (prefix == "")
     assert not vae_bridge.is_dcae(
-        {"decoder.conv_in.weight": torch.zeros(512, 4, 3, 3), "decoder.up_blocks.0.resnets.0.conv1.weight": torch.zeros(1)}
+        {
+            "decoder.conv_in.weight": torch.zeros(512, 4, 3, 3),
+            "decoder.up_blocks.0.resnets.0.conv1.weight": torch.zeros(1),
+        }
     )

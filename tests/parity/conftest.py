@@ -1,8 +1,9 @@
 """The judge of fidelity: diffusers on tiny random models in the published layouts.
 
-`oracle` runs the scripts `make_fixtures.py` and `reference.py` from the folder in SANA_ORACLE (default: `shared/oracle` beside the
-checkout), once per session, or once for all where SANA_ORACLE_CACHE names a folder to keep the results in. Where the scripts or diffusers
-are missing the tests that need them are skipped; the other tests here build their own models and need diffusers only.
+`oracle` runs the scripts `make_fixtures.py` and `reference.py` from the folder in SANA_ORACLE (default: `shared/oracle`
+beside the checkout), once per session, or once for all where SANA_ORACLE_CACHE names a folder to keep the results in.
+Where the scripts or diffusers are missing the tests that need them are skipped; the other tests here build their own
+models and need diffusers only.
 """
 
 import json
@@ -49,5 +50,7 @@ def text_file(oracle, tmp_path_factory):
     """ComfyUI's single file of the text encoder, its tiny heads stated as the real file need not."""
     path = tmp_path_factory.mktemp("text") / "gemma2.safetensors"
     config = json.loads((oracle.fixtures / "manifest.json").read_text())["gemma"]
-    save_file(load_file(oracle.fixtures / "text" / "gemma2_comfy.safetensors"), path, metadata={"config": json.dumps(config)})
+    save_file(
+        load_file(oracle.fixtures / "text" / "gemma2_comfy.safetensors"), path, metadata={"config": json.dumps(config)}
+    )
     return path

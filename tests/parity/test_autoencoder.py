@@ -85,7 +85,11 @@ def test_other_seeds(tmp_path, lite, seed):
         for parameter in theirs.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.02)
     save_file(theirs.state_dict(), tmp_path / "m.safetensors")
-    ours, image, latent = load_autoencoder(tmp_path / "m.safetensors"), torch.rand(1, 3, 96, 64) * 2 - 1, torch.randn(1, 32, 3, 2)
+    ours, image, latent = (
+        load_autoencoder(tmp_path / "m.safetensors"),
+        torch.rand(1, 3, 96, 64) * 2 - 1,
+        torch.randn(1, 32, 3, 2),
+    )
     with torch.no_grad():
         assert_agree(ours.encoder(image), theirs.encode(image).latent, TOLERANCE)
         assert_agree(ours.decoder(latent), theirs.decode(latent).sample, TOLERANCE)

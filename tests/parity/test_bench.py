@@ -19,20 +19,36 @@ def test_memory_tells_every_row_and_holds_the_formulas(tmp_path, capsys):
     said, rows = capsys.readouterr().out, json.loads(path.read_text())["rows"]
     assert "Every formula holds within 10 %." in said and "counted on the meta device" in said
     bytes_of = {(row["network"], row["task"], row["how"]): row["activations"] for row in rows}
-    full = {how: count for (network, task, how), count in bytes_of.items() if (network, task) == ("DC-AE 1.0, 1.1", "decode")}
-    assert list(full) == ["diffusers", "diffusers, tiles of 512", "sana_core", "sana_core, tiles of 1024", "sana_core, tiles of 512"]
+    full = {
+        how: count
+        for (network, task, how), count in bytes_of.items()
+        if (network, task) == ("DC-AE 1.0, 1.1", "decode")
+    }
+    assert list(full) == [
+        "diffusers",
+        "diffusers, tiles of 512",
+        "sana_core",
+        "sana_core, tiles of 1024",
+        "sana_core, tiles of 512",
+    ]
     assert full["diffusers"] > full["sana_core"] > full["sana_core, tiles of 1024"] > full["sana_core, tiles of 512"]
-    assert all(row["formula"] for row in rows if row["network"].startswith("DC-AE") and row["how"].startswith("sana_core"))
+    assert all(
+        row["formula"] for row in rows if row["network"].startswith("DC-AE") and row["how"].startswith("sana_core")
+    )
     assert {network for network, task, _ in bytes_of if task == "step"} == {"0.6B", "1.6B"}
 
 
 def test_memory_names_a_formula_that_is_off(monkeypatch, capsys):
     monkeypatch.setattr(memory, "TRANSFORMERS", {})
     monkeypatch.setattr(memory, "AUTOENCODERS", {"DC-AE": AUTOENCODERS["DC-AE Lite"]})
-    monkeypatch.setattr(memory, "decode_peak_bytes", lambda *given: decode_peak_bytes(*given) * (1.5 if given[3] == 512 else 1))
+    monkeypatch.setattr(
+        memory, "decode_peak_bytes", lambda *given: decode_peak_bytes(*given) * (1.5 if given[3] == 512 else 1)
+    )
     assert memory.main(["--device", "meta", "--pixels", "1024"]) == 1
     last = capsys.readouterr().out.strip().splitlines()[-1]
-    assert re.fullmatch(r"DC-AE, decode 1024, sana_core, tiles of 512: 3\d% off the formula of sana_core/dcae/memory\.py", last)
+    assert re.fullmatch(
+        r"DC-AE, decode 1024, sana_core, tiles of 512: 3\d% off the formula of sana_core/dcae/memory\.py", last
+    )
 
 
 @pytest.mark.parametrize(("pixels", "tile", "gigabytes"), [(4096, 1024, 2.0), (4096, 512, 1.6), (2048, 512, 0.9)])

@@ -6,7 +6,7 @@ from agreement import assert_agree
 from PIL import Image
 
 from sana_core.checkpoint.load import load_autoencoder, load_controlnet, load_transformer
-from sana_core.control import control_picture
+from sana_core.pictures.control import control_picture
 from sana_core.samplers.denoiser import make_denoiser
 from sana_core.samplers.flow_dpm import sample_flow_dpm
 from sana_core.samplers.schedules import flow_dpm_sigmas
@@ -24,7 +24,11 @@ GIVEN = ("in_latent", "in_timestep", "in_text", "mask", "in_cond")
 
 @pytest.fixture(scope="module")
 def reference(oracle):
-    return {key.removeprefix("controlnet/"): tensor for key, tensor in oracle.reference.items() if key.startswith("controlnet/")}
+    return {
+        key.removeprefix("controlnet/"): tensor
+        for key, tensor in oracle.reference.items()
+        if key.startswith("controlnet/")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,10 @@ def test_forward(oracle, reference, transformer, layout, order, scale):
 
 def test_residuals(oracle, reference, transformer):
     network, residuals = load_controlnet(oracle.fixtures / "controlnet", order="diffusers"), []
-    hooks = [layer.register_forward_hook(lambda module, inputs, output: residuals.append(output)) for layer in network.controlnet_blocks]
+    hooks = [
+        layer.register_forward_hook(lambda module, inputs, output: residuals.append(output))
+        for layer in network.controlnet_blocks
+    ]
     latent, timestep, text, mask, cond = (reference[f"forward/{name}"] for name in GIVEN)
     transformer(latent, timestep, text, mask.bool(), control=[ControlBranch(network, cond)])
     assert len(hooks) == len(residuals) == 7
@@ -70,6 +77,8 @@ def test_latents(oracle, reference, transformer, latent, layout, order, scale, n
     network = load_controlnet(oracle.fixtures / layout, order=order)
     prompts = [oracle.reference[f"sana/conditioning/in_{prompt}"][None] for prompt in ("positive", "negative")]
     cond, uncond = ((states, torch.ones(states.shape[:2], dtype=torch.bool)) for states in prompts)
-    denoise = make_denoiser(transformer, cond, uncond, guidance_scale=4.5, control=[ControlBranch(network, latent, scale)])
+    denoise = make_denoiser(
+        transformer, cond, uncond, guidance_scale=4.5, control=[ControlBranch(network, latent, scale)]
+    )
     start = reference[f"{name.split('/')[0]}/in_latents"]
     assert_agree(sample_flow_dpm(denoise, start, flow_dpm_sigmas(20, 3.0)), reference[name], 1e-3)

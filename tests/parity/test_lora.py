@@ -1,4 +1,6 @@
-"""LoRA against diffusers and PEFT, float32: the oracle's files on every layout of the model, and every kind of adapter that PEFT makes."""
+"""LoRA against diffusers and PEFT, float32: the oracle's files on every layout of the model, and every kind of adapter
+that PEFT makes.
+"""
 
 import pytest
 import torch
@@ -74,7 +76,9 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_peft_saves(tmp_path, kind):
-    diffusers = pytest.importorskip("diffusers", reason="diffusers' transformer is the reference these tests compare with")
+    diffusers = pytest.importorskip(
+        "diffusers", reason="diffusers' transformer is the reference these tests compare with"
+    )
     peft = pytest.importorskip("peft", reason="PEFT's adapters are the reference these tests compare with")
     torch.manual_seed(3)
     theirs = diffusers.SanaTransformer2DModel(
@@ -86,7 +90,9 @@ def test_what_peft_saves(tmp_path, kind):
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if any(mark in name for mark in ("lora_", "hada_", "lokr_")):
-                parameter.copy_(torch.randn_like(parameter) * (0.3 if "hada_" in name else 0.1) + ("magnitude" in name) * parameter)
+                parameter.copy_(
+                    torch.randn_like(parameter) * (0.3 if "hada_" in name else 0.1) + ("magnitude" in name) * parameter
+                )
     adapted.save_pretrained(tmp_path / "adapter")
     latent, text, timestep = torch.randn(2, 32, 6, 10), torch.randn(2, 9, 96), torch.tensor([999.0, 13.0])
     ours = load_transformer(tmp_path / "model.safetensors")

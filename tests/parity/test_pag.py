@@ -29,7 +29,9 @@ def trajectory(transformer, reference, case, steps, guidance_scale, pag):
     with torch.no_grad():
         denoise = make_denoiser(transformer, cond, uncond, guidance_scale=guidance_scale, **pag)
         sigmas = flow_dpm_sigmas(steps, 3.0)
-        sample_flow_dpm(denoise, reference[f"pag/{case}/in_latents"], sigmas, callback=lambda i, sigma, x, x0: seen.append(x))
+        sample_flow_dpm(
+            denoise, reference[f"pag/{case}/in_latents"], sigmas, callback=lambda i, sigma, x, x0: seen.append(x)
+        )
     return torch.stack(seen)
 
 
@@ -46,9 +48,9 @@ def test_pag(oracle, transformers, case):
 
 
 def test_sana15_keeps_the_norms_of_queries_and_keys(oracle, transformers):
-    """Upstream perturbs one stream and leaves the others as they are. diffusers' PAG processor computes all streams of the perturbed block
-    itself and forgets q/k norm there, which SANA-1.5 was trained with: with its own processor diffusers is far away, with one that keeps
-    the norms it agrees.
+    """Upstream perturbs one stream and leaves the others as they are. diffusers' PAG processor computes all streams of
+    the perturbed block itself and forgets q/k norm there, which SANA-1.5 was trained with: with its own processor
+    diffusers is far away, with one that keeps the norms it agrees.
     """
     found = trajectory(transformers("sana15"), oracle.reference, "sana15_layer1", *LAYER_1)[-1]
     assert_agree(found, oracle.reference["pag/sana15_layer1/alt_qknorm_latents"], TOLERANCE)

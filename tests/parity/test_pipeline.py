@@ -27,7 +27,10 @@ def check(pipeline, reference, case, arguments):
     steps = []
     arguments = {"prompt": PROMPT, "instruction": "diffusers", **arguments}
     latents = pipeline(
-        latents=reference[f"sana/{case}/in_latents"], output="latent", callback=lambda i, sigma, x, x0: steps.append(x), **arguments
+        latents=reference[f"sana/{case}/in_latents"],
+        output="latent",
+        callback=lambda i, sigma, x, x0: steps.append(x),
+        **arguments,
     )
     assert_agree(torch.stack(steps), reference[f"sana/{case}/latents_per_step"], TOLERANCE)
     assert_agree(latents, reference[f"sana/{case}/latents"], TOLERANCE)
@@ -57,7 +60,9 @@ def test_oracle_from_a_diffusers_folder(oracle, folders, case):
 @pytest.mark.parametrize("layout", ["single", "original"])
 @pytest.mark.parametrize("case", ["dpm20", "sana06_euler20", "sana15_dpm20", "sana2k_dpm20", "sana4k_dpm20"])
 def test_oracle_from_single_files(oracle, text_file, case, layout):
-    """The position class of original files and the shift of the 4K model are found, not given; the sampler of a file is Flow-DPM."""
+    """The position class of original files and the shift of the 4K model are found, not given; the sampler of a file is
+    Flow-DPM.
+    """
     _, name, arguments = CASES[case]
     fixtures = oracle.fixtures
     files = {
@@ -74,7 +79,11 @@ def test_oracle_from_single_files(oracle, text_file, case, layout):
         },
     }[layout]
     pipeline = load_pipeline(files, device="cpu", variant=VARIANT.get(name) if layout == "single" else None)
-    native = {"sana06": 512, "sana2k": 2048, "sana4k": 4096}.get(name, 1024) if layout == "original" or name in VARIANT else 1024
+    native = (
+        {"sana06": 512, "sana2k": 2048, "sana4k": 4096}.get(name, 1024)
+        if layout == "original" or name in VARIANT
+        else 1024
+    )
     assert pipeline.defaults.width == pipeline.defaults.height == native
     check(pipeline, oracle.reference, case, {**arguments, **({"sampler": "flow_euler"} if "euler" in case else {})})
 
@@ -95,6 +104,12 @@ def test_other_seeds_sizes_and_prompts(oracle, folders, seed, folder, size, step
         guidance_scale=guidance, use_resolution_binning=False, output_type="pt", return_dict=False,
     )[0]  # fmt: skip
     found = folders(folder)(
-        prompt, negative, latents=latents, steps=steps, guidance_scale=guidance, instruction="diffusers", output="tensor"
+        prompt,
+        negative,
+        latents=latents,
+        steps=steps,
+        guidance_scale=guidance,
+        instruction="diffusers",
+        output="tensor",
     )
     assert_agree(found, expected, TOLERANCE)

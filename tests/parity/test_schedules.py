@@ -17,7 +17,11 @@ GRIDS = {"dpm": flow_dpm_sigmas, "euler": flow_euler_sigmas}
 
 @pytest.mark.parametrize("kind", GRIDS)
 def test_oracle(oracle, kind):
-    cases = [key.split("/")[1] for key in oracle.reference if key.startswith(f"schedules/{kind}_") and key.endswith("/sigmas")]
+    cases = [
+        key.split("/")[1]
+        for key in oracle.reference
+        if key.startswith(f"schedules/{kind}_") and key.endswith("/sigmas")
+    ]
     assert len(cases) == 36
     for case in cases:
         _, steps, shift = case.split("_")
@@ -41,7 +45,9 @@ def check_whole(found, expected, exact):
 def scheduler(kind, shift):
     if kind == "euler":
         return diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
-    return diffusers.DPMSolverMultistepScheduler(flow_shift=shift, use_flow_sigmas=True, prediction_type="flow_prediction")
+    return diffusers.DPMSolverMultistepScheduler(
+        flow_shift=shift, use_flow_sigmas=True, prediction_type="flow_prediction"
+    )
 
 
 def velocity(x, sigma):
@@ -56,10 +62,17 @@ def test_solver_on_the_same_field(kind, solver, steps, shift, seed):
     theirs, expected, path = scheduler(kind, shift), x.clone(), []
     theirs.set_timesteps(steps)
     for index, timestep in enumerate(theirs.timesteps):
-        expected = theirs.step(velocity(expected, theirs.sigmas[index].item()), timestep, expected, return_dict=False)[0]
+        expected = theirs.step(velocity(expected, theirs.sigmas[index].item()), timestep, expected, return_dict=False)[
+            0
+        ]
         path.append(expected)
     found = []
-    solver(lambda x, sigma: x - sigma * velocity(x, sigma), x, GRIDS[kind](steps, shift), callback=lambda i, s, x, x0: found.append(x))
+    solver(
+        lambda x, sigma: x - sigma * velocity(x, sigma),
+        x,
+        GRIDS[kind](steps, shift),
+        callback=lambda i, s, x, x0: found.append(x),
+    )
     assert_agree(torch.stack(found), torch.stack(path), 1e-5)
 
 
@@ -69,9 +82,18 @@ def test_resolution_bins():
     from diffusers.pipelines.pixart_alpha.pipeline_pixart_sigma import ASPECT_RATIO_2048_BIN
     from diffusers.pipelines.sana.pipeline_sana import ASPECT_RATIO_4096_BIN
 
-    tables = {512: ASPECT_RATIO_512_BIN, 1024: ASPECT_RATIO_1024_BIN, 2048: ASPECT_RATIO_2048_BIN, 4096: ASPECT_RATIO_4096_BIN}
+    tables = {
+        512: ASPECT_RATIO_512_BIN,
+        1024: ASPECT_RATIO_1024_BIN,
+        2048: ASPECT_RATIO_2048_BIN,
+        4096: ASPECT_RATIO_4096_BIN,
+    }
     for native, table in tables.items():
-        assert RESOLUTION_BINS[native] == {float(ratio): (int(height), int(width)) for ratio, (height, width) in table.items()}
+        assert RESOLUTION_BINS[native] == {
+            float(ratio): (int(height), int(width)) for ratio, (height, width) in table.items()
+        }
         for height in range(100, 5000, 173):
             for width in range(90, 5000, 191):
-                assert closest_bin(height, width, native) == PixArtImageProcessor.classify_height_width_bin(height, width, table)
+                assert closest_bin(height, width, native) == PixArtImageProcessor.classify_height_width_bin(
+                    height, width, table
+                )

@@ -41,7 +41,10 @@ def test_real_shapes(tables, name, naming):
         assert model.config.position == {"2K": POSITIONS["2k"], "4K": POSITIONS["4k"]}.get(name.split("_")[-1][:2])
     needed = [key for key in tensors if naming == "diffusers" or key not in tables[name]["optional_original"]]
     for key in needed[:: len(needed) // 3]:
-        for changed in ({k: t for k, t in tensors.items() if k != key}, tensors | {key: torch.empty(7, 5, device="meta")}):
+        for changed in (
+            {k: t for k, t in tensors.items() if k != key},
+            tensors | {key: torch.empty(7, 5, device="meta")},
+        ):
             with pytest.raises(CheckpointError, match=re.escape(key)):
                 load(changed)
     with pytest.raises(CheckpointError, match="one_too_many"):

@@ -34,7 +34,9 @@ def pipeline(request, oracle, text_file):
 def check(pipeline, reference, case, **arguments):
     """The latents after each step; the last ones agree with the reference."""
     steps = []
-    latents = pipeline(PROMPT, instruction="diffusers", output="latent", callback=lambda i, sigma, x, x0: steps.append(x), **arguments)
+    latents = pipeline(
+        PROMPT, instruction="diffusers", output="latent", callback=lambda i, sigma, x, x0: steps.append(x), **arguments
+    )
     assert_agree(latents, reference[f"sprint/{case}/latents"], TOLERANCE)
     if case == "steps2":  # the decoder has its own tests
         assert_agree(pipeline.decode(latents, pil=False), reference[f"sprint/{case}/image"], TOLERANCE)
@@ -45,7 +47,12 @@ def check(pipeline, reference, case, **arguments):
 def test_text_to_image(oracle, pipeline, steps):
     case, reference = f"steps{steps}", oracle.reference
     found = check(
-        pipeline, reference, case, latents=reference[f"sprint/{case}/in_latents"], step_noise=reference[f"sprint/{case}/noise"], steps=steps
+        pipeline,
+        reference,
+        case,
+        latents=reference[f"sprint/{case}/in_latents"],
+        step_noise=reference[f"sprint/{case}/noise"],
+        steps=steps,
     )
     if steps != 2:  # the states between, which the reference keeps in TrigFlow at data deviation 0.5
         angles = torch.linspace(1.5708, 0.0, steps + 1)[1:]
@@ -60,13 +67,28 @@ def picture(oracle):
 
 @pytest.mark.parametrize(
     ("case", "steps", "strength"),
-    [("img2img_steps2_strength0.5", 2, 0.5), ("img2img_steps4_strength0.75", 4, 0.75), ("img2img_steps2_strength0.6", 2, 1.0)],
+    [
+        ("img2img_steps2_strength0.5", 2, 0.5),
+        ("img2img_steps4_strength0.75", 4, 0.75),
+        ("img2img_steps2_strength0.6", 2, 1.0),
+    ],
 )
 def test_image_to_image(oracle, pipeline, picture, case, steps, strength):
-    """diffusers rounds the steps of its default, 0.6 of 2, up to both and begins at pure noise: what strength 1 says here."""
+    """diffusers rounds the steps of its default, 0.6 of 2, up to both and begins at pure noise: what strength 1 says
+    here.
+    """
     reference = oracle.reference
     first, *rest = reference[f"sprint/{case}/noise"]
-    check(pipeline, reference, case, image=picture, strength=strength, steps=steps, latents=first, step_noise=torch.stack(rest))
+    check(
+        pipeline,
+        reference,
+        case,
+        image=picture,
+        strength=strength,
+        steps=steps,
+        latents=first,
+        step_noise=torch.stack(rest),
+    )
 
 
 def test_the_default_of_diffusers_uses_the_picture_here(oracle, pipeline, picture):
@@ -87,6 +109,8 @@ def test_other_angles_and_guidance(oracle, layout):
     x = reference["sprint/steps2_g2/in_latents"] / (math.sin(1.5) + math.cos(1.5))
     sigmas = angle_sigmas(torch.tensor([1.5, 1.0, 0.0], dtype=torch.float64))
     with torch.no_grad():
-        denoise = make_denoiser(transformer, (states, torch.ones(states.shape[:2], dtype=torch.bool)), None, guidance_scale=2.0)
+        denoise = make_denoiser(
+            transformer, (states, torch.ones(states.shape[:2], dtype=torch.bool)), None, guidance_scale=2.0
+        )
         found = sample_scm(denoise, x, sigmas, step_noise=reference["sprint/steps2_g2/noise"])
     assert_agree(found, reference["sprint/steps2_g2/latents"], TOLERANCE)

@@ -20,7 +20,11 @@ from sana_core.text.load import load_text_encoder
 from sana_core.text.tokenizer import JsonTokenizer, tokenizer_from_bytes
 
 TOLERANCE = 1e-3
-HEADS = {"num_attention_heads": "4", "num_key_value_heads": "2", "head_dim": "32"}  # of the oracle's Gemma, whose shapes do not tell them
+HEADS = {
+    "num_attention_heads": "4",
+    "num_key_value_heads": "2",
+    "head_dim": "32",
+}  # of the oracle's Gemma, whose shapes do not tell them
 WORDING = {"chi": "diffusers", "nochi": None, "chi_nvlabs": "default"}
 
 
@@ -98,7 +102,9 @@ def instruction_of(diffusers):
 
 
 def pair(diffusers, seed):
-    """Our encoder and diffusers' pipeline around the same random Gemma-2, each with its own tokenizer and its own construction."""
+    """Our encoder and diffusers' pipeline around the same random Gemma-2, each with its own tokenizer and its own
+    construction.
+    """
     from tokenizers.processors import TemplateProcessing
     from transformers import Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
 
@@ -106,14 +112,23 @@ def pair(diffusers, seed):
     weights, spiece = tiny_text.state_dict(config, seed), tiny_text.spiece()
     fast = tiny_text.hugging_face_tokenizer(spiece)
     fast.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=fast, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>")
-    text_encoder = Gemma2Model(Gemma2Config(**{name: getattr(config, name) for name in TextConfig.__dataclass_fields__})).eval()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=fast, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>"
+    )
+    text_encoder = Gemma2Model(
+        Gemma2Config(**{name: getattr(config, name) for name in TextConfig.__dataclass_fields__})
+    ).eval()
     text_encoder.load_state_dict(weights)
     pipeline = diffusers.SanaPipeline(tokenizer, text_encoder, vae=None, transformer=None, scheduler=None)
     return GemmaTextEncoder(config, tokenizer_from_bytes(spiece, "tiny"), weights), pipeline
 
 
-PROMPTS = ["A red APPLE on a wooden table", "", "caf\u00e9 \u732b <b>bold</b>, 42  pixels\n\nend", "highly detailed, " * 120]
+PROMPTS = [
+    "A red APPLE on a wooden table",
+    "",
+    "caf\u00e9 \u732b <b>bold</b>, 42  pixels\n\nend",
+    "highly detailed, " * 120,
+]
 
 
 @pytest.mark.parametrize("max_length", [300, 20])
@@ -124,7 +139,12 @@ def test_a_random_model(diffusers, seed, max_length):
     prompts = [prompt.lower().strip() for prompt in PROMPTS]
     lines = instruction_of(diffusers)
     nvlabs = [line.replace("'Enhanced prompt'", '"Enhanced prompt"') for line in lines]
-    for instruction, theirs in ((None, None), ("diffusers", lines), ("default", nvlabs), ("Draw this:\nNow ", ["Draw this:", "Now "])):
+    for instruction, theirs in (
+        (None, None),
+        ("diffusers", lines),
+        ("default", nvlabs),
+        ("Draw this:\nNow ", ["Draw this:", "Now "]),
+    ):
         expected, expected_mask, _, _ = pipeline.encode_prompt(
             PROMPTS, False, device=torch.device("cpu"), complex_human_instruction=theirs, max_sequence_length=max_length
         )

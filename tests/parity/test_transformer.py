@@ -8,7 +8,14 @@ from safetensors.torch import save_file
 from sana_core.checkpoint.load import load_transformer
 
 TOLERANCE = 1e-4
-FOLDERS = {"sana": "sana", "sana06": "sana06_euler", "sana15": "sana15", "sprint": "sprint", "sana2k": "sana2k", "sana4k": "sana4k"}
+FOLDERS = {
+    "sana": "sana",
+    "sana06": "sana06_euler",
+    "sana15": "sana15",
+    "sprint": "sprint",
+    "sana2k": "sana2k",
+    "sana4k": "sana4k",
+}
 VARIANT = {"sana2k": "2k", "sana4k": "4k"}  # single diffusers files do not tell it
 LAYOUTS = {
     "single file": "single/transformer_{name}.safetensors",
@@ -34,7 +41,8 @@ def test_oracle(oracle, name, layout):
     assert len(cases) >= 4
     for case in cases:
         latent, timestep, text, mask, guidance = (
-            oracle.reference.get(f"{case}/{key}") for key in ("in_latent", "in_timestep", "in_text", "mask", "in_guidance")
+            oracle.reference.get(f"{case}/{key}")
+            for key in ("in_latent", "in_timestep", "in_text", "mask", "in_guidance")
         )
         assert_agree(call(model, latent, timestep, text, mask, guidance), oracle.reference[f"{case}/out"], TOLERANCE)
 
@@ -65,7 +73,9 @@ def test_other_seeds(tmp_path, name, seed):
     latent, text = torch.randn(2, 32, 6, 10), torch.randn(2, 9, 96)
     mask = torch.tensor([[1] * 9, [1] * 4 + [0] * 5])
     scm = ours.config.guidance_embed
-    timestep, guidance = (torch.tensor([0.97, 0.3]), torch.tensor([0.45, 0.1])) if scm else (torch.tensor([999.0, 13.5]), None)
+    timestep, guidance = (
+        (torch.tensor([0.97, 0.3]), torch.tensor([0.45, 0.1])) if scm else (torch.tensor([999.0, 13.5]), None)
+    )
     extra = {"guidance": guidance} if scm else {}
     with torch.no_grad():
         expected = theirs(latent, text, timestep, encoder_attention_mask=mask, return_dict=False, **extra)[0]

@@ -1,4 +1,6 @@
-"""A ComfyUI server with the pack installed under its registry name, and tiny models under the file names that the templates ask for."""
+"""A ComfyUI server with the pack installed under its registry name, and tiny models under the file names that the
+templates ask for.
+"""
 
 import contextlib
 import json

@@ -36,7 +36,9 @@ def test_a_template_draws_a_picture_of_its_size(server, name):
 
 
 def test_the_quick_start_and_the_command_line_draw_the_same(server, tmp_path):
-    """Twenty prompts in English, Chinese and emoji, one seed. Nearly the same pixels: layers and attention are the host's own here."""
+    """Twenty prompts in English, Chinese and emoji, one seed. Nearly the same pixels: layers and attention are the
+    host's own here.
+    """
     file = ROOT / "tools" / "nano" / "prompts.txt"
     command = [
         sys.executable,

@@ -7,15 +7,22 @@ from workflows.templates import FOLDER, NAMES, PROMPTS, each_template, link_sour
 from sana_core.presets import AUTOENCODERS, CONTROLNETS, RELEASES, TEXT_ENCODER
 
 PUBLISHED = {part.url: part for part in (*RELEASES, *CONTROLNETS, *AUTOENCODERS, TEXT_ENCODER)}
-OF_THE_USER = ["my_sana_lora.safetensors", "example.png"]  # a name that stands for the user's file; the picture that ComfyUI brings
+OF_THE_USER = [
+    "my_sana_lora.safetensors",
+    "example.png",
+]  # a name that stands for the user's file; the picture that ComfyUI brings
 FILE = re.compile(r".+\.(safetensors|pth|png)")
 EDITOR_ALONE = ("control_after_generate", "upload")  # widgets that no node knows
 TITLE_BAR = 30  # above `pos` of a node
 
 
 def test_every_template_has_a_picture_and_an_api_twin_and_nothing_else_is_there():
-    assert NAMES and all(re.fullmatch(r"[a-zA-Z0-9_.-]+", name) for name in NAMES)  # a deep link takes no other characters
-    assert sorted(path.name for path in FOLDER.iterdir()) == sorted(name + end for name in NAMES for end in (".json", ".jpg"))
+    assert NAMES and all(
+        re.fullmatch(r"[a-zA-Z0-9_.-]+", name) for name in NAMES
+    )  # a deep link takes no other characters
+    assert sorted(path.name for path in FOLDER.iterdir()) == sorted(
+        name + end for name in NAMES for end in (".json", ".jpg")
+    )
     assert sorted(path.name for path in PROMPTS.iterdir()) == sorted(f"{name}.json" for name in NAMES)
 
 
@@ -40,7 +47,9 @@ def test_widget_values_by_position_are_those_by_name(name):
 @each_template
 def test_nodes_tell_the_pack_they_come_from(name):
     for node in nodes(load(name)):
-        assert node["properties"]["cnr_id"] == ("sana-native" if node["type"].startswith("SanaNative") else "comfy-core")
+        assert node["properties"]["cnr_id"] == (
+            "sana-native" if node["type"].startswith("SanaNative") else "comfy-core"
+        )
         assert re.fullmatch(r"\d+\.\d+\.\d+", node["properties"]["ver"])
 
 
@@ -49,14 +58,19 @@ def test_a_file_to_download_is_a_published_one_under_the_name_that_is_chosen(nam
     for node in nodes(load(name)):
         for model in node["properties"].get("models", []):
             part = PUBLISHED[model["url"]]
-            assert (model["name"], model["directory"]) == (part.file_name, part.directory)  # the browser saves it under this name
+            assert (model["name"], model["directory"]) == (
+                part.file_name,
+                part.directory,
+            )  # the browser saves it under this name
             assert model["name"] in node["widgets_values"]
 
 
 @each_template
 def test_only_the_embedded_model_and_the_users_files_need_no_download(name):
     for node in nodes(load(name)):
-        files = [value for value in node.get("widgets_values", []) if FILE.fullmatch(str(value)) and value not in OF_THE_USER]
+        files = [
+            value for value in node.get("widgets_values", []) if FILE.fullmatch(str(value)) and value not in OF_THE_USER
+        ]
         to_download = [model["name"] for model in node["properties"].get("models", [])]
         assert [file for file in files if not file.startswith("sana_nano")] == to_download, node["type"]
 

@@ -47,7 +47,9 @@ def test_every_part_of_a_node_has_a_tooltip(node_infos):
 
 def test_there_are_help_pages_for_these_nodes_and_no_others(node_infos):
     pages = [path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")]
-    assert sorted(pages) == sorted(page for name in node_infos for page in (f"{name}.md", f"{name}/en.md", f"{name}/zh.md"))
+    assert sorted(pages) == sorted(
+        page for name in node_infos for page in (f"{name}.md", f"{name}/en.md", f"{name}/zh.md")
+    )
     for name in node_infos:
         assert (DOCS / f"{name}.md").read_bytes() == (DOCS / name / "en.md").read_bytes()
 
@@ -72,7 +74,9 @@ def test_a_chinese_help_page_uses_the_labels_that_the_editor_shows(node_infos, c
 
 def nested(page):
     """Inputs that a choice reveals, named inside the item of that choice."""
-    return {word for line in page.splitlines() if line.startswith("  - ") for word in re.findall(r"\*\*(.+?)\*\*", line)}
+    return {
+        word for line in page.splitlines() if line.startswith("  - ") for word in re.findall(r"\*\*(.+?)\*\*", line)
+    }
 
 
 def test_the_chinese_locale_covers_these_nodes_and_no_others(node_infos, chinese):

@@ -21,10 +21,20 @@ INSTRUCTION_SHARE = 0.5  # of the others; the two wordings equally often
 
 
 class CaptionBatches:
-    """`batches(step)` -> captions of random scenes of a bank, tokenized. vague: share of the captions that name the thing alone."""
+    """`batches(step)` -> captions of random scenes of a bank, tokenized. vague: share of the captions that name the
+    thing alone.
+    """
 
     def __init__(
-        self, source: CaptionSource, bank: list[Scene], tokenizer: Tokenizer, stage: Stage, steps: int, seed: int, *, vague: float = 0.0
+        self,
+        source: CaptionSource,
+        bank: list[Scene],
+        tokenizer: Tokenizer,
+        stage: Stage,
+        steps: int,
+        seed: int,
+        *,
+        vague: float = 0.0,
     ) -> None:
         self.source, self.bank, self.tokenizer = source, bank, tokenizer
         self.stage, self.steps, self.seed, self.vague = stage, steps, seed, vague
@@ -39,7 +49,10 @@ class CaptionBatches:
         return CaptionBatch(
             tokens=token_batch([self._tokens("" if gone else c.text, rng) for c, gone in zip(captions, empty)]),
             pictures=torch.tensor(pictures),
-            attributes={name: torch.tensor([IGNORED if gone else values[name] for values, gone in zip(told, empty)]) for name in told[0]},
+            attributes={
+                name: torch.tensor([IGNORED if gone else values[name] for values, gone in zip(told, empty)])
+                for name in told[0]
+            },
         )
 
     def _told(self, scene: Scene, rng: random.Random) -> Scene:

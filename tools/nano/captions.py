@@ -37,7 +37,9 @@ class CaptionSource:
 
     def __init__(self, concepts: list[Concept], splits: Splits, styles: Sequence[str]) -> None:
         self.concepts, self.splits, self.styles = concepts, splits, styles
-        english_words = {word.lower() for c in concepts for name in (c.name, *c.aliases, *c.keywords) for word in name.split()}
+        english_words = {
+            word.lower() for c in concepts for name in (c.name, *c.aliases, *c.keywords) for word in name.split()
+        }
         chinese_names = {name for c in concepts for name in (c.zh, *c.zh_aliases, *c.zh_keywords)}
         self.fillers = [word for word in templates()["fillers"] if word not in english_words]
         self.chinese_fillers = [word for word in templates()["zh_fillers"] if word not in chinese_names]
@@ -46,11 +48,16 @@ class CaptionSource:
         things = [self.concepts[index] for index in (scene.concept, scene.second) if index is not None]
         kind = rng.random()
         if kind < CHINESE and not any(thing.name in self.splits.no_chinese for thing in things):
-            text = self.filled_chinese(chinese(scene, self.styles, [self.chinese_name(thing, rng) for thing in things], rng), rng)
+            text = self.filled_chinese(
+                chinese(scene, self.styles, [self.chinese_name(thing, rng) for thing in things], rng), rng
+            )
         elif kind < CHINESE + EMOJI and scene.colour == WHITE and scene.layout in ("full", "beside"):
             text = emoji(scene, self.styles, things, rng)
         else:
-            text = cased(self.filled(english(scene, self.styles, [self.english_name(thing, rng) for thing in things], rng), rng), rng)
+            text = cased(
+                self.filled(english(scene, self.styles, [self.english_name(thing, rng) for thing in things], rng), rng),
+                rng,
+            )
         return Caption(text=text, scene=scene)
 
     def english_name(self, thing: Concept, rng: random.Random) -> str:
@@ -62,7 +69,9 @@ class CaptionSource:
         return name.lower() if rng.random() < 0.1 else name
 
     def filled(self, text: str, rng: random.Random) -> str:
-        """People write more than a caption needs: now and then words before or after it, so that the model learns to read past them."""
+        """People write more than a caption needs: now and then words before or after it, so that the model learns to
+        read past them.
+        """
         if rng.random() >= FILLED:
             return text
         words = " ".join(self.filler(rng) for _ in range(rng.randint(1, 4)))
@@ -87,20 +96,30 @@ class CaptionSource:
 
 
 def english(scene: Scene, styles: Sequence[str], names: list[str], rng: random.Random, suffix: str = "") -> str:
-    """A caption in English from the templates whose key ends in `suffix` where there are such ("_held_out"), else from the trained ones."""
+    """A caption in English from the templates whose key ends in `suffix` where there are such ("_held_out"), else from
+    the trained ones.
+    """
     plain = scene.layout == "full" and scene.colour == WHITE and scene.style == 0
     if plain:
-        return rng.choice(phrasings("trained" if not suffix else suffix.lstrip("_"))).format(a=with_article(names[0]), name=names[0])
+        return rng.choice(phrasings("trained" if not suffix else suffix.lstrip("_"))).format(
+            a=with_article(names[0]), name=names[0]
+        )
     text, bare = with_article(names[0]), names[0]
     if scene.layout == "small":
         text = bare = rng.choice(phrasings("small")).format(name=names[0])
     elif scene.second is not None:
-        text = bare = rng.choice(phrasings(f"pair_{scene.layout}", suffix)).format(a=with_article(names[0]), b=with_article(names[1]))
+        text = bare = rng.choice(phrasings(f"pair_{scene.layout}", suffix)).format(
+            a=with_article(names[0]), b=with_article(names[1])
+        )
     elif scene.layout != "full":
-        text = bare = rng.choice(phrasings(f"place_{scene.layout}", suffix)).format(a=with_article(names[0]), name=names[0])
+        text = bare = rng.choice(phrasings(f"place_{scene.layout}", suffix)).format(
+            a=with_article(names[0]), name=names[0]
+        )
     if scene.colour != WHITE:
         article = "an" if scene.colour[0] in "aeiou" else "a"
-        text = bare = rng.choice(phrasings("background", suffix)).format(a=text, name=bare, b=article, colour=scene.colour)
+        text = bare = rng.choice(phrasings("background", suffix)).format(
+            a=text, name=bare, b=article, colour=scene.colour
+        )
     if scene.style:
         text = rng.choice(phrasings(style_key(styles[scene.style]), suffix)).format(a=text, name=bare)
     return text
@@ -165,17 +184,30 @@ def evaluation_sets(concepts: list[Concept], splits: Splits, styles: Sequence[st
         "trained phrasings": [phrase(Scene(concept=c.index)) for c in concepts],
         "held-out phrasings": [phrase(Scene(concept=c.index), "_held_out") for c in concepts],
         "held-out Chinese phrasings": [
-            Caption(text=chinese(Scene(concept=c.index), styles, [c.zh], rng, "_held_out"), scene=Scene(concept=c.index)) for c in speaking
+            Caption(
+                text=chinese(Scene(concept=c.index), styles, [c.zh], rng, "_held_out"), scene=Scene(concept=c.index)
+            )
+            for c in speaking
         ],
-        "held-out keywords": [Caption(text=word, scene=Scene(concept=by_name[name].index)) for name, word in splits.keywords.items()],
-        "concepts without Chinese": [Caption(text=c.zh, scene=Scene(concept=c.index)) for c in concepts if c.name in splits.no_chinese],
-        "held-out backgrounds": [phrase(Scene(concept=by_name[name].index, colour=colour)) for name, colour in sorted(splits.pairs)],
+        "held-out keywords": [
+            Caption(text=word, scene=Scene(concept=by_name[name].index)) for name, word in splits.keywords.items()
+        ],
+        "concepts without Chinese": [
+            Caption(text=c.zh, scene=Scene(concept=c.index)) for c in concepts if c.name in splits.no_chinese
+        ],
+        "held-out backgrounds": [
+            phrase(Scene(concept=by_name[name].index, colour=colour)) for name, colour in sorted(splits.pairs)
+        ],
     }
     if len(styles) > 1:
         drawn = [c for c in concepts if len(c.styles) > 1]
         sets["second style"] = [phrase(Scene(concept=c.index, style=1)) for c in drawn if c.name not in splits.no_style]
-        sets["held-out in the second style"] = [phrase(Scene(concept=c.index, style=1)) for c in drawn if c.name in splits.no_style]
+        sets["held-out in the second style"] = [
+            phrase(Scene(concept=c.index, style=1)) for c in drawn if c.name in splits.no_style
+        ]
     if splits.couples:
         couples = sorted(sorted(couple) for couple in splits.couples)
-        sets["held-out couples"] = [phrase(Scene(concept=by_name[a].index, second=by_name[b].index, layout="beside")) for a, b in couples]
+        sets["held-out couples"] = [
+            phrase(Scene(concept=by_name[a].index, second=by_name[b].index, layout="beside")) for a, b in couples
+        ]
     return {name: captions for name, captions in sets.items() if captions}

@@ -23,9 +23,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """One stage's call. minutes: then it saves and stops, and the same command continues. workers: processes that make captions.
+    """One stage's call. minutes: then it saves and stops, and the same command continues. workers: processes that make
+    captions.
 
-    compile: the autoencoder through torch.compile. begin: an autoencoder whose weights the stage autoencoder begins with.
+    compile: the autoencoder through torch.compile. begin: an autoencoder whose weights the stage autoencoder begins
+    with.
     """
 
     work: Path
@@ -62,7 +64,11 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--steps", type=int, help="in place of the size's own number, over all runs")
     made.add_argument("--workers", type=int, default=0, help="processes that make captions ahead of time")
     made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--compile", action="store_true", help="the autoencoder through torch.compile: about twice as fast after a minute")
+    made.add_argument(
+        "--compile",
+        action="store_true",
+        help="the autoencoder through torch.compile: about twice as fast after a minute",
+    )
     return made
 
 

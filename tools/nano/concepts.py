@@ -41,7 +41,9 @@ def skipped_words() -> frozenset[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Concept:
-    """One thing and the names that mean it alone. Keywords are CLDR's, those of no other concept here. styles: that it is drawn in."""
+    """One thing and the names that mean it alone. Keywords are CLDR's, those of no other concept here. styles: that it
+    is drawn in.
+    """
 
     index: int
     name: str
@@ -63,8 +65,9 @@ class Concept:
 class Splits:
     """What is never trained.
 
-    keywords: CLDR keywords by concept; pairs: (concept, background); no_chinese: concepts without any Chinese caption; no_style: concepts
-    that are only trained in the first style; couples: two concepts in one picture; drawings: "style/hexcode" that no stage sees.
+    keywords: CLDR keywords by concept; pairs: (concept, background); no_chinese: concepts without any Chinese caption;
+    no_style: concepts that are only trained in the first style; couples: two concepts in one picture; drawings:
+    "style/hexcode" that no stage sees.
     """
 
     keywords: dict[str, str]
@@ -78,11 +81,19 @@ class Splits:
 def load_concepts(work: Path) -> list[Concept]:
     """The concepts of WORK/names.json in its order."""
     records = json.loads((work / "names.json").read_text(encoding="utf-8"))["concepts"]
-    claimed = {key: Counter(word for record in records for word in set(record[key])) for key in ("keywords", "zh_keywords")}
-    named = {word.lower() for record in records for word in (record["name"], *record["aliases"], record["zh"], *record["zh_aliases"])}
+    claimed = {
+        key: Counter(word for record in records for word in set(record[key])) for key in ("keywords", "zh_keywords")
+    }
+    named = {
+        word.lower()
+        for record in records
+        for word in (record["name"], *record["aliases"], record["zh"], *record["zh_aliases"])
+    }
 
     def own(record: dict, key: str) -> tuple[str, ...]:
-        words = [word for word in record[key] if claimed[key][word] == 1 and word.lower() not in named | skipped_words()]
+        words = [
+            word for word in record[key] if claimed[key][word] == 1 and word.lower() not in named | skipped_words()
+        ]
         # a Chinese keyword that shares no character with the name is mostly an association ("zoo"), not another name
         return tuple(word for word in words if key == "keywords" or set(word) & set(record["zh"]))
 
@@ -97,7 +108,9 @@ def load_concepts(work: Path) -> list[Concept]:
 
 
 def load_splits(size: Size, concepts: list[Concept], other_drawings: list[str]) -> Splits:
-    """The splits of a size: from its file, or chosen afresh where it has none. other_drawings: "style/hexcode" beside the concepts'."""
+    """The splits of a size: from its file, or chosen afresh where it has none. other_drawings: "style/hexcode" beside
+    the concepts'.
+    """
     if size.splits is None:
         return parse_splits(choose_splits(concepts, other_drawings, seed=0))
     return parse_splits(json.loads((HERE / size.splits).read_text(encoding="utf-8")))
@@ -115,10 +128,11 @@ def parse_splits(data: dict) -> Splits:
 
 
 def choose_splits(concepts: list[Concept], other_drawings: list[str], *, seed: int) -> dict:
-    """About a tenth of each kind, and a third of the things with two keywords; at most 100 keywords, 400 pairs, 30 concepts without Chinese
-    or second style, 100 couples.
+    """About a tenth of each kind, and a third of the things with two keywords; at most 100 keywords, 400 pairs, 30
+    concepts without Chinese or second style, 100 couples.
 
-    Of the drawings without a name at most 40 families of each style's, the same ones: a woman's and a man's version are not apart.
+    Of the drawings without a name at most 40 families of each style's, the same ones: a woman's and a man's version are
+    not apart.
     """
     rng = random.Random(seed)
     colours = [colour for colour in palette() if colour != WHITE]
@@ -133,7 +147,10 @@ def choose_splits(concepts: list[Concept], other_drawings: list[str], *, seed: i
     names = [concept.name for concept in concepts]
     couples = {frozenset(rng.sample(names, 2)) for _ in range(min(100, len(names)))}
     return {
-        "keywords": {concept.name: rng.choice(concept.keywords) for concept in sorted(some(spare, 100, share=3), key=lambda c: c.index)},
+        "keywords": {
+            concept.name: rng.choice(concept.keywords)
+            for concept in sorted(some(spare, 100, share=3), key=lambda c: c.index)
+        },
         "pairs": sorted(some([(name, colour) for name in names for colour in colours], 400)),
         "no_chinese": sorted(some(names, 30)),
         "no_style": sorted(some([concept.name for concept in concepts if len(concept.styles) > 1], 30)),

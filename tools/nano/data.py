@@ -2,8 +2,8 @@
 
     python -m tools.nano.data WORK --size 256 --packages NODE_MODULES
 
-NODE_MODULES holds the npm packages named in README.md; the toy size draws its own shapes and needs none. Writes WORK/drawings.zip (RGBA
-WebP, `style/hexcode.webp`) and WORK/names.json.
+NODE_MODULES holds the npm packages named in README.md; the toy size draws its own shapes and needs none. Writes
+WORK/drawings.zip (RGBA WebP, `style/hexcode.webp`) and WORK/names.json.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class Style(Protocol):
 
 
 class IconifySet:
-    """SVG drawings of an `@iconify-json` package. names: hexcode -> icon (the older Noto comes without, the new one's serve)."""
+    """SVG drawings of an `@iconify-json` package. names: hexcode -> icon (the older Noto comes without, the new one's
+    serve).
+    """
 
     def __init__(self, folder: Path, names: dict[str, str]) -> None:
         content = read_json(folder / "icons.json")
@@ -61,14 +63,19 @@ class IconifySet:
             '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
             f'viewBox="0 0 {sides[0]} {sides[1]}">{icon["body"]}</svg>'
         )
-        return lossless(Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=pixels, height=pixels)))))
+        return lossless(
+            Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=pixels, height=pixels))))
+        )
 
 
 class Fluent3D:
     """Microsoft's Fluent 3D emoji as pictures of 256 px."""
 
     def __init__(self, folder: Path) -> None:
-        self.files = {"-".join(part for part in path.stem.split("-") if part != "fe0f"): path for path in sorted(folder.glob("*.webp"))}
+        self.files = {
+            "-".join(part for part in path.stem.split("-") if part != "fe0f"): path
+            for path in sorted(folder.glob("*.webp"))
+        }
 
     def has(self, emoji: str) -> bool:
         return hexcode(emoji) in self.files
@@ -101,7 +108,10 @@ def read_json(path: Path) -> dict:
 def read_listed(path: Path = HERE / "concepts.txt") -> dict[str, tuple[list[str], list[str]]]:
     """CLDR name -> (everyday names, everyday Chinese names), in the order of the file."""
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
-    rows = [[[word.strip() for word in part.split(",") if word.strip()] for part in f"{line} | | ".split(" |")[:3]] for line in lines]
+    rows = [
+        [[word.strip() for word in part.split(",") if word.strip()] for part in f"{line} | | ".split(" |")[:3]]
+        for line in lines
+    ]
     return {name[0]: (english, chinese) for name, english, chinese in rows}
 
 
@@ -133,7 +143,9 @@ def named_records(packages: Path, size: Size, styles: dict[str, Style]) -> tuple
 
 def cldr_names(packages: Path, locale: str) -> dict:
     """CLDR's names ("tts") and keywords ("default") by emoji; those of sequences are derived ones."""
-    plain = read_json(packages / "cldr-annotations-full" / "annotations" / locale / "annotations.json")["annotations"]["annotations"]
+    plain = read_json(packages / "cldr-annotations-full" / "annotations" / locale / "annotations.json")["annotations"][
+        "annotations"
+    ]
     derived = packages / "cldr-annotations-derived-full" / "annotationsDerived" / locale / "annotations.json"
     return {**read_json(derived)["annotationsDerived"]["annotations"], **plain}
 
@@ -154,7 +166,9 @@ def collect(packages: Path | None, size: Size) -> tuple[dict[str, Style], list[d
         styles: dict[str, Style] = {name: Shapes(name) for name in (*size.styles, BLOBS)}
         records, others = [{**concept, "styles": list(size.styles)} for concept in TOY_CONCEPTS], Shapes.others()
     elif packages is None:
-        raise SystemExit(f"the size {size.name} is drawn from npm packages: say where they are with --packages NODE_MODULES")
+        raise SystemExit(
+            f"the size {size.name} is drawn from npm packages: say where they are with --packages NODE_MODULES"
+        )
     else:
         styles = open_styles(packages, size)
         records, others = named_records(packages, size, styles)
@@ -183,7 +197,13 @@ def build(work: Path, size: Size, packages: Path | None) -> None:
     count = write_drawings(work / "drawings.zip", styles, [*named, *others], size.pixels)
     names = {"concepts": records, "others": others}
     (work / "names.json").write_text(json.dumps(names, ensure_ascii=False, indent=1), encoding="utf-8")
-    log.info("%d concepts, %d drawings of them, %d drawings beside them, %d altogether", len(records), len(named), len(others), count)
+    log.info(
+        "%d concepts, %d drawings of them, %d drawings beside them, %d altogether",
+        len(records),
+        len(named),
+        len(others),
+        count,
+    )
 
 
 def main() -> None:

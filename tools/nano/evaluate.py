@@ -1,12 +1,12 @@
 """Stage `evaluate`: measure the exported files through the pack's own pipeline.
 
-    python -m tools.nano.evaluate WORK --size 256                        everything
-    python -m tools.nano.evaluate WORK --size 256 --part retrieval       one part: reconstruction, retrieval, numbers, samplers, speed,
+    python -m tools.nano.evaluate WORK --size 256                        everything python -m tools.nano.evaluate WORK
+    --size 256 --part retrieval       one part: reconstruction, retrieval, numbers, samplers, speed,
                                                                          sprint, controlnet, lora, judge, sheet
 
-Adds to WORK/report.json and writes WORK/sheets/contact_sheet.jpg. What each part measures is said at its function. Retrieval has a ceiling
-(the right drawing through the autoencoder) and two floors (empty prompts, prompts of other things). `--dtype bfloat16` draws faster on a
-CPU; the parts numbers and speed are meant without it.
+Adds to WORK/report.json and writes WORK/sheets/contact_sheet.jpg. What each part measures is said at its function.
+Retrieval has a ceiling (the right drawing through the autoencoder) and two floors (empty prompts, prompts of other
+things). `--dtype bfloat16` draws faster on a CPU; the parts numbers and speed are meant without it.
 """
 
 from __future__ import annotations
@@ -40,14 +40,24 @@ PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "color.png", "rocket.jpg
 
 
 def reconstruction(run: Evaluation) -> dict:
-    """PSNR of the autoencoder in dB: drawings it was trained on, drawings no stage has seen, photographs in WORK/photos."""
+    """PSNR of the autoencoder in dB: drawings it was trained on, drawings no stage has seen, photographs in
+    WORK/photos.
+    """
     pool, pixels, vae = Pool(run.command), run.command.size.pixels, run.base.autoencoder
     images = {"trained drawings": pool.trained_sample(pixels, 256), "held-out drawings": pool.held_out_sample(pixels)}
     found = [file for name in PHOTOS if (file := run.command.work / "photos" / name).exists()]
     if found:
-        fitted = [np.array(ImageOps.fit(Image.open(file).convert("RGB"), (pixels, pixels), Image.Resampling.LANCZOS)) for file in found]
-        images["held-out photographs"] = torch.from_numpy(np.stack(fitted)).permute(0, 3, 1, 2).to(run.command.device) / 127.5 - 1
-    return {name: {"pictures": len(given), "psnr": psnr(reconstruct(vae, given), given).mean().item()} for name, given in images.items()}
+        fitted = [
+            np.array(ImageOps.fit(Image.open(file).convert("RGB"), (pixels, pixels), Image.Resampling.LANCZOS))
+            for file in found
+        ]
+        images["held-out photographs"] = (
+            torch.from_numpy(np.stack(fitted)).permute(0, 3, 1, 2).to(run.command.device) / 127.5 - 1
+        )
+    return {
+        name: {"pictures": len(given), "psnr": psnr(reconstruct(vae, given), given).mean().item()}
+        for name, given in images.items()
+    }
 
 
 def retrieval(run: Evaluation) -> dict:
@@ -58,7 +68,9 @@ def retrieval(run: Evaluation) -> dict:
         log.info("%s (%d): %s", name, len(captions), report[name]["seeds"])
     names = run.sets["names"]
     wanted = [caption.scene for caption in names]
-    report["ceiling: reconstructions"] = scores(run.gallery, reconstruct(run.base.autoencoder, run.gallery.picture(wanted)), wanted)
+    report["ceiling: reconstructions"] = scores(
+        run.gallery, reconstruct(run.base.autoencoder, run.gallery.picture(wanted)), wanted
+    )
     report["floor: empty prompts"] = scores(run.gallery, run.draw(run.base, [""] * len(names), 0), wanted)
     others = [caption.text for caption in names[1:] + names[:1]]
     report["floor: prompts of other things"] = scores(run.gallery, run.draw(run.base, others, 0), wanted)
@@ -92,7 +104,9 @@ def samplers(run: Evaluation) -> dict:
         return found
 
     exact = latents("flow_euler", 200)
-    return {sampler: (latents(sampler, 20) - exact).square().mean().sqrt().item() for sampler in ("flow_dpm", "flow_euler")}
+    return {
+        sampler: (latents(sampler, 20) - exact).square().mean().sqrt().item() for sampler in ("flow_dpm", "flow_euler")
+    }
 
 
 def speed(run: Evaluation) -> dict:
@@ -112,11 +126,17 @@ def speed(run: Evaluation) -> dict:
 def sheet(run: Evaluation) -> dict:
     """The contact sheet: prompts.txt, two seeds each."""
     prompts = sample_prompts(run.command)
-    save_sheet(run.command.work / "sheets" / "contact_sheet.jpg", [run.draw(run.base, prompts, seed) for seed in (0, 1)], prompts)
+    save_sheet(
+        run.command.work / "sheets" / "contact_sheet.jpg",
+        [run.draw(run.base, prompts, seed) for seed in (0, 1)],
+        prompts,
+    )
     return {"prompts": len(prompts)}
 
 
-PARTS: dict[str, tuple[Callable[[Evaluation], dict], tuple[str, ...]]] = {  # with what each needs of WORK/export and WORK
+PARTS: dict[
+    str, tuple[Callable[[Evaluation], dict], tuple[str, ...]]
+] = {  # with what each needs of WORK/export and WORK
     "reconstruction": (reconstruction, (AUTOENCODER,)),
     "retrieval": (retrieval, (TRANSFORMER,)),
     "numbers": (numbers, (TRANSFORMER,)),
@@ -136,7 +156,9 @@ def measure(run: Evaluation, parts: list[str]) -> dict:
     report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for part in parts:
         function, needed = PARTS[part]
-        if missing := [name for name in needed if not any((folder / name).exists() for folder in (run.files, run.command.work))]:
+        if missing := [
+            name for name in needed if not any((folder / name).exists() for folder in (run.files, run.command.work))
+        ]:
             log.info("%s: not measured, %s is not there", part, ", ".join(missing))
             continue
         report[part] = function(run)
@@ -152,7 +174,12 @@ def main() -> None:
     arguments.add_argument("--limit", type=int, default=10_000, help="captions of each set")
     arguments.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     args = arguments.parse_args()
-    run = Evaluation(command=from_arguments(args), files=args.files or args.work / "export", limit=args.limit, seeds=tuple(args.seeds))
+    run = Evaluation(
+        command=from_arguments(args),
+        files=args.files or args.work / "export",
+        limit=args.limit,
+        seeds=tuple(args.seeds),
+    )
     measure(run, args.part or list(PARTS))
 
 

@@ -27,11 +27,15 @@ LINE_REACH = 5  # window in which two lines count as one, in pixels
 def sprint(run: Evaluation) -> dict:
     """Retrieval of names by Sprint in 1, 2 and 4 steps, beside the base model's."""
     names, made = run.sets["names"], run.pipeline(SPRINT)
-    return {"base": run.scored(run.base, names), **{f"{steps} steps": run.scored(made, names, steps=steps) for steps in (1, 2, 4)}}
+    return {
+        "base": run.scored(run.base, names),
+        **{f"{steps} steps": run.scored(made, names, steps=steps) for steps in (1, 2, 4)},
+    }
 
 
 def controlnet(run: Evaluation) -> dict:
-    """Overlap of the lines of the picture with the edge map that was given (F1), with control and without, and retrieval with it.
+    """Overlap of the lines of the picture with the edge map that was given (F1), with control and without, and
+    retrieval with it.
 
     The edge maps show the things small or at a side, of which the prompts say nothing.
     """
@@ -50,7 +54,9 @@ def controlnet(run: Evaluation) -> dict:
 
 
 def line_overlap(found: Tensor, wanted: Tensor) -> float:
-    """F1 of lines, (B, 3, P, P) of -1 and 1: the share of each picture's lines that have one of the other's within reach."""
+    """F1 of lines, (B, 3, P, P) of -1 and 1: the share of each picture's lines that have one of the other's within
+    reach.
+    """
 
     def near(lines: Tensor) -> Tensor:
         return F.max_pool2d(lines, LINE_REACH, stride=1, padding=LINE_REACH // 2)
@@ -62,8 +68,9 @@ def line_overlap(found: Tensor, wanted: Tensor) -> float:
 
 
 def lora(run: Evaluation) -> dict:
-    """What each LoRA changes, at strength 1 and 0: how often a thing is nearer to its drawing in the new style than to those of its own
-    styles; how often the subject is found among all things; and whether names that ask for neither are still found.
+    """What each LoRA changes, at strength 1 and 0: how often a thing is nearer to its drawing in the new style than to
+    those of its own styles; how often the subject is found among all things; and whether names that ask for neither are
+    still found.
     """
     report: dict = {}
     for example, measure in (("style", style_shift), ("subject", subject_found)):
@@ -72,10 +79,15 @@ def lora(run: Evaluation) -> dict:
         for strength in (0.0, 1.0):
             made = run.pipeline()
             apply_lora(made.transformer, load_lora(run.files / lora_file(example)), strength)
-            report[f"{example}, strength {strength:g}"] = {**measure(run, made), "names": run.scored(made, run.sets["names"])}
+            report[f"{example}, strength {strength:g}"] = {
+                **measure(run, made),
+                "names": run.scored(made, run.sets["names"]),
+            }
             if strength == 0.0:
                 texts = lora_prompts(run.command, example)
-                report[f"{example}, strength 0"]["changes"] = not torch.equal(run.draw(made, texts, 0), run.draw(run.base, texts, 0))
+                report[f"{example}, strength 0"]["changes"] = not torch.equal(
+                    run.draw(made, texts, 0), run.draw(run.base, texts, 0)
+                )
     return report
 
 
@@ -85,7 +97,10 @@ def style_shift(run: Evaluation, made: SanaPipeline) -> dict[str, float]:
     concepts, _, splits = load_names(run.command.work, size)
     concepts = styled(concepts, size)
     everything = Pictured(run.command, concepts, splits, (*size.styles, new_style(size)), [])
-    gallery, seen = Gallery(run.base.autoencoder, everything, size.pixels), {concept.index for concept in trained_on(concepts)}
+    gallery, seen = (
+        Gallery(run.base.autoencoder, everything, size.pixels),
+        {concept.index for concept in trained_on(concepts)},
+    )
     report = {}
     for name, things in (
         ("trained", [c for c in concepts if c.index in seen]),

@@ -28,10 +28,14 @@ class Evaluation:
     limit: int
     seeds: tuple[int, ...]
 
-    def pipeline(self, transformer: str = TRANSFORMER, dtype: torch.dtype = torch.float32, controlnet: bool = False) -> SanaPipeline:
+    def pipeline(
+        self, transformer: str = TRANSFORMER, dtype: torch.dtype = torch.float32, controlnet: bool = False
+    ) -> SanaPipeline:
         parts = {"transformer": transformer, "autoencoder": AUTOENCODER, "text_encoder": TEXT}
         parts |= {"controlnet": CONTROLNET} if controlnet else {}
-        return load_pipeline({part: self.files / name for part, name in parts.items()}, device=self.command.device, dtype=dtype)
+        return load_pipeline(
+            {part: self.files / name for part, name in parts.items()}, device=self.command.device, dtype=dtype
+        )
 
     @cached_property
     def base(self) -> SanaPipeline:
@@ -49,13 +53,17 @@ class Evaluation:
     def sets(self) -> dict[str, list[Caption]]:
         """The captions of each split, at most `limit` of each, the same ones every time."""
         sets = evaluation_sets(self.scenes.concepts, self.scenes.splits, self.command.size.styles)
-        return {name: random.Random(1).sample(captions, min(self.limit, len(captions))) for name, captions in sets.items()}
+        return {
+            name: random.Random(1).sample(captions, min(self.limit, len(captions))) for name, captions in sets.items()
+        }
 
     def draw(self, made: SanaPipeline, prompts: list[str], seed: int, **settings) -> Tensor:
         """Pictures (B, 3, P, P) in -1..1, computed as the command says."""
         starts = range(0, len(prompts), BATCH)
         with self.command.autocast():
-            parts = [made(prompts[start : start + BATCH], seed=seed + start, output="tensor", **settings) for start in starts]
+            parts = [
+                made(prompts[start : start + BATCH], seed=seed + start, output="tensor", **settings) for start in starts
+            ]
         return torch.cat([part for part in parts if isinstance(part, Tensor)]).to(self.command.device) * 2 - 1
 
     def scored(self, made: SanaPipeline, captions: list[Caption], **settings) -> list[dict[str, float]]:

@@ -2,8 +2,9 @@
 
     python -m tools.nano.export WORK --size 256
 
-Takes the averaged weights. Each file states its configuration as JSON in its safetensors metadata under `config`; the transformers also how
-they are sampled, under `sampling`. Writes WORK/export/, in folders named as ComfyUI's; `--out sana_core/nano` puts them into the pack.
+Takes the averaged weights. Each file states its configuration as JSON in its safetensors metadata under `config`; the
+transformers also how they are sampled, under `sampling`. Writes WORK/export/, in folders named as ComfyUI's; `--out
+sana_core/nano` puts them into the pack.
 """
 
 from __future__ import annotations
@@ -56,13 +57,20 @@ class Exporter:
 
     def write(self, name: str, tensors: dict[str, Tensor], **stated: Any) -> None:
         path = self.folder / name
-        metadata = {"format": "pt", "license": self.licence} | {key: json.dumps(asdict(value)) for key, value in stated.items()}
+        metadata = {"format": "pt", "license": self.licence} | {
+            key: json.dumps(asdict(value)) for key, value in stated.items()
+        }
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
         save_file(tensors, temporary, metadata)
         temporary.chmod(0o644)  # safetensors writes files that only their owner reads
         temporary.replace(path)
-        log.info("%s: %.2f MB, %.2f M values", name, path.stat().st_size / 1e6, sum(t.numel() for t in tensors.values()) / 1e6)
+        log.info(
+            "%s: %.2f MB, %.2f M values",
+            name,
+            path.stat().st_size / 1e6,
+            sum(t.numel() for t in tensors.values()) / 1e6,
+        )
 
 
 def export(command: Command, folder: Path) -> None:

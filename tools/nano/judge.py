@@ -52,10 +52,14 @@ def features(network: Any, images: Tensor) -> Tensor:
 
 
 def judge(run: Evaluation) -> dict:
-    """Retrieval of names among all things' drawings by the classifier's features; its ceiling and the floor of prompts of other things."""
+    """Retrieval of names among all things' drawings by the classifier's features; its ceiling and the floor of prompts
+    of other things.
+    """
     network = load_judge(run.command.work / "judge").to(run.command.device)
     concepts, names = run.scenes.concepts, run.sets["names"]
-    everything = [run.gallery.picture([Scene(concept=c.index, mirror=mirror) for c in concepts]) for mirror in (False, True)]
+    everything = [
+        run.gallery.picture([Scene(concept=c.index, mirror=mirror) for c in concepts]) for mirror in (False, True)
+    ]
     described = [features(network, images) for images in everything]
     targets = torch.tensor([caption.scene.concept for caption in names], device=run.command.device)
 

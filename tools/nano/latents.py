@@ -19,13 +19,23 @@ ENCODED = 64  # pictures at once
 
 
 class LatentBank:
-    """Latents of B scenes at any size, of about unit variance: float16 on the device, (B, 32, P/32, P/32); with `edges` of their edge maps.
+    """Latents of B scenes at any size, of about unit variance: float16 on the device, (B, 32, P/32, P/32); with `edges`
+    of their edge maps.
 
-    A size is encoded when it is first asked for. In memory only the last one is kept; WORK/latents/ keeps all, for the stages to come.
+    A size is encoded when it is first asked for. In memory only the last one is kept; WORK/latents/ keeps all, for the
+    stages to come.
     """
 
-    def __init__(self, autoencoder: DCAE, drawings: Drawings, scenes: Placed, command: Command, *, edges: bool = False) -> None:
-        self.autoencoder, self.drawings, self.scenes, self.command, self.edges = autoencoder, drawings, scenes, command, edges
+    def __init__(
+        self, autoencoder: DCAE, drawings: Drawings, scenes: Placed, command: Command, *, edges: bool = False
+    ) -> None:
+        self.autoencoder, self.drawings, self.scenes, self.command, self.edges = (
+            autoencoder,
+            drawings,
+            scenes,
+            command,
+            edges,
+        )
         self.pixels, self.latents = 0, torch.empty(0)
 
     def __call__(self, numbers: Tensor, pixels: int) -> Tensor:
@@ -46,7 +56,10 @@ class LatentBank:
 
     def _digest(self) -> str:
         """Of everything that the latents of a size depend on."""
-        tensors = [*self.autoencoder.encoder.state_dict().values(), *(getattr(self.scenes, field.name) for field in fields(Placed))]
+        tensors = [
+            *self.autoencoder.encoder.state_dict().values(),
+            *(getattr(self.scenes, field.name) for field in fields(Placed)),
+        ]
         digest = hashlib.blake2b(f"{list(self.drawings.index)} {self.edges}".encode(), digest_size=8)
         for tensor in tensors:
             digest.update(tensor.detach().cpu().contiguous().numpy())
@@ -55,7 +68,10 @@ class LatentBank:
     @torch.no_grad()
     def _encode(self, pixels: int) -> Tensor:
         count, side = len(self.scenes.numbers), pixels // DOWNSCALE
-        latents, encode = torch.empty(count, 32, side, side, dtype=torch.float16), self.command.compiled(self.autoencoder.encode)
+        latents, encode = (
+            torch.empty(count, 32, side, side, dtype=torch.float16),
+            self.command.compiled(self.autoencoder.encode),
+        )
         for part, rows in enumerate(torch.arange(count).split(ENCODED)):
             images = render(self.drawings, rows_of(self.scenes, rows), pixels)
             if self.edges:

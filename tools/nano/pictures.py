@@ -31,7 +31,12 @@ class Drawings:
     def __init__(self, path: Path, keys: Sequence[str], device: str | torch.device = "cpu") -> None:
         self.index = {key: number for number, key in enumerate(keys)}
         with zipfile.ZipFile(path) as archive:
-            rgba = np.stack([_rgba(archive.read(f"{key.removeprefix(MONOCHROME)}.webp"), key.startswith(MONOCHROME)) for key in keys])
+            rgba = np.stack(
+                [
+                    _rgba(archive.read(f"{key.removeprefix(MONOCHROME)}.webp"), key.startswith(MONOCHROME))
+                    for key in keys
+                ]
+            )
         alpha = rgba[..., 3:].astype(np.uint16)
         rgba[..., :3] = (rgba[..., :3] * alpha + 127) // 255
         self.rgba = torch.from_numpy(rgba).permute(0, 3, 1, 2).contiguous().to(device)
@@ -57,8 +62,8 @@ def drawing_keys(concepts: list[Concept]) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """Up to two drawings in each of B pictures, by number (B, 2), -1 for none; scale (B, 2); shift (B, 2, 2) in half sides, right and
-    down; mirror (B,); colour (B, 3) in 0..1.
+    """Up to two drawings in each of B pictures, by number (B, 2), -1 for none; scale (B, 2); shift (B, 2, 2) in half
+    sides, right and down; mirror (B,); colour (B, 3) in 0..1.
     """
 
     numbers: Tensor
@@ -92,7 +97,9 @@ def render(drawings: Drawings, scenes: Placed, pixels: int) -> Tensor:
     image = scenes.colour.to(device)[:, :, None, None].expand(-1, -1, pixels, pixels)
     mirror = scenes.mirror.to(device)
     for column in range(2):
-        numbers, scale, shift = (values[:, column].to(device) for values in (scenes.numbers, scenes.scale, scenes.shift))
+        numbers, scale, shift = (
+            values[:, column].to(device) for values in (scenes.numbers, scenes.scale, scenes.shift)
+        )
         layer = place(drawings.take(numbers.clamp(min=0)), scale, shift, mirror, pixels)
         layer = layer * (numbers >= 0)[:, None, None, None]
         image = layer[:, :3] + (1 - layer[:, 3:]) * image
@@ -100,7 +107,8 @@ def render(drawings: Drawings, scenes: Placed, pixels: int) -> Tensor:
 
 
 def place(rgba: Tensor, scale: Tensor, shift: Tensor, mirror: Tensor, pixels: int) -> Tensor:
-    """Mirror premultiplied RGBA (B, 4, P, P) where `mirror` (B,), resize it about its centre by `scale` (B,), move it by `shift` (B, 2).
+    """Mirror premultiplied RGBA (B, 4, P, P) where `mirror` (B,), resize it about its centre by `scale` (B,), move it
+    by `shift` (B, 2).
 
     Returns (B, 4, pixels, pixels). What shrinks is averaged first, so that nothing aliases.
     """
@@ -115,19 +123,23 @@ def place(rgba: Tensor, scale: Tensor, shift: Tensor, mirror: Tensor, pixels: in
         chosen = (halvings == count).nonzero()[:, 0]
         if len(chosen):
             soft = F.avg_pool2d(rgba[chosen], 2**count) if count else rgba[chosen]
-            output[chosen] = F.grid_sample(soft, grid[chosen], mode="bilinear", padding_mode="zeros", align_corners=False)
+            output[chosen] = F.grid_sample(
+                soft, grid[chosen], mode="bilinear", padding_mode="zeros", align_corners=False
+            )
     return output
 
 
 def edge_map(images: Tensor, width: int = 3) -> Tensor:
     """White lines on black where neighbouring pixels differ: what the ControlNet is trained on and shown.
 
-    images: (B, 3, P, P) in -1..1 -> the same shape, -1 or 1. width: of the lines, odd, in pixels, about: 1 is like Canny's.
+    images: (B, 3, P, P) in -1..1 -> the same shape, -1 or 1. width: of the lines, odd, in pixels, about: 1 is like
+    Canny's.
     """
     blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     across = (blurred[..., :, 2:] - blurred[..., :, :-2])[..., 1:-1, :].abs().amax(dim=1, keepdim=True)
     down = (blurred[..., 2:, :] - blurred[..., :-2, :])[..., :, 1:-1].abs().amax(dim=1, keepdim=True)
-    # thin to the crests, each across its own direction, so that soft and hard edges become lines of one width and stay whole
+    # thin to the crests, each across its own direction, so that soft and hard edges become lines of one width and stay
+    # whole
     crest = ((across >= down) & _crest(across, (1, 3))) | ((down >= across) & _crest(down, (3, 1)))
     lines = F.pad((crest & (torch.maximum(across, down) > EDGE)).float(), (1, 1, 1, 1))
     lines = F.max_pool2d(lines, width, stride=1, padding=width // 2)

@@ -1,6 +1,8 @@
-"""Is the picture the one that was asked for? The nearest of all things' drawings, in the same style and place on the same background.
+"""Is the picture the one that was asked for? The nearest of all things' drawings, in the same style and place on the
+same background.
 
-Two descriptions are compared by distance: 16 x 16 pixels, and the latent of the model's own encoder. A thing may be mirrored.
+Two descriptions are compared by distance: 16 x 16 pixels, and the latent of the model's own encoder. A thing may be
+mirrored.
 """
 
 from __future__ import annotations
@@ -43,16 +45,22 @@ class Gallery:
         return torch.cat([render(self.scenes.drawings, self.scenes.placed(part), self.pixels) for part in parts])
 
     def candidates(self, kind: Scene) -> Maps:
-        """Every thing in the place of the scene's first one; a thing without a drawing in that style is shown in the first style."""
+        """Every thing in the place of the scene's first one; a thing without a drawing in that style is shown in the
+        first style.
+        """
         kind = replace(kind, concept=0, second=None)
         if kind not in self.described:
             style = self.scenes.styles[kind.style]
-            shown = [replace(kind, concept=c.index, style=kind.style if style in c.styles else 0) for c in self.scenes.concepts]
+            shown = [
+                replace(kind, concept=c.index, style=kind.style if style in c.styles else 0)
+                for c in self.scenes.concepts
+            ]
             self.described[kind] = describe(self.autoencoder, self.picture(shown))
         return self.described[kind]
 
     def ranks(self, images: Tensor, wanted: list[Scene]) -> dict[str, Tensor]:
-        """Of each picture, by description: how many things are nearer than the right one (0: it is found). Of a couple, the worse rank.
+        """Of each picture, by description: how many things are nearer than the right one (0: it is found). Of a couple,
+        the worse rank.
 
         images: (B, 3, P, P) in -1..1, of scenes of one style, background and layout.
         """
@@ -68,7 +76,9 @@ class Gallery:
 
     def _ranks(self, found: Tensor, kind: Scene, name: str, targets: list[int]) -> Tensor:
         distances = [
-            torch.cdist(self._compared(found, kind), self._compared(self.candidates(replace(kind, mirror=mirror))[name], kind))
+            torch.cdist(
+                self._compared(found, kind), self._compared(self.candidates(replace(kind, mirror=mirror))[name], kind)
+            )
             for mirror in (False, True)
         ]
         distance = torch.minimum(*distances)
@@ -107,7 +117,9 @@ def backgrounds_right(images: Tensor, wanted: list[Scene]) -> Tensor:
 
 
 def scores(gallery: Gallery, images: Tensor, wanted: list[Scene]) -> dict[str, float]:
-    """Top-1 and top-5 by both descriptions; with coloured backgrounds also how often those are right, and both at once (by pixels)."""
+    """Top-1 and top-5 by both descriptions; with coloured backgrounds also how often those are right, and both at once
+    (by pixels).
+    """
     ranks = ranks_by_kind(gallery, images, wanted)
     found = {f"{name} top-{n}": (values < n).float().mean().item() for name, values in ranks.items() for n in (1, 5)}
     if any(scene.colour != wanted[0].colour or scene.colour != "white" for scene in wanted):

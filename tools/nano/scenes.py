@@ -1,4 +1,6 @@
-"""What a picture shows: one thing or two, in a style, somewhere on a background. Captions speak of scenes, pictures are drawn from them."""
+"""What a picture shows: one thing or two, in a style, somewhere on a background. Captions speak of scenes, pictures are
+drawn from them.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ GEOMETRY: dict[str, tuple[tuple[float, tuple[float, float]], ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """concept, second: indices of things, the second (layouts "beside", "above") right of the first or below; style: index of a style."""
+    """concept, second: indices of things, the second (layouts "beside", "above") right of the first or below; style:
+    index of a style.
+    """
 
     concept: int
     style: int = 0
@@ -51,21 +55,37 @@ class Scene:
 
 def attribute_sizes(concepts: int, styles: int) -> dict[str, int]:
     """Number of values of each attribute of a scene."""
-    return {"concept": concepts, "second": concepts + 1, "style": styles, "colour": len(palette()), "layout": len(LAYOUTS)}
+    return {
+        "concept": concepts,
+        "second": concepts + 1,
+        "style": styles,
+        "colour": len(palette()),
+        "layout": len(LAYOUTS),
+    }
 
 
 class SceneSource:
     """Random scenes that may be trained."""
 
     def __init__(
-        self, concepts: list[Concept], splits: Splits, styles: tuple[str, ...], kinds: Mapping[str, float], *, mirrored: bool = True
+        self,
+        concepts: list[Concept],
+        splits: Splits,
+        styles: tuple[str, ...],
+        kinds: Mapping[str, float],
+        *,
+        mirrored: bool = True,
     ) -> None:
         self.concepts, self.splits, self.styles, self.kinds, self.mirrored = concepts, splits, styles, kinds, mirrored
         colours = [colour for colour in palette() if colour != WHITE]
-        self.colours = {c.index: [colour for colour in colours if (c.name, colour) not in splits.pairs] for c in concepts}
+        self.colours = {
+            c.index: [colour for colour in colours if (c.name, colour) not in splits.pairs] for c in concepts
+        }
 
     def bank(self, count: int, seed: int) -> list[Scene]:
-        """`count` scenes: each thing alone in each of its styles, and mirrored, then random ones. Of more scenes the first are the same."""
+        """`count` scenes: each thing alone in each of its styles, and mirrored, then random ones. Of more scenes the
+        first are the same.
+        """
         rng = random.Random(seed)
         ways = (False, True) if self.mirrored else (False,)
         plain = [
@@ -79,7 +99,11 @@ class SceneSource:
     def drawn_styles(self, concept: Concept) -> list[int]:
         """Styles in which a thing has a drawing that may be trained."""
         held_out = self.splits.no_style
-        return [i for i, style in enumerate(self.styles) if style in concept.styles and (i == 0 or concept.name not in held_out)]
+        return [
+            i
+            for i, style in enumerate(self.styles)
+            if style in concept.styles and (i == 0 or concept.name not in held_out)
+        ]
 
     def draw(self, rng: random.Random) -> Scene:
         concept = rng.choice(self.concepts)
@@ -88,7 +112,9 @@ class SceneSource:
         second = self.partner(concept, rng) if kind == "pair" else None
         style = self.style(rng, concept, *([] if second is None else [self.concepts[second]]))
         if kind == "background":
-            return Scene(concept=concept.index, style=style, colour=rng.choice(self.colours[concept.index]), mirror=mirror)
+            return Scene(
+                concept=concept.index, style=style, colour=rng.choice(self.colours[concept.index]), mirror=mirror
+            )
         layout = {"plain": "full", "small": "small", "place": rng.choice(PLACES), "pair": rng.choice(PAIRS)}[kind]
         coloured = kind in ("place", "pair") and rng.random() < COLOURED_SHARE
         colour = rng.choice(self.colours[concept.index]) if coloured else WHITE

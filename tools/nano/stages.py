@@ -29,10 +29,20 @@ from .pictures import Drawings, Placed, drawing_keys, placed
 from .scenes import Scene, SceneSource, attribute_sizes
 
 HERE = Path(__file__).parent
-PLAIN = ("embed_tokens", "conv_depth", "proj_in", "heads", "proj_out", "patch_embed", "lora_")  # parameters that AdamW takes
+PLAIN = (
+    "embed_tokens",
+    "conv_depth",
+    "proj_in",
+    "heads",
+    "proj_out",
+    "patch_embed",
+    "lora_",
+)  # parameters that AdamW takes
 
 
-def start(command: Command, name: str, model: nn.Module, *, weights: dict[str, float] | None = None, report_every: int = 0) -> Training:
+def start(
+    command: Command, name: str, model: nn.Module, *, weights: dict[str, float] | None = None, report_every: int = 0
+) -> Training:
     """The training `name` of the command's size: new, or where its checkpoint left off."""
     stage = command.size.stages[name]
     optimizers = build_optimizers(model, rate=stage.rate, plain_rate=stage.plain_rate, weight_decay=0.01, plain=PLAIN)
@@ -46,7 +56,9 @@ def start(command: Command, name: str, model: nn.Module, *, weights: dict[str, f
         "size": command.size.name, "seed": command.seed, "dtype": str(command.dtype), "compiled": command.compile,
         "begun with": command.begin.name if command.begin else "",
     }  # fmt: skip
-    return Training(name, command.work, TrainingState(model=model, optimizers=optimizers, average=average), settings, recipe)
+    return Training(
+        name, command.work, TrainingState(model=model, optimizers=optimizers, average=average), settings, recipe
+    )
 
 
 def trained_autoencoder(command: Command) -> DCAE:
@@ -59,7 +71,9 @@ def trained_autoencoder(command: Command) -> DCAE:
 
 def new_caption_reader(command: Command) -> CaptionReader:
     concepts, _, _ = load_names(command.work, command.size)
-    return initial_caption_reader(command.size.text, attribute_sizes(len(concepts), len(command.size.styles)), command.seed)
+    return initial_caption_reader(
+        command.size.text, attribute_sizes(len(concepts), len(command.size.styles)), command.seed
+    )
 
 
 def new_text_to_latent(command: Command) -> TextToLatent:
@@ -80,7 +94,9 @@ def tokenizer(command: Command) -> GemmaTokenizer:
 class Pictured:
     """A bank of scenes: what is drawn, and who describes it."""
 
-    def __init__(self, command: Command, concepts: list[Concept], splits: Splits, styles: Sequence[str], bank: list[Scene]) -> None:
+    def __init__(
+        self, command: Command, concepts: list[Concept], splits: Splits, styles: Sequence[str], bank: list[Scene]
+    ) -> None:
         self.concepts, self.splits, self.styles, self.bank = concepts, splits, styles, bank
         self.drawings = Drawings(command.work / "drawings.zip", drawing_keys(concepts), command.device)
         self.captions = CaptionSource(concepts, splits, styles)
@@ -98,11 +114,17 @@ def pictured(command: Command) -> Pictured:
 def trained_scenes(command: Command, concepts: list[Concept], splits: Splits) -> list[Scene]:
     """The transformer's bank of scenes."""
     size = command.size
-    return SceneSource(concepts, splits, size.styles, size.kinds, mirrored=size.mirrored).bank(size.scenes, command.seed)
+    return SceneSource(concepts, splits, size.styles, size.kinds, mirrored=size.mirrored).bank(
+        size.scenes, command.seed
+    )
 
 
 def pipeline(
-    command: Command, transformer: SanaTransformer, text: GemmaTextEncoder, autoencoder: DCAE, defaults: SamplingDefaults | None = None
+    command: Command,
+    transformer: SanaTransformer,
+    text: GemmaTextEncoder,
+    autoencoder: DCAE,
+    defaults: SamplingDefaults | None = None,
 ) -> SanaPipeline:
     """The networks of a training as the pack samples them; defaults: the size's own where nothing is said."""
     text.tokenizer = tokenizer(command)

@@ -2,9 +2,9 @@
 
     python -m tools.nano.tokenizer WORK --size 256
 
-SANA puts an instruction of eight lines before each prompt. Every line with its line break is one piece here, so that the instruction costs
-ten tokens instead of 208. The last line is `User Prompt:` without its space: the space joins the first word of the prompt, as in Gemma.
-Every emoji that is a concept is one piece, too. Writes WORK/tokenizer.model.
+SANA puts an instruction of eight lines before each prompt. Every line with its line break is one piece here, so that
+the instruction costs ten tokens instead of 208. The last line is `User Prompt:` without its space: the space joins the
+first word of the prompt, as in Gemma. Every emoji that is a concept is one piece, too. Writes WORK/tokenizer.model.
 """
 
 from __future__ import annotations

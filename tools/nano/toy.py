@@ -15,7 +15,12 @@ SHAPES = {  # name, Chinese name, emoji, colour, corners (0: a disc)
     "orange diamond": ("\u6a59\u83f1\u5f62", "\U0001f536", (240, 140, 30), -4),
     "purple hexagon": ("\u7d2b\u516d\u89d2\u5f62", "\U0001f7ea", (140, 60, 190), 6),
 }
-OTHERS = {"\u2699": ((120, 120, 120), 8), "\U0001f7e4": ((120, 70, 40), 0), "\u2b1b": ((20, 20, 20), 4), "\U0001f53a": ((230, 60, 60), 3)}
+OTHERS = {
+    "\u2699": ((120, 120, 120), 8),
+    "\U0001f7e4": ((120, 70, 40), 0),
+    "\u2b1b": ((20, 20, 20), 4),
+    "\U0001f53a": ((230, 60, 60), 3),
+}
 TOY_CONCEPTS = [
     {
         "name": name, "emoji": emoji, "aliases": [name.split()[1]], "keywords": [f"{name.split()[0]}ish", f"{name.split()[1]}let"],
@@ -55,7 +60,10 @@ class Shapes:
             pen.polygon(points, fill=colour)
             light = Image.new("RGBA", large.size, (255, 255, 255, 255))
             upper = Image.new("L", large.size)
-            upper.paste(large.getchannel("A").crop((0, 0, 4 * pixels, 2 * pixels)).point([value // 2 for value in range(256)]), (0, 0))
+            upper.paste(
+                large.getchannel("A").crop((0, 0, 4 * pixels, 2 * pixels)).point([value // 2 for value in range(256)]),
+                (0, 0),
+            )
             large.paste(light, (0, 0), upper)
         else:
             pen.line([*points, points[0]], fill=colour, width=pixels // 2)
@@ -63,7 +71,9 @@ class Shapes:
 
 
 def outline(corners: int, side: int) -> list[tuple[float, float]]:
-    """Corners of a regular shape about the centre; 10 is a star of five, 0 a disc, a negative number stands on a corner."""
+    """Corners of a regular shape about the centre; 10 is a star of five, 0 a disc, a negative number stands on a
+    corner.
+    """
     count = abs(corners) or 48
     turn = math.pi / count if corners == 4 else 0.0
     radii = [0.42 * side * (0.45 if corners == 10 and index % 2 else 1.0) for index in range(count)]

@@ -4,7 +4,8 @@
     python -m tools.nano.train_autoencoder WORK --size 256 --decoder-only
 
 `--begin FILE`: with the weights of a finished autoencoder, as trained on smaller pictures, in place of random ones.
-Each continues from WORK/autoencoder.pt (WORK/decoder.pt). The decoder can be trained while the transformer is: latents no longer change.
+Each continues from WORK/autoencoder.pt (WORK/decoder.pt). The decoder can be trained while the transformer is: latents
+no longer change.
 """
 
 from __future__ import annotations
@@ -50,10 +51,16 @@ class Pool:
 
         kind = uniform(count)
         paired, moved = kind < PAIRED, (kind >= PAIRED) & (kind < PAIRED + MOVED)
-        numbers = torch.where(uniform(count, 2) < NAMED_SHARE, uniform(count, 2) * self.named, self.named + uniform(count, 2) * self.others)
+        numbers = torch.where(
+            uniform(count, 2) < NAMED_SHARE,
+            uniform(count, 2) * self.named,
+            self.named + uniform(count, 2) * self.others,
+        )
         numbers = numbers.long().clamp(max=self.trained - 1)
         numbers[:, 1] = torch.where(paired, numbers[:, 1], -1)
-        scale = torch.where(moved, 0.35 + 1.15 * uniform(count), torch.where(paired, 0.5, 1.0))  # above 1: a part of the drawing
+        scale = torch.where(
+            moved, 0.35 + 1.15 * uniform(count), torch.where(paired, 0.5, 1.0)
+        )  # above 1: a part of the drawing
         shift = torch.where(moved[:, None], (uniform(count, 2) * 2 - 1) * (1 - scale).abs()[:, None], 0.0)
         first = torch.where(paired[:, None], torch.tensor([-0.48, 0.0], device=shift.device), shift)
         white = uniform(count, 1) < 0.4
@@ -69,7 +76,9 @@ class Pool:
             pixels,
         )
         recoloured, drawn = uniform(count) < RECOLOURED, uniform(count) < EDGES
-        images = torch.where(recoloured[:, None, None, None], images.roll(1, dims=1), images)  # red to green, green to blue: other colours
+        images = torch.where(
+            recoloured[:, None, None, None], images.roll(1, dims=1), images
+        )  # red to green, green to blue: other colours
         width = LINE_WIDTHS[int(uniform(1).item() * len(LINE_WIDTHS))]
         return torch.where(drawn[:, None, None, None], edge_map(images, width), images)
 

@@ -25,10 +25,23 @@ from .concepts import load_names
 from .latents import LatentBank
 from .pictures import edge_map, render
 from .scenes import Scene, SceneSource
-from .stages import Pictured, draw, pipeline, save_samples, start, tokenizer, trained_autoencoder, trained_text_to_latent
+from .stages import (
+    Pictured,
+    draw,
+    pipeline,
+    save_samples,
+    start,
+    tokenizer,
+    trained_autoencoder,
+    trained_text_to_latent,
+)
 
 SHOWN = 10
-KINDS = {"plain": 0.3, "small": 0.3, "place": 0.4}  # no colours: lines say nothing of them, and a white thing was put on black
+KINDS = {
+    "plain": 0.3,
+    "small": 0.3,
+    "place": 0.4,
+}  # no colours: lines say nothing of them, and a white thing was put on black
 VAGUE = 0.5  # share of captions that leave place, size and background to the edge map
 
 

@@ -3,9 +3,10 @@
     python -m tools.nano.train_lora WORK --size 256 --example style
     python -m tools.nano.train_lora WORK --size 256 --example subject
 
-`style`: drawings without their colours, called for in words ("monochrome"), on every other thing. `subject`: one drawing that the model has
-no name for, under an invented one. Half of the pictures are the model's own (prior preservation, arXiv:2208.12242, sec. 3.2): what is not
-asked for stays. Continues from WORK/lora_style.pt (WORK/lora_subject.pt).
+`style`: drawings without their colours, called for in words ("monochrome"), on every other thing. `subject`: one
+drawing that the model has no name for, under an invented one. Half of the pictures are the model's own (prior
+preservation, arXiv:2208.12242, sec. 3.2): what is not asked for stays. Continues from WORK/lora_style.pt
+(WORK/lora_subject.pt).
 """
 
 from __future__ import annotations
@@ -62,7 +63,15 @@ def subject(command: Command, index: int) -> Concept:
     style, code = command.size.subject.split("/")
     emoji = "".join(chr(int(part, 16)) for part in code.split("-"))
     return Concept(
-        index=index, name=SUBJECT_NAME, aliases=(), keywords=(), zh=SUBJECT_ZH, zh_aliases=(), zh_keywords=(), emoji=emoji, styles=(style,)
+        index=index,
+        name=SUBJECT_NAME,
+        aliases=(),
+        keywords=(),
+        zh=SUBJECT_ZH,
+        zh_aliases=(),
+        zh_keywords=(),
+        emoji=emoji,
+        styles=(style,),
     )
 
 

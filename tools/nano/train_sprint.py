@@ -25,7 +25,17 @@ from sana_core.transformer.model import SanaTransformer
 from .batches import CaptionBatches
 from .command import Command, parse
 from .latents import LatentBank
-from .stages import draw, pictured, pipeline, sample_prompts, save_samples, start, tokenizer, trained_autoencoder, trained_text_to_latent
+from .stages import (
+    draw,
+    pictured,
+    pipeline,
+    sample_prompts,
+    save_samples,
+    start,
+    tokenizer,
+    trained_autoencoder,
+    trained_text_to_latent,
+)
 
 GUIDANCE_SHARE = 0.3  # of the steps: learn the guided velocity; the others: jump
 
@@ -76,7 +86,10 @@ def run(command: Command) -> bool:
         generator = step_generator(command.seed + 21, step, command.device)
         with command.autocast():
             states = kept_states(teacher.text(tokens.ids), tokens)
-            velocities = student_velocity(student, states, tokens.mask), teacher_velocity(teacher, states, tokens.mask, empty)
+            velocities = (
+                student_velocity(student, states, tokens.mask),
+                teacher_velocity(teacher, states, tokens.mask, empty),
+            )
             if step < first:
                 return {"guidance": guidance_distillation_loss(*velocities, x0, generator, shift=shift)}
             progress = (step - first) / (steps - first)
@@ -87,7 +100,9 @@ def run(command: Command) -> bool:
         averaged, prompts = training.state.average.model, sample_prompts(command)
         assert isinstance(averaged, SanaTransformer)
         made = pipeline(command, averaged, teacher.text, autoencoder, sprint_sampling(command.size.sampling))
-        save_samples(command, f"sprint_{step}", [draw(command, made, prompts, steps=count) for count in (1, 2, 4)], prompts)
+        save_samples(
+            command, f"sprint_{step}", [draw(command, made, prompts, steps=count) for count in (1, 2, 4)], prompts
+        )
         return {}
 
     return training.run(load_batches(batches, training.state.step, steps, workers=command.workers), losses, report)

@@ -1,8 +1,10 @@
-"""Stage `text`: the Gemma-2 text encoder learns to read captions: which thing, style, colour and place each names, and its next tokens.
+"""Stage `text`: the Gemma-2 text encoder learns to read captions: which thing, style, colour and place each names, and
+its next tokens.
 
     python -m tools.nano.train_text WORK --size 256
 
-Needs the stage tokenizer and no pictures; continues from WORK/text.pt. The stage transformer begins with its weights and trains them on.
+Needs the stage tokenizer and no pictures; continues from WORK/text.pt. The stage transformer begins with its weights
+and trains them on.
 """
 
 from __future__ import annotations

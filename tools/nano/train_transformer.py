@@ -17,7 +17,17 @@ from sana_core.training.state import read_state
 from .batches import CaptionBatches
 from .command import Command, parse
 from .latents import LatentBank
-from .stages import draw, new_text_to_latent, pictured, pipeline, sample_prompts, save_samples, start, tokenizer, trained_autoencoder
+from .stages import (
+    draw,
+    new_text_to_latent,
+    pictured,
+    pipeline,
+    sample_prompts,
+    save_samples,
+    start,
+    tokenizer,
+    trained_autoencoder,
+)
 
 WEIGHTS = {"flow": 1.0, "attribute": 0.1, "language": 0.02}
 

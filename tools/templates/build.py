@@ -1,7 +1,8 @@
 """Make the packaged templates in ComfyUI's own editor: `python tools/templates/build.py [--shots] [name ...]`.
 
-Needs what the editor tests need (ComfyUI, Playwright, Chromium; see CONTRIBUTING.md). Each template of graphs.py is built in the running
-editor, saved as workflows/<name>.json, opened again, and exported for the API as tests/workflows/prompts/<name>.json.
+Needs what the editor tests need (ComfyUI, Playwright, Chromium; see CONTRIBUTING.md). Each template of graphs.py is
+built in the running editor, saved as workflows/<name>.json, opened again, and exported for the API as
+tests/workflows/prompts/<name>.json.
 --shots: a screenshot of each in the current folder, to look at.
 """
 

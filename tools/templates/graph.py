@@ -80,7 +80,8 @@ class Template:
         models: tuple[Part, ...] = (),
         **inputs: Any,
     ) -> Node:
-        """A node. Inputs are values of widgets or outputs of other nodes; "__" in a name stands for the dot of a dynamic combo.
+        """A node. Inputs are values of widgets or outputs of other nodes; "__" in a name stands for the dot of a
+        dynamic combo.
 
         models: files to download, for the editor's panel of missing models.
         """

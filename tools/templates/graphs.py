@@ -14,10 +14,13 @@ CONTROLNET, DCAE = PARTS["Sana_1600M_1024px_BF16_ControlNet_HED"], AUTOENCODERS[
 LORA = "my_sana_lora.safetensors"  # stands for the user's
 FOX = "A red fox walking through fresh snow at sunrise, frost on its whiskers, soft golden light, photograph with shallow depth of field"
 HARBOUR = (
-    "A wide view over an old harbour town at dusk, hundreds of lit windows, wooden boats on calm water, mountains behind, "
+    "A wide view over an old harbour town at dusk, hundreds of lit windows, wooden boats on calm water, mountains "
+    "behind, "
     "every roof tile visible, highly detailed photograph"
 )
-WATERCOLOUR = "A watercolour painting of the same scene, loose brush strokes, bright colours, white paper showing through"
+WATERCOLOUR = (
+    "A watercolour painting of the same scene, loose brush strokes, bright colours, white paper showing through"
+)
 BALLOON = "A red hot-air balloon floating in a clear sky, photograph"
 HOUSE = "A small wooden house at a lake in autumn, morning mist, reflections on the water, photograph"
 
@@ -59,11 +62,15 @@ def prompts(t: Template, clip: Output, text: str, *, negative: bool = True) -> t
     positive = t.add("SanaNativeTextEncode", title="Prompt", color="green", height=220, clip=clip, text=text)
     if not negative:
         return positive, None
-    encoded = t.add("SanaNativeTextEncode", title="Negative prompt", color="red", height=220, clip=clip, text="", instruction="none")
+    encoded = t.add(
+        "SanaNativeTextEncode", title="Negative prompt", color="red", height=220, clip=clip, text="", instruction="none"
+    )
     return positive, encoded
 
 
-def sample(t: Template, model: Output, positive: Output, negative: Output, latent: Output, *, denoise: float = 1.0) -> Node:
+def sample(
+    t: Template, model: Output, positive: Output, negative: Output, latent: Output, *, denoise: float = 1.0
+) -> Node:
     """Flow-DPM-Solver as released."""
     t.group("4 Sampling", PURPLE, 3)
     sampler = t.add("SanaNativeSampler")
@@ -74,7 +81,9 @@ def sample(t: Template, model: Output, positive: Output, negative: Output, laten
     )  # fmt: skip
 
 
-def sample_sprint(t: Template, model: Output, positive: Output, latent: Output, *, steps: int, denoise: float = 1.0) -> Node:
+def sample_sprint(
+    t: Template, model: Output, positive: Output, latent: Output, *, steps: int, denoise: float = 1.0
+) -> Node:
     """Sprint's own solver and grid; its guidance is an input of the model, there is no negative prompt."""
     t.group("4 Sampling", PURPLE, 3)
     guidance = t.add("FluxGuidance", title="Guidance of Sprint", conditioning=positive, guidance=4.5)
@@ -97,7 +106,9 @@ def decode(t: Template, samples: Output, vae: Output, *, tile: str | None = None
     return t.add("SaveImage", height=620, images=decoded["IMAGE"], filename_prefix="SANA")
 
 
-def text_to_image(name: str, model: Part, class_label: str, size_label: str, text: str, *, tile: str | None = None) -> Template:
+def text_to_image(
+    name: str, model: Part, class_label: str, size_label: str, text: str, *, tile: str | None = None
+) -> Template:
     t = Template(name)
     loaded = load(t, model)
     latent = size(t, class_label, size_label)
@@ -114,8 +125,12 @@ def load_nano(t: Template, model: str = "sana_nano.safetensors") -> Node:
     return t.add("SanaNativeLoad", color="blue", **files)
 
 
-def generate(t: Template, model: Output, clip: Output, prompt: str, *, title: str | None = None, height: int = 560) -> Node:
-    return t.add("SanaNativeGenerate", title=title, color="green", height=height, model=model, clip=clip, prompt=prompt, seed=1)
+def generate(
+    t: Template, model: Output, clip: Output, prompt: str, *, title: str | None = None, height: int = 560
+) -> Node:
+    return t.add(
+        "SanaNativeGenerate", title=title, color="green", height=height, model=model, clip=clip, prompt=prompt, seed=1
+    )
 
 
 def save_small(t: Template, latent: Output, vae: Output) -> None:
@@ -124,7 +139,9 @@ def save_small(t: Template, latent: Output, vae: Output) -> None:
     t.add("SaveImage", height=340, images=decoded["IMAGE"], filename_prefix="SANA")
 
 
-def quick_start(name: str = "SANA-quick-start", model: str = "sana_nano.safetensors", prompt: str = "a red apple") -> Template:
+def quick_start(
+    name: str = "SANA-quick-start", model: str = "sana_nano.safetensors", prompt: str = "a red apple"
+) -> Template:
     t = Template(name, note_height=300)
     loaded = load_nano(t, model)
     t.group("", "", 1, width=420)
@@ -135,7 +152,13 @@ def quick_start(name: str = "SANA-quick-start", model: str = "sana_nano.safetens
 def quick_start_lora() -> Template:
     t = Template("SANA-quick-start-LoRA", note_height=340)
     loaded = load_nano(t)
-    patched = t.add("SanaNativeLoadLora", color="blue", model=loaded["MODEL"], clip=loaded["CLIP"], lora_name="sana_nano_style.safetensors")
+    patched = t.add(
+        "SanaNativeLoadLora",
+        color="blue",
+        model=loaded["MODEL"],
+        clip=loaded["CLIP"],
+        lora_name="sana_nano_style.safetensors",
+    )
     t.group("", "", 1, width=420)
     run = generate(t, patched["MODEL"], patched["CLIP"], "a sunflower, monochrome")
     t.add("PreviewAny", title="What the LoRA changes", height=140, source=patched["report"])
@@ -153,7 +176,9 @@ def quick_start_controlnet() -> Template:
     edges = t.add("Canny", image=drawn["IMAGE"], low_threshold=0.1, high_threshold=0.3)
     t.add("PreviewImage", height=260, images=edges["IMAGE"])
     t.group("2 Another one along them", GREEN, 2)
-    positive = t.add("SanaNativeTextEncode", title="Prompt", color="green", height=160, clip=loaded["CLIP"], text="a tangerine")
+    positive = t.add(
+        "SanaNativeTextEncode", title="Prompt", color="green", height=160, clip=loaded["CLIP"], text="a tangerine"
+    )
     negative = t.add(
         "SanaNativeTextEncode", title="Negative prompt", color="red", height=140, clip=loaded["CLIP"], text="", instruction="none"
     )  # fmt: skip
@@ -274,7 +299,9 @@ def _repaint(t: Template, loaded: Node, image: Output, mask: Output, text: str) 
     run = sample(t, loaded["MODEL"], positive["CONDITIONING"], negative["CONDITIONING"], masked["LATENT"])
     t.group("5 Picture", BLUE, 4, width=560)
     decoded = t.add("VAEDecode", samples=run["output"], vae=loaded["VAE"])
-    pasted = t.add("ImageCompositeMasked", destination=image, source=decoded["IMAGE"], mask=mask, x=0, y=0, resize_source=True)
+    pasted = t.add(
+        "ImageCompositeMasked", destination=image, source=decoded["IMAGE"], mask=mask, x=0, y=0, resize_source=True
+    )
     t.add("SaveImage", height=560, images=pasted["IMAGE"], filename_prefix="SANA")
 
 

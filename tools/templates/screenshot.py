@@ -1,4 +1,6 @@
-"""Take the picture of the quick start that the README shows: `python tools/templates/screenshot.py`. Needs what build.py needs."""
+"""Take the picture of the quick start that the README shows: `python tools/templates/screenshot.py`. Needs what
+build.py needs.
+"""
 
 from __future__ import annotations
 

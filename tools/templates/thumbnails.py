@@ -1,7 +1,7 @@
 """Draw the pictures of the packaged templates: `python tools/templates/thumbnails.py`.
 
-Those of the quick starts show what they draw. The others are diagrams of the way from prompt to picture: a picture by any other model would
-promise something else.
+Those of the quick starts show what they draw. The others are diagrams of the way from prompt to picture: a picture by
+any other model would promise something else.
 """
 
 import sys
@@ -52,12 +52,20 @@ def quick_starts():
     yield "SANA-quick-start-Sprint", load_pipeline("nano-sprint")(words[::-1], seed=1)
     plain, styled = ("a sunflower", "a guitar"), load_pipeline("nano")
     apply_lora(styled.transformer, load_lora(NANO / "loras" / "sana_nano_style.safetensors"), 1.0)
-    yield "SANA-quick-start-LoRA", [*nano(list(plain), seed=1), *styled([f"{prompt}, monochrome" for prompt in plain], seed=1)]
+    yield (
+        "SANA-quick-start-LoRA",
+        [*nano(list(plain), seed=1), *styled([f"{prompt}, monochrome" for prompt in plain], seed=1)],
+    )
     controlled = load_pipeline("nano", controlnet=NANO / "controlnet" / "sana_nano_controlnet.safetensors")
     apple = nano("a small red apple", seed=1)[0]
-    edges = ImageOps.crop(apple.getchannel("G").filter(ImageFilter.FIND_EDGES), 2).point(lambda value: 255 * (value > 100))
+    edges = ImageOps.crop(apple.getchannel("G").filter(ImageFilter.FIND_EDGES), 2).point(
+        lambda value: 255 * (value > 100)
+    )
     lines, things = ImageOps.expand(edges, 2).convert("RGB"), ("a tangerine", "a peach")
-    yield "SANA-quick-start-ControlNet", [apple, lines, *(controlled(thing, seed=1, control_image=lines)[0] for thing in things)]
+    yield (
+        "SANA-quick-start-ControlNet",
+        [apple, lines, *(controlled(thing, seed=1, control_image=lines)[0] for thing in things)],
+    )
 
 
 def sheet(pictures):

@@ -33,7 +33,9 @@ def test_safetensors_and_pickle_give_the_same_tensors(tmp_path, tensors):
     for name in ("m.safetensors", "m.pth", "old.bin"):
         found = read_checkpoint(tmp_path / name).tensors
         assert found.keys() == tensors.keys()
-        assert all(torch.equal(found[key], tensors[key]) and found[key].dtype == tensors[key].dtype for key in tensors), name
+        assert all(
+            torch.equal(found[key], tensors[key]) and found[key].dtype == tensors[key].dtype for key in tensors
+        ), name
     assert read_checkpoint(tmp_path / "m.safetensors").metadata == {"config": "{}"}
 
 
@@ -143,7 +145,9 @@ def test_a_16_bit_variant_is_taken_only_alone(tmp_path, tensors):
 def test_a_folder_of_several_models_is_no_choice(tmp_path, tensors):
     for name in ("cat", "dogs"):
         save_file(tensors, tmp_path / f"{name}.safetensors")
-    with pytest.raises(CheckpointError, match=r"holds several models \(cat\.safetensors, dogs\.safetensors\): name the file"):
+    with pytest.raises(
+        CheckpointError, match=r"holds several models \(cat\.safetensors, dogs\.safetensors\): name the file"
+    ):
         read_checkpoint(tmp_path)
 
 

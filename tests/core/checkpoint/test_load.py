@@ -10,7 +10,13 @@ import torch
 from safetensors.torch import save_file
 
 from sana_core.checkpoint.canonical import canonical_autoencoder, canonical_transformer
-from sana_core.checkpoint.key_maps import AUTOENCODER_MIT, GUIDED_TIME_EMBED_NVLABS, TIME_EMBED_NVLABS, TRANSFORMER_NVLABS, foreign_key
+from sana_core.checkpoint.key_maps import (
+    AUTOENCODER_MIT,
+    GUIDED_TIME_EMBED_NVLABS,
+    TIME_EMBED_NVLABS,
+    TRANSFORMER_NVLABS,
+    foreign_key,
+)
 from sana_core.checkpoint.load import load_autoencoder, load_transformer
 from sana_core.config import POSITIONS
 from sana_core.errors import CheckpointError, InputError
@@ -90,7 +96,10 @@ def test_dtype_and_device(tmp_path):
     (torch.bfloat16, None, torch.bfloat16), (torch.float32, torch.float64, torch.float64),
 ])  # fmt: skip
 def test_an_autoencoder_never_runs_in_float16(tmp_path, caplog, stored, asked, expected):
-    save_file({key: tensor.to(stored) for key, tensor in tiny.autoencoder().state_dict().items()}, tmp_path / "vae.safetensors")
+    save_file(
+        {key: tensor.to(stored) for key, tensor in tiny.autoencoder().state_dict().items()},
+        tmp_path / "vae.safetensors",
+    )
     with caplog.at_level(logging.INFO, "sana"):
         model = load_autoencoder(tmp_path / "vae.safetensors", dtype=asked)
     assert model.decoder.conv_in.weight.dtype == expected
@@ -107,7 +116,9 @@ def test_position_class_from_the_original_file(tmp_path, tokens, variant):
 def test_position_class_by_choice_and_by_metadata(tmp_path):
     model = tiny.transformer(position=POSITIONS["4k"])
     save_file(model.state_dict(), tmp_path / "bare.safetensors")
-    save_file(model.state_dict(), tmp_path / "stated.safetensors", {"config": json.dumps(dataclasses.asdict(model.config))})
+    save_file(
+        model.state_dict(), tmp_path / "stated.safetensors", {"config": json.dumps(dataclasses.asdict(model.config))}
+    )
     assert load_transformer(tmp_path / "bare.safetensors").config.position is None
     assert load_transformer(tmp_path / "bare.safetensors", variant="4k").config == model.config
     assert load_transformer(tmp_path / "stated.safetensors").config == model.config
@@ -207,13 +218,20 @@ def test_another_dc_ae_build_is_refused(tmp_path):
 
 
 def test_a_configuration_that_cannot_be(tmp_path):
-    save_file(tiny.transformer().state_dict(), tmp_path / "m.safetensors", {"config": '{"hidden_size": "wide", "depth": -1}'})
+    save_file(
+        tiny.transformer().state_dict(), tmp_path / "m.safetensors", {"config": '{"hidden_size": "wide", "depth": -1}'}
+    )
     with pytest.raises(CheckpointError, match=r"m\.safetensors"):
         load_transformer(tmp_path / "m.safetensors")
 
 
 def test_unused_parts_of_an_original_file_are_dropped():
-    tensors = nvlabs(tiny.transformer()) | {"y_embedder.y_embedding": torch.zeros(300, 96), "mask_token": torch.zeros(1)}
+    tensors = nvlabs(tiny.transformer()) | {
+        "y_embedder.y_embedding": torch.zeros(300, 96),
+        "mask_token": torch.zeros(1),
+    }
     assert "pos_embed" not in canonical_transformer(tensors).tensors
     assert canonical_transformer(tensors).tensors.keys() == tiny.transformer().state_dict().keys()
-    assert canonical_autoencoder({"vae." + key: t for key, t in tiny.autoencoder().state_dict().items()}).prefix == "vae."
+    assert (
+        canonical_autoencoder({"vae." + key: t for key, t in tiny.autoencoder().state_dict().items()}).prefix == "vae."
+    )

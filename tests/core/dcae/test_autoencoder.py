@@ -41,7 +41,10 @@ def test_latents_of_another_vae():
 def test_shortcuts_keep_the_mean():
     """With convolutions of zero, down- and upsampling are averages and copies: a constant stays a constant."""
     x = torch.full((1, 8, 4, 4), 3.0)
-    for layer, shape in ((Downsample(8, 16, ops=torch.nn), (1, 16, 2, 2)), (InterpolateUpsample(8, 4, ops=torch.nn), (1, 4, 8, 8))):
+    for layer, shape in (
+        (Downsample(8, 16, ops=torch.nn), (1, 16, 2, 2)),
+        (InterpolateUpsample(8, 4, ops=torch.nn), (1, 4, 8, 8)),
+    ):
         torch.nn.init.zeros_(layer.conv.weight)
         torch.nn.init.zeros_(layer.conv.bias)
         assert torch.equal(layer(x), torch.full(shape, 3.0))

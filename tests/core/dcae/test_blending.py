@@ -17,7 +17,9 @@ def test_what_fits_into_a_tile_is_decoded_at_once(cells):
     model, latent = tiny.autoencoder(), latents(*cells, batch=2)
     picture = decode_blended(model.decoder, latent, tile=128, overlap=32)
     torch.testing.assert_close(picture, model.decoder(latent), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(encode_blended(model.encoder, picture, tile=128, overlap=32), model.encoder(picture), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        encode_blended(model.encoder, picture, tile=128, overlap=32), model.encoder(picture), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_without_overlap_the_tiles_stand_side_by_side():
@@ -40,7 +42,8 @@ def test_the_overlap_fades_from_one_tile_to_the_next():
 
 
 @pytest.mark.parametrize(
-    "tile, overlap, said", [(100, 0, "tile size 100"), (128, 128, "overlap 128"), (256, -32, "overlap -32"), (256, 40, "overlap 40")]
+    "tile, overlap, said",
+    [(100, 0, "tile size 100"), (128, 128, "overlap 128"), (256, -32, "overlap -32"), (256, 40, "overlap 40")],
 )
 def test_tiles_that_cannot_be(tile, overlap, said):
     with pytest.raises(InputError, match=f"{said}, expected a multiple of 32"):

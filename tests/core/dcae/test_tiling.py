@@ -98,13 +98,17 @@ def test_one_row_too_few_at_the_ends_shows(monkeypatch, side):
 def test_halo_of_the_decoder(config, reach):
     """In positions of the map at 1/8: what the structure comes to, and none where the picture ends."""
     _, high = Decoder(config, ops=torch.nn, device="meta").chains()
-    first, inner = (plan(high, box, (2048, 1024))[0] for box in (Box((0, 512), (0, 1024)), Box((512, 1024), (256, 512))))
+    first, inner = (
+        plan(high, box, (2048, 1024))[0] for box in (Box((0, 512), (0, 1024)), Box((512, 1024), (256, 512)))
+    )
     assert first == ((0, 64 + reach), (0, 128))
     assert inner == ((64 - reach, 128 + reach), (32 - reach, 64 + reach))
 
 
 def test_halo_of_the_encoder():
-    """36 pixels above and left of a tile, 29 below and right: strides of two look back further than ahead. Pairs of pixels stay pairs."""
+    """36 pixels above and left of a tile, 29 below and right: strides of two look back further than ahead. Pairs of
+    pixels stay pairs.
+    """
     high, _ = Encoder(FULL, ops=torch.nn, device="meta").chains()
     rows, columns = plan(high, Box((64, 128), (64, 128)), (256, 256))[0]
     assert rows == columns
@@ -129,14 +133,19 @@ def test_the_halo_is_needed_to_its_last_row(lite):
 @pytest.mark.parametrize("tile", [0, 96, 100, 144, 128.0, "512"])
 def test_tiles_that_cannot_be(tile):
     model = tiny.autoencoder()
-    for call in (lambda: model.decode(torch.zeros(1, 32, 2, 2), tile=tile), lambda: model.encode(torch.zeros(1, 3, 64, 64), tile=tile)):
+    for call in (
+        lambda: model.decode(torch.zeros(1, 32, 2, 2), tile=tile),
+        lambda: model.encode(torch.zeros(1, 3, 64, 64), tile=tile),
+    ):
         with pytest.raises(InputError, match="multiple of 32 pixels from 128"):
             call()
 
 
 def test_tiles_cover_the_picture_once_and_evenly():
     boxes = tile_boxes((1056, 512), 512)
-    assert [box.rows for box in boxes] == [(0, 352), (352, 704), (704, 1056)] and {box.columns for box in boxes} == {(0, 512)}
+    assert [box.rows for box in boxes] == [(0, 352), (352, 704), (704, 1056)] and {box.columns for box in boxes} == {
+        (0, 512)
+    }
     assert len(tile_boxes((1056, 512), None)) == 1
 
 
@@ -193,7 +202,8 @@ def measured(side, config, pixels, tile, dtype=torch.bfloat16, batch=1):
     """Peak bytes of activations, on the meta device."""
     model = DCAE(config, device="meta", dtype=dtype)
     latent, image = (
-        torch.empty(batch, *shape, dtype=dtype, device="meta") for shape in ((32, pixels // 32, pixels // 32), (3, pixels, pixels))
+        torch.empty(batch, *shape, dtype=dtype, device="meta")
+        for shape in ((32, pixels // 32, pixels // 32), (3, pixels, pixels))
     )
     with LiveMemory() as meter:
         if side == "decode":
@@ -205,7 +215,9 @@ def measured(side, config, pixels, tile, dtype=torch.bfloat16, batch=1):
 
 def shallow(config):
     """One block a stage, which saves time: the memory is in the widths."""
-    stages = ([replace(stage, depth=min(1, stage.depth)) for stage in side] for side in (config.encoder, config.decoder))
+    stages = (
+        [replace(stage, depth=min(1, stage.depth)) for stage in side] for side in (config.encoder, config.decoder)
+    )
     encoder, decoder = map(tuple, stages)
     return replace(config, encoder=encoder, decoder=decoder)
 

@@ -73,7 +73,9 @@ def test_two_prompts_of_different_length_equal_two_runs(transformer):
 
 @pytest.mark.parametrize(("truncate", "timestep"), [(True, 618.0), (False, 618.37)])
 def test_timestep(transformer, latent, truncate, timestep):
-    found = make_denoiser(transformer, prompts(1, 9), None, guidance_scale=1.0, truncate_timestep=truncate)(latent, SIGMA)
+    found = make_denoiser(transformer, prompts(1, 9), None, guidance_scale=1.0, truncate_timestep=truncate)(
+        latent, SIGMA
+    )
     expected = latent - SIGMA * transformer(latent, torch.tensor([timestep]), *prompts(1, 9))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
@@ -131,7 +133,9 @@ def test_pag_is_the_formula_on_three_predictions(latent, guidance, qk_norm):
 def test_the_perturbed_prediction_is_a_forward_of_the_conditional_prompts_alone(transformer):
     seen, hook = batch_sizes(transformer)
     with hook:
-        denoise = make_denoiser(transformer, prompts(1, 9, 5), prompts(2, 4, 4), guidance_scale=4.5, pag_scale=0.5, pag_layers=[0])
+        denoise = make_denoiser(
+            transformer, prompts(1, 9, 5), prompts(2, 4, 4), guidance_scale=4.5, pag_scale=0.5, pag_layers=[0]
+        )
         denoise(randn(5, 2, 32, 3, 4), SIGMA)
     assert seen == [4, 2]
 
@@ -139,7 +143,9 @@ def test_the_perturbed_prediction_is_a_forward_of_the_conditional_prompts_alone(
 def test_without_scale_there_is_no_perturbed_prediction(transformer, latent):
     seen, hook = batch_sizes(transformer)
     with hook:
-        make_denoiser(transformer, prompts(1, 9), None, guidance_scale=1.0, pag_scale=0.0, pag_layers=[0])(latent, SIGMA)
+        make_denoiser(transformer, prompts(1, 9), None, guidance_scale=1.0, pag_scale=0.0, pag_layers=[0])(
+            latent, SIGMA
+        )
         adaptive = {"pag_scale": 1.0, "pag_layers": [0], "pag_adaptive_scale": 0.01}  # 0 from timestep 900 on
         denoise = make_denoiser(transformer, prompts(1, 9), None, guidance_scale=1.0, **adaptive)
         denoise(latent, SIGMA)

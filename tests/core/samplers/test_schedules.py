@@ -5,7 +5,14 @@ import torch
 
 from sana_core.errors import InputError
 from sana_core.samplers.denoiser import model_timestep
-from sana_core.samplers.schedules import angle_sigmas, flow_dpm_sigmas, flow_euler_sigmas, img2img_tail, scm_sigmas, scm_tail
+from sana_core.samplers.schedules import (
+    angle_sigmas,
+    flow_dpm_sigmas,
+    flow_euler_sigmas,
+    img2img_tail,
+    scm_sigmas,
+    scm_tail,
+)
 
 RELEASED = {  # (steps, shift) -> timesteps the released model sees, all but the first, which is 999
     (20, 3): "982 963 944 922 899 874 847 817 785 749 710 666 617 562 499 428 345 249 136",
@@ -30,7 +37,9 @@ def test_flow_dpm_first_sigma(shift, first):
 
 def test_flow_euler_is_shifted_twice_at_its_end():
     timesteps = flow_euler_sigmas(28, 3.0) * 1000
-    torch.testing.assert_close(timesteps[-6:], torch.tensor([347.39, 278.05, 199.83, 110.91, 8.93, 0.0]), atol=0.005, rtol=0)
+    torch.testing.assert_close(
+        timesteps[-6:], torch.tensor([347.39, 278.05, 199.83, 110.91, 8.93, 0.0]), atol=0.005, rtol=0
+    )
     assert timesteps[0] == 1000
 
 
@@ -110,7 +119,9 @@ def test_no_strength_below_1_begins_at_pure_noise(steps, strength):
     assert 0.0 < tail[0] < 1.0 and tail[-1] == 0.0 and (tail.diff() < 0).all()
 
 
-@pytest.mark.parametrize(("sigma", "whole", "exact"), [(0.9996664, 999.0, 999.6664), (0.25, 250.0, 250.0), (0.0089286, 8.0, 8.9286)])
+@pytest.mark.parametrize(
+    ("sigma", "whole", "exact"), [(0.9996664, 999.0, 999.6664), (0.25, 250.0, 250.0), (0.0089286, 8.0, 8.9286)]
+)
 def test_timestep_the_model_sees(sigma, whole, exact):
     assert model_timestep(sigma, truncate=True) == whole
     torch.testing.assert_close(model_timestep(sigma, truncate=False), torch.tensor(exact))

@@ -52,7 +52,9 @@ def test_constant_prediction_is_a_straight_line(solver, grid, steps, x):
     noise, x0, sigmas = x, torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(3, 4), grid(steps, 3.0)
     first = sigmas[0].item()
     path = []
-    end = solver(lambda x, sigma: x0, first * noise + (1 - first) * x0, sigmas, callback=lambda i, sigma, x, x0: path.append(x))
+    end = solver(
+        lambda x, sigma: x0, first * noise + (1 - first) * x0, sigmas, callback=lambda i, sigma, x, x0: path.append(x)
+    )
     for x, sigma in zip(path, sigmas[1:].tolist()):
         torch.testing.assert_close(x, sigma * noise + (1 - sigma) * x0, atol=1e-12, rtol=0)
     assert torch.equal(end, x0)
@@ -89,7 +91,10 @@ def test_second_order_is_not_first_order(x):
 def test_flow_dpm_starts_from_pure_noise(x):
     """At sigma 1 lambda is infinite: that step and the next are of first order, later ones of second."""
     sigmas = torch.tensor([1.0, 0.7, 0.4, 0.2], dtype=torch.float64)
-    found, first_order = sample_flow_dpm(curved_denoiser, x, sigmas[:3]), sample_flow_euler(curved_denoiser, x, sigmas[:3])
+    found, first_order = (
+        sample_flow_dpm(curved_denoiser, x, sigmas[:3]),
+        sample_flow_euler(curved_denoiser, x, sigmas[:3]),
+    )
     torch.testing.assert_close(found, first_order, atol=1e-14, rtol=0)
     whole = sample_flow_dpm(curved_denoiser, x, sigmas)
     assert whole.isfinite().all() and not torch.allclose(whole, sample_flow_euler(curved_denoiser, x, sigmas))
@@ -136,14 +141,18 @@ def draws(count, x):
 
 
 def trigflow(denoise, noise, angles, step_noise):
-    """The released sampler as it is written: angles, data deviation 0.5 (SANA-Sprint, arXiv:2503.09641, sec. 3). Returns x0 at the end."""
+    """The released sampler as it is written: angles, data deviation 0.5 (SANA-Sprint, arXiv:2503.09641, sec. 3).
+    Returns x0 at the end.
+    """
     x = 0.5 * noise
     for s, t, drawn in zip(angles, angles[1:], step_noise):
         size = math.sin(s) + math.cos(s)
         sigma = math.sin(s) / size
         x_in = x / 0.5 * math.hypot(sigma, 1.0 - sigma)
         velocity = (x / 0.5 / size - denoise(x / 0.5 / size, sigma)) / sigma
-        model = ((1 - 2 * sigma) * x_in + (1 - 2 * sigma + 2 * sigma**2) * velocity) / math.hypot(sigma, 1.0 - sigma) * 0.5
+        model = (
+            ((1 - 2 * sigma) * x_in + (1 - 2 * sigma + 2 * sigma**2) * velocity) / math.hypot(sigma, 1.0 - sigma) * 0.5
+        )
         x0 = math.cos(s) * x - math.sin(s) * model
         x = math.cos(t) * x0 + math.sin(t) * 0.5 * drawn
     return x / 0.5
@@ -151,7 +160,11 @@ def trigflow(denoise, noise, angles, step_noise):
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 10])
 def test_scm_is_the_trigonometric_sampler(steps, x):
-    angles = [math.pi / 2, 1.3, 0.0] if steps == 2 else torch.linspace(math.pi / 2, 0.0, steps + 1, dtype=torch.float64).tolist()
+    angles = (
+        [math.pi / 2, 1.3, 0.0]
+        if steps == 2
+        else torch.linspace(math.pi / 2, 0.0, steps + 1, dtype=torch.float64).tolist()
+    )
     noises = draws(steps, x)
     expected = trigflow(curved_denoiser, x, angles, noises)
     sigmas = torch.tensor([math.sin(t) / (math.sin(t) + math.cos(t)) for t in angles], dtype=torch.float64)
@@ -178,6 +191,8 @@ def test_scm_draws_once_for_each_step_but_the_last(x):
 def test_scm_keeps_float32_and_its_input(x):
     start = x.float()
     before, seen = start.clone(), []
-    end = sample_scm(curved_denoiser, start, scm_sigmas(2), step_noise=draws(1, x), callback=lambda *step: seen.append(step))
+    end = sample_scm(
+        curved_denoiser, start, scm_sigmas(2), step_noise=draws(1, x), callback=lambda *step: seen.append(step)
+    )
     assert end.dtype == torch.float32 and torch.equal(start, before)
     assert [index for index, *_ in seen] == [0, 1] and torch.equal(seen[-1][2], end) and torch.equal(seen[-1][3], end)

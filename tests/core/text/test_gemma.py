@@ -53,7 +53,9 @@ def gemma2(ids, tensors, config, num_padding=0):
         def get(name, i=i):
             return tensors[f"layers.{i}.{name}.weight"]
 
-        y = attention(rms_norm(x, get("input_layernorm")), lambda name, get=get: get(f"self_attn.{name}"), config, num_padding)
+        y = attention(
+            rms_norm(x, get("input_layernorm")), lambda name, get=get: get(f"self_attn.{name}"), config, num_padding
+        )
         x = x + rms_norm(y, get("post_attention_layernorm"))
         y = rms_norm(x, get("pre_feedforward_layernorm"))
         y = (gelu(y @ get("mlp.gate_proj").T, approximate="tanh") * (y @ get("mlp.up_proj").T)) @ get("mlp.down_proj").T
@@ -101,7 +103,11 @@ def test_a_batch_equals_single_prompts(encoder):
 def test_only_the_longest_prompt_is_run(encoder, monkeypatch):
     shapes = []
     forward = encoder.model.forward
-    monkeypatch.setattr(encoder.model, "forward", lambda input_ids, **kw: shapes.append(tuple(input_ids.shape)) or forward(input_ids, **kw))
+    monkeypatch.setattr(
+        encoder.model,
+        "forward",
+        lambda input_ids, **kw: shapes.append(tuple(input_ids.shape)) or forward(input_ids, **kw),
+    )
     encoder.encode(["a cat", "a"])
     assert shapes == [(2, len(encoder.tokenizer.encode("a cat")))]
 

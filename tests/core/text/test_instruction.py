@@ -39,7 +39,10 @@ def upstream_window(ids, num_instruction, max_length):
 
 def test_wordings():
     default, diffusers = INSTRUCTIONS["default"], INSTRUCTIONS["diffusers"]
-    assert hashlib.sha256(default.encode()).hexdigest() == "62b9ab89eebb0ac5ee4d264bf96bf19d2b81f504bc3852500efeaf5a34d638b1"
+    assert (
+        hashlib.sha256(default.encode()).hexdigest()
+        == "62b9ab89eebb0ac5ee4d264bf96bf19d2b81f504bc3852500efeaf5a34d638b1"
+    )
     assert default.count("\n") == 7
     assert default.endswith("\nUser Prompt: ")
     assert 'an "Enhanced prompt" that' in default
@@ -47,7 +50,9 @@ def test_wordings():
     assert diffusers == default.replace('"', "'")
 
 
-@pytest.mark.parametrize("instruction, text", [(None, ""), ("", ""), ("default", INSTRUCTIONS["default"]), ("Draw: ", "Draw: ")])
+@pytest.mark.parametrize(
+    "instruction, text", [(None, ""), ("", ""), ("default", INSTRUCTIONS["default"]), ("Draw: ", "Draw: ")]
+)
 def test_instruction_text(instruction, text):
     assert instruction_text(instruction) == text
 
@@ -68,7 +73,9 @@ def test_window_is_upstreams(num_instruction, num_prompt, max_length):
 
 
 def test_the_window_starts_at_the_instructions_last_token():
-    """A trailing space that merges with the prompt's first letter is the first kept token; one that does not merge is kept by itself."""
+    """A trailing space that merges with the prompt's first letter is the first kept token; one that does not merge is
+    kept by itself.
+    """
     merging = prompt_tokens(Letters(" a"), "a cat", "say: ")
     assert merging.kept == [0, 5, 6, 7, 8, 9]
     assert len(merging.ids) == 10

@@ -31,7 +31,11 @@ def hugging_face(folder, state_dict, config, shards=1, prefix=""):
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(build_gemma2(config).config.to_dict()))
     keys = [prefix + key for key in state_dict]
-    names = ["model.safetensors"] if shards == 1 else [f"model-{i + 1:05}-of-{shards:05}.safetensors" for i in range(shards)]
+    names = (
+        ["model.safetensors"]
+        if shards == 1
+        else [f"model-{i + 1:05}-of-{shards:05}.safetensors" for i in range(shards)]
+    )
     for i, name in enumerate(names):
         save_file({key: state_dict[key.removeprefix(prefix)] for key in keys[i::shards]}, folder / name)
     if shards > 1:
@@ -88,7 +92,10 @@ def test_metadata_wins_over_config_json_and_shapes(tmp_path, state_dict, config,
     assert (encoder.config.query_pre_attn_scalar, encoder.config.attn_logit_softcapping) == (16, 30.0)
     assert encoder.config.num_attention_heads == 4
     both = {"config": json.dumps({**HEADS, "query_pre_attn_scalar": 16}), "query_pre_attn_scalar": "32"}
-    assert load_text_encoder(comfy(tmp_path / "a.safetensors", state_dict, spiece, both)).config.query_pre_attn_scalar == 32
+    assert (
+        load_text_encoder(comfy(tmp_path / "a.safetensors", state_dict, spiece, both)).config.query_pre_attn_scalar
+        == 32
+    )
 
 
 def test_own_tokenizer_replaces_the_one_inside(tmp_path, state_dict, spiece):
@@ -98,7 +105,9 @@ def test_own_tokenizer_replaces_the_one_inside(tmp_path, state_dict, spiece):
         load_text_encoder(path, tokenizer=tmp_path / "tokenizer.json")
 
 
-@pytest.mark.parametrize("key", ["embed_tokens.weight", "layers.0.self_attn.q_proj.weight", "layers.2.mlp.up_proj.weight", "norm.weight"])
+@pytest.mark.parametrize(
+    "key", ["embed_tokens.weight", "layers.0.self_attn.q_proj.weight", "layers.2.mlp.up_proj.weight", "norm.weight"]
+)
 @pytest.mark.parametrize("prefix", ["", "model."])
 @pytest.mark.parametrize("damage", ["missing", "unexpected", "shape"])
 def test_keys_are_refused_by_name(tmp_path, state_dict, spiece, key, prefix, damage):
@@ -125,7 +134,11 @@ def sparse(path, tensors, size_of=2):
     header, offset = {}, 0
     for key, shape in tensors.items():
         size = math.prod(shape) * (1 if key == "spiece_model" else size_of)
-        header[key] = {"dtype": "U8" if key == "spiece_model" else "BF16", "shape": list(shape), "data_offsets": [offset, offset + size]}
+        header[key] = {
+            "dtype": "U8" if key == "spiece_model" else "BF16",
+            "shape": list(shape),
+            "data_offsets": [offset, offset + size],
+        }
         offset += size
     content = json.dumps(header).encode()
     with path.open("wb") as file:
@@ -170,7 +183,9 @@ def test_another_model(tmp_path, kind):
     assert str(path) in str(error.value)
 
 
-@pytest.mark.parametrize("mark", ["scaled_fp8", "model.layers.0.mlp.up_proj.comfy_quant", "model.layers.0.mlp.up_proj.weight_scale"])
+@pytest.mark.parametrize(
+    "mark", ["scaled_fp8", "model.layers.0.mlp.up_proj.comfy_quant", "model.layers.0.mlp.up_proj.weight_scale"]
+)
 def test_quantised(tmp_path, state_dict, spiece, mark):
     path = comfy(tmp_path / "a.safetensors", state_dict, spiece)
     tensors = {f"model.{key}": tensor for key, tensor in state_dict.items()}
@@ -187,7 +202,10 @@ def test_whole_number_weights_are_quantised(tmp_path, state_dict, spiece):
 
 
 def test_without_tokenizer(tmp_path, state_dict, config):
-    for path in (comfy(tmp_path / "a.safetensors", state_dict), hugging_face(tmp_path / "text_encoder", state_dict, config)):
+    for path in (
+        comfy(tmp_path / "a.safetensors", state_dict),
+        hugging_face(tmp_path / "text_encoder", state_dict, config),
+    ):
         with pytest.raises(CheckpointError, match="this Gemma-2 comes without tokenizer") as error:
             load_text_encoder(path)
         assert str(error.value).startswith(str(path))
@@ -208,7 +226,10 @@ def test_tokenizer_of_another_size(tmp_path, state_dict, config, spiece):
         ({"head_dim": "7.5"}, "head_dim = '7.5', expected a positive whole number"),
         ({"attn_logit_softcapping": "nan"}, "attn_logit_softcapping = 'nan', expected a positive number"),
         ({**HEADS, "num_hidden_layers": "1000000"}, "1000000 layers but has 35 tensors"),
-        ({"num_attention_heads": "4", "num_key_value_heads": "3"}, "4 heads of 8 and 3 key/value heads do not fit together"),
+        (
+            {"num_attention_heads": "4", "num_key_value_heads": "3"},
+            "4 heads of 8 and 3 key/value heads do not fit together",
+        ),
         ({**HEADS, "rms_norm_eps": "1e-5"}, "rms_norm_eps = 1e-5, every Gemma-2 has 1e-06"),
         ({**HEADS, "hidden_activation": "silu"}, "hidden_activation = silu, every Gemma-2 has gelu_pytorch_tanh"),
         ({"config": '{"num_attention_heads": null}'}, "num_attention_heads = None, expected"),

@@ -27,7 +27,9 @@ def test_the_picture_loss_is_zero_for_the_picture_and_grows_with_the_error():
 
 def test_psnr_of_a_known_error():
     wanted = torch.zeros(2, 3, 8, 8)
-    assert psnr(wanted + torch.tensor([0.2, 0.02])[:, None, None, None], wanted).tolist() == pytest.approx([20.0, 40.0], abs=1e-4)
+    assert psnr(wanted + torch.tensor([0.2, 0.02])[:, None, None, None], wanted).tolist() == pytest.approx(
+        [20.0, 40.0], abs=1e-4
+    )
 
 
 def test_with_a_fixed_encoder_only_the_decoder_learns():
@@ -43,6 +45,8 @@ def test_with_a_fixed_encoder_only_the_decoder_learns():
 def test_the_decoder_learns_from_noisy_latents():
     model, image = initial_autoencoder(tiny.autoencoder_config(), 0), noise(1, 3, 32, 32)
     seeds = (0, 0, 1)
-    losses = [autoencoder_losses(model, image, torch.Generator().manual_seed(seed), decoder_only=False) for seed in seeds]
+    losses = [
+        autoencoder_losses(model, image, torch.Generator().manual_seed(seed), decoder_only=False) for seed in seeds
+    ]
     assert losses[0]["picture"] == losses[1]["picture"] != losses[2]["picture"]
     assert losses[0]["latent"] == losses[2]["latent"]

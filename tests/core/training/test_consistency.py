@@ -38,7 +38,10 @@ def test_guidance_is_classifier_free_with_a_scale_for_each_sample():
 
 def test_scales_are_those_it_is_trained_for():
     scales = guidance_scales(5000, torch.Generator().manual_seed(0))
-    assert GUIDANCE_SCALES[0] <= scales.min() < GUIDANCE_SCALES[0] + 0.1 and GUIDANCE_SCALES[1] - 0.1 < scales.max() <= GUIDANCE_SCALES[1]
+    assert (
+        GUIDANCE_SCALES[0] <= scales.min() < GUIDANCE_SCALES[0] + 0.1
+        and GUIDANCE_SCALES[1] - 0.1 < scales.max() <= GUIDANCE_SCALES[1]
+    )
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
@@ -54,11 +57,17 @@ def test_the_exact_flow_is_consistent_and_another_is_not(progress):
     ]
     assert losses[0] < 1e-3 < 0.02 < losses[1]
     distilled = guidance_distillation_loss(wrong, exact, X0, torch.Generator().manual_seed(0), shift=2.0).item()
-    assert distilled > 1e-3 > guidance_distillation_loss(exact, exact, X0, torch.Generator().manual_seed(0), shift=2.0).item()
+    assert (
+        distilled
+        > 1e-3
+        > guidance_distillation_loss(exact, exact, X0, torch.Generator().manual_seed(0), shift=2.0).item()
+    )
 
 
 def test_distillation_teaches_to_jump():
-    """A student that is one number for each of a few times, trained on a curved flow, ends a single step where the flow ends."""
+    """A student that is one number for each of a few times, trained on a curved flow, ends a single step where the flow
+    ends.
+    """
 
     def curved(x, time, scale):
         return torch.cos(3 * column(time)).expand_as(x)  # dx/dt: x(0) = x(1) - sin(3) / 3
@@ -74,13 +83,20 @@ def test_distillation_teaches_to_jump():
     optimizer = torch.optim.Adam([knots], lr=0.02)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / steps)
-        loss = consistency_loss(student, curved, x0, torch.Generator().manual_seed(step), shift=1.0, progress=step / steps)
+        loss = consistency_loss(
+            student, curved, x0, torch.Generator().manual_seed(step), shift=1.0, progress=step / steps
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert knots[-1].item() == pytest.approx(torch.tensor(3.0).sin().item() / 3, abs=0.1)  # mean velocity on the way; at 1 it is -0.99
+    assert knots[-1].item() == pytest.approx(
+        torch.tensor(3.0).sin().item() / 3, abs=0.1
+    )  # mean velocity on the way; at 1 it is -0.99
     x = noise(2, 4, 2, 2)
     ended = sample_scm(
-        lambda x, sigma: x - sigma * student(x, torch.full((2,), min(sigma, 1.0)), None), x, scm_sigmas(1), step_noise=()
+        lambda x, sigma: x - sigma * student(x, torch.full((2,), min(sigma, 1.0)), None),
+        x,
+        scm_sigmas(1),
+        step_noise=(),
     ).detach()
     torch.testing.assert_close(ended, x - torch.tensor(3.0).sin() / 3, atol=0.1, rtol=0)

@@ -34,7 +34,9 @@ def test_the_right_velocity_has_no_loss_and_zero_has_two():
         return (x - x0) / time[:, None, None, None]  # noise - x0, where x = (1 - t) x0 + t noise
 
     assert flow_matching_loss(right, x0, generator()).item() < 1e-6
-    assert flow_matching_loss(lambda x, time: torch.zeros_like(x), x0, generator()).item() == pytest.approx(2.0, abs=0.05)
+    assert flow_matching_loss(lambda x, time: torch.zeros_like(x), x0, generator()).item() == pytest.approx(
+        2.0, abs=0.05
+    )
 
 
 def test_a_seed_is_one_loss():

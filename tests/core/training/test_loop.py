@@ -29,8 +29,12 @@ class Killed(BaseException):
 def training(folder, *, steps=12, seed=0, **settings):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 32), nn.Linear(32, 32))
-    state = TrainingState(model=model, optimizers=build_optimizers(model, rate=0.3, plain_rate=0.05), average=Average(model, 0.9))
-    chosen = LoopSettings(**{"steps": steps, "warmup": 2, "decay": 0.5, "weights": {}, "log_every": 2, "save_seconds": 0.0, **settings})
+    state = TrainingState(
+        model=model, optimizers=build_optimizers(model, rate=0.3, plain_rate=0.05), average=Average(model, 0.9)
+    )
+    chosen = LoopSettings(
+        **{"steps": steps, "warmup": 2, "decay": 0.5, "weights": {}, "log_every": 2, "save_seconds": 0.0, **settings}
+    )
     return Training("fit", folder, state, chosen, {"seed": seed})
 
 
@@ -84,10 +88,16 @@ def test_a_run_stops_in_time_and_continues(tmp_path):
 def test_reports_are_logged(tmp_path):
     run = training(tmp_path, report_every=5)
     run.run(load_batches(make, 0, 12), losses(run), lambda step: {"twice": 2 * step})
-    assert [(line["step"], line["twice"]) for line in run.log.lines() if "twice" in line] == [(5, 10), (10, 20), (12, 24)]
+    assert [(line["step"], line["twice"]) for line in run.log.lines() if "twice" in line] == [
+        (5, 10),
+        (10, 20),
+        (12, 24),
+    ]
 
 
-@pytest.mark.parametrize(("change", "words"), [({"seed": 1}, "seed 0 instead of 1"), ({"steps": 20}, "steps 12 instead of 20")])
+@pytest.mark.parametrize(
+    ("change", "words"), [({"seed": 1}, "seed 0 instead of 1"), ({"steps": 20}, "steps 12 instead of 20")]
+)
 def test_another_training_is_not_continued(tmp_path, change, words):
     train(tmp_path, minutes=0.0)
     with pytest.raises(CheckpointError, match=words):

@@ -18,7 +18,9 @@ def test_plain_attention_is_attention():
     context = Context(noise(2, 5, 96), attention_bias(mask, torch.float32))
     query, key, value = noise(2, 7, 96, seed=1), noise(2, 5, 96, seed=2), noise(2, 5, 96, seed=3)
     for given in (context, Context(noise(2, 5, 96))):
-        torch.testing.assert_close(plain_attention(query, key, value, 3, given), softmax_attention(query, key, value, 3, given))
+        torch.testing.assert_close(
+            plain_attention(query, key, value, 3, given), softmax_attention(query, key, value, 3, given)
+        )
 
 
 def test_a_seed_is_one_network_and_the_global_generator_stays():

@@ -9,7 +9,10 @@ from sana_core.training.optimizer import Muon, build_optimizers, orthogonalize, 
 
 @pytest.mark.parametrize("shape", [(32, 96), (96, 32), (64, 64)])
 def test_matrices_become_nearly_orthogonal_one_by_one(shape):
-    matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1e-4, 1e3])[:, None, None]
+    matrices = (
+        torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+        * torch.tensor([1.0, 1e-4, 1e3])[:, None, None]
+    )
     found = orthogonalize(matrices)
     values = torch.linalg.svdvals(found)
     assert values.max() < 1.25 and values.median() > 0.6
@@ -48,7 +51,9 @@ def test_muon_finds_a_minimum():
 
 
 def test_each_parameter_has_one_optimizer():
-    model = nn.ModuleDict({"wide": nn.Linear(64, 64), "narrow": nn.Linear(64, 8), "embed": nn.Linear(64, 64), "fixed": nn.Linear(64, 64)})
+    model = nn.ModuleDict(
+        {"wide": nn.Linear(64, 64), "narrow": nn.Linear(64, 8), "embed": nn.Linear(64, 64), "fixed": nn.Linear(64, 64)}
+    )
     model["fixed"].requires_grad_(False)
     muon, adamw = build_optimizers(model, rate=0.1, plain_rate=0.01, plain=("embed",))
     names = {parameter: name for name, parameter in model.named_parameters()}

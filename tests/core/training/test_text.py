@@ -45,7 +45,9 @@ def test_the_states_are_those_that_sampling_uses(tokenizer, batch):
 def test_language_loss_of_known_predictions(batch):
     vocabulary = tiny_text.VOCAB_SIZE
     following = torch.zeros(*batch.ids.shape, vocabulary)
-    following[:, :-1] = torch.nn.functional.one_hot(batch.ids[:, 1:], vocabulary).float() * 100  # states that name the next token
+    following[:, :-1] = (
+        torch.nn.functional.one_hot(batch.ids[:, 1:], vocabulary).float() * 100
+    )  # states that name the next token
     assert next_token_loss(following, batch, torch.eye(vocabulary)).item() < 1e-3
     uniform = next_token_loss(torch.zeros_like(following), batch, torch.eye(vocabulary))
     assert uniform.item() == pytest.approx(torch.tensor(float(vocabulary)).log().item(), abs=1e-3)

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from sana_core.checkpoint import key_maps
 from sana_core.checkpoint.load import load_controlnet, load_transformer
-from sana_core.control import control_picture
 from sana_core.errors import CheckpointError, InputError
+from sana_core.pictures.control import control_picture
 from sana_core.transformer.controlnet import ORDERS, ControlBranch, SanaControlNet
 
 GENERATOR = torch.Generator().manual_seed(1)
@@ -75,9 +75,15 @@ def test_diffusers_order_reads_its_own_embedders(base):
     own, borrowed = tiny.controlnet(order="diffusers"), tiny.controlnet(order="diffusers", embedders=False)
     borrowed.load_state_dict(own.state_dict(), strict=False)
     apart = distance(controlled(base, ControlBranch(own, CONTROL)), controlled(base, ControlBranch(borrowed, CONTROL)))
-    shared = {key: tensor for key, tensor in base.state_dict().items() if key.startswith(("patch_embed", "time_embed", "caption_"))}
+    shared = {
+        key: tensor
+        for key, tensor in base.state_dict().items()
+        if key.startswith(("patch_embed", "time_embed", "caption_"))
+    }
     own.load_state_dict(shared, strict=False)
-    torch.testing.assert_close(controlled(base, ControlBranch(own, CONTROL)), controlled(base, ControlBranch(borrowed, CONTROL)))
+    torch.testing.assert_close(
+        controlled(base, ControlBranch(own, CONTROL)), controlled(base, ControlBranch(borrowed, CONTROL))
+    )
     assert apart > 0.1
     prepared = base(LATENT, TIME, base.prepare_context(CONTEXT), control=[ControlBranch(own, CONTROL)])
     assert torch.equal(prepared, controlled(base, ControlBranch(own, CONTROL)))
@@ -93,20 +99,26 @@ def test_sprint_can_be_controlled():
 
 
 def test_several_add_up(base):
-    """Residuals that do not depend on one another: two ControlNets in upstream's order are one whose residual is the sum."""
+    """Residuals that do not depend on one another: two ControlNets in upstream's order are one whose residual is the
+    sum.
+    """
     first, second = tiny.controlnet(seed=1), tiny.controlnet(seed=2)
     block = base.transformer_blocks[0]
     plain, residuals = {}, []
     hook = block.register_forward_hook(lambda module, inputs, output: plain.update(x=output))
     for network in (first, second):
-        catch = network.controlnet_blocks[0].register_forward_hook(lambda module, inputs, output: residuals.append(output))
+        catch = network.controlnet_blocks[0].register_forward_hook(
+            lambda module, inputs, output: residuals.append(output)
+        )
         controlled(base, ControlBranch(network, CONTROL))
         catch.remove()
     hook.remove()
     hook = block.register_forward_hook(lambda module, inputs, output: output + residuals[0] * 0.7 + residuals[1])
     expected = base(LATENT, TIME, CONTEXT)
     hook.remove()
-    torch.testing.assert_close(controlled(base, ControlBranch(first, CONTROL, 0.7), ControlBranch(second, CONTROL)), expected)
+    torch.testing.assert_close(
+        controlled(base, ControlBranch(first, CONTROL, 0.7), ControlBranch(second, CONTROL)), expected
+    )
     mixed = [ControlBranch(first, CONTROL), ControlBranch(tiny.controlnet(seed=2, order="diffusers"), CONTROL)]
     torch.testing.assert_close(controlled(base, *mixed), controlled(base, *reversed(mixed)))
 
@@ -115,17 +127,24 @@ def test_control_latents_of_a_batch(base):
     """One serves all, and as many as pictures are repeated for both halves of a guided batch."""
     network, two = tiny.controlnet(), torch.cat([CONTROL, -CONTROL])
     torch.testing.assert_close(
-        controlled(base, ControlBranch(network, CONTROL)), controlled(base, ControlBranch(network, torch.cat([CONTROL] * 2)))
+        controlled(base, ControlBranch(network, CONTROL)),
+        controlled(base, ControlBranch(network, torch.cat([CONTROL] * 2))),
     )
-    alone = [base(LATENT[:1], TIME[:1], CONTEXT[:1], control=[ControlBranch(network, two[i : i + 1])]) for i in range(2)]
+    alone = [
+        base(LATENT[:1], TIME[:1], CONTEXT[:1], control=[ControlBranch(network, two[i : i + 1])]) for i in range(2)
+    ]
     args = torch.cat([LATENT[:1]] * 4), torch.cat([TIME[:1]] * 4), torch.cat([CONTEXT[:1]] * 4)
-    torch.testing.assert_close(base(*args, control=[ControlBranch(network, two)]), torch.cat(alone * 2), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        base(*args, control=[ControlBranch(network, two)]), torch.cat(alone * 2), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_wrong_pairings(base):
     with pytest.raises(InputError, match=r"models 288 wide, the model is 224 wide \(0\.6B models are 1152"):
         controlled(base, ControlBranch(tiny.controlnet(hidden_size=288), CONTROL))
-    with pytest.raises(InputError, match="ControlNet of 3 blocks needs a model of more blocks than that, this one has 3"):
+    with pytest.raises(
+        InputError, match="ControlNet of 3 blocks needs a model of more blocks than that, this one has 3"
+    ):
         controlled(base, ControlBranch(tiny.controlnet(depth=3), CONTROL))
     for wrong in (CONTROL[..., :5], CONTROL[:, :16], torch.cat([CONTROL] * 3), CONTROL[0]):
         with pytest.raises(InputError, match="control latent of shape"):
@@ -140,7 +159,10 @@ def test_a_network_as_deep_as_fits(base):
         shallow = dataclasses.replace(network.config, depth=1)
         one = SanaControlNet(shallow, embedders=True, order=order).eval().requires_grad_(False)
         one.load_state_dict({key: tensor for key, tensor in network.state_dict().items() if "blocks.1." not in key})
-        assert distance(controlled(base, ControlBranch(network, CONTROL)), controlled(base, ControlBranch(one, CONTROL))) > 0.01
+        assert (
+            distance(controlled(base, ControlBranch(network, CONTROL)), controlled(base, ControlBranch(one, CONTROL)))
+            > 0.01
+        )
 
 
 @pytest.mark.parametrize("hidden_size, parameters", [(2240, 631_576_960), (1152, 168_765_696)])
@@ -158,9 +180,14 @@ def test_published_sizes(hidden_size, parameters):
 def layouts(tmp_path_factory):
     """The same blocks in every layout; with embedders of its own in diffusers'."""
     folder, network = tmp_path_factory.mktemp("controlnet"), tiny.controlnet(depth=2)
-    blocks = {key: tensor for key, tensor in network.state_dict().items() if not key.startswith(("patch", "time", "caption"))}
+    blocks = {
+        key: tensor for key, tensor in network.state_dict().items() if not key.startswith(("patch", "time", "caption"))
+    }
     nvidia = original(blocks, key_maps.CONTROLNET_NVLABS)
-    torch.save({"state_dict": {**original(tiny.transformer(depth=3).state_dict(), nvlabs(), grid=32), **nvidia}}, folder / "whole.pth")
+    torch.save(
+        {"state_dict": {**original(tiny.transformer(depth=3).state_dict(), nvlabs(), grid=32), **nvidia}},
+        folder / "whole.pth",
+    )
     torch.save(nvidia, folder / "alone.pth")
     save_file({f"module.{key}": tensor for key, tensor in nvidia.items()}, folder / "prefixed.safetensors")
     save_file(network.state_dict(), folder / "diffusers.safetensors")
@@ -235,7 +262,9 @@ def test_pictures_of_pil_and_tensors_are_the_same():
 
 
 def test_resizing_is_that_of_pil():
-    pixels = (64 + 128 * torch.rand(96, 128, 3, generator=torch.Generator().manual_seed(0))).byte()  # no overshoot past 0 and 255
+    pixels = (
+        64 + 128 * torch.rand(96, 128, 3, generator=torch.Generator().manual_seed(0))
+    ).byte()  # no overshoot past 0 and 255
     image = Image.fromarray(pixels.numpy())
     for size in ((64, 48), (192, 144)):
         theirs = torch.from_numpy(np.array(image.resize(size, Image.Resampling.BICUBIC))).permute(2, 0, 1)[None] / 255.0

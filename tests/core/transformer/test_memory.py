@@ -39,13 +39,16 @@ def test_a_step_with_guidance_at_4096(config, gigabytes):
 
 
 def test_sequences_beyond_the_bound_cost_only_what_stays():
-    stays = 16384 * BASE_16.hidden_size * 2  # one map of a sequence: the input, the tokens, their norm, the results of the pass
+    stays = (
+        16384 * BASE_16.hidden_size * 2
+    )  # one map of a sequence: the input, the tokens, their norm, the results of the pass
     added = peak(BASE_16, 4096, 3) - peak(BASE_16, 4096, 2)
     assert added == pytest.approx(4 * stays, rel=0.02)
 
 
 @pytest.mark.parametrize(
-    ("batch", "tokens", "expected"), [(2, 16384, [1, 1]), (5, 4096, [4, 1]), (2, 1024, [2]), (16, 1024, [16]), (2, 20000, [1, 1])]
+    ("batch", "tokens", "expected"),
+    [(2, 16384, [1, 1]), (5, 4096, [4, 1]), (2, 1024, [2]), (16, 1024, [16]), (2, 20000, [1, 1])],
 )
 def test_small_batches_run_in_one_pass(batch, tokens, expected):
     sizes = []

@@ -8,7 +8,7 @@ import torch
 
 from sana_core.config import POSITIONS, PositionConfig
 from sana_core.errors import InputError
-from sana_core.linear_attention import linear_attention
+from sana_core.kernels.linear_attention import linear_attention
 from sana_core.transformer.attention import attend_to_itself
 from sana_core.transformer.embeddings import position_table, sinusoid
 from sana_core.transformer.model import SanaTransformer, attention_bias
@@ -33,7 +33,9 @@ def test_items_of_a_batch_do_not_see_one_another():
     model = tiny.transformer(qk_norm=True)
     whole = model(LATENT, TIME, CONTEXT)
     for i in range(2):
-        torch.testing.assert_close(model(LATENT[i : i + 1], TIME[i : i + 1], CONTEXT[i : i + 1])[0], whole[i], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            model(LATENT[i : i + 1], TIME[i : i + 1], CONTEXT[i : i + 1])[0], whole[i], rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("changes", [{}, {"qk_norm": True}, {"position": POSITIONS["2k"]}])

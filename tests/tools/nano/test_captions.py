@@ -17,7 +17,9 @@ APPLE = Concept(
     index=0, name="red apple", aliases=("apple",), keywords=("ripe", "core"), zh="\u7ea2\u82f9\u679c", zh_aliases=("\u82f9\u679c",),
     zh_keywords=(), emoji="\U0001f34e", styles=STYLES,
 )  # fmt: skip
-OWL = replace(APPLE, index=1, name="owl", aliases=(), keywords=(), zh="\u732b\u5934\u9e70", zh_aliases=(), emoji="\U0001f989")
+OWL = replace(
+    APPLE, index=1, name="owl", aliases=(), keywords=(), zh="\u732b\u5934\u9e70", zh_aliases=(), emoji="\U0001f989"
+)
 KEY = replace(OWL, index=2, name="key", zh="\u94a5\u5319", emoji="\U0001f511", styles=("noto",))
 THINGS = [APPLE, OWL, KEY]
 SPLITS = Splits(
@@ -114,7 +116,9 @@ def test_evaluation_asks_for_what_was_held_out():
     assert [caption.text for caption in sets["concepts without Chinese"]] == ["\u732b\u5934\u9e70"]
     assert {caption.scene.concept for caption in sets["held-out in the second style"]} == {1}
     assert {frozenset((c.scene.concept, c.scene.second)) for c in sets["held-out couples"]} == {frozenset((0, 2))}
-    assert not {caption.text for caption in sets["held-out phrasings"]} & {caption.text for caption in sets["trained phrasings"]}
+    assert not {caption.text for caption in sets["held-out phrasings"]} & {
+        caption.text for caption in sets["trained phrasings"]
+    }
     assert sets == evaluation_sets(THINGS, SPLITS, STYLES)
 
 
@@ -135,13 +139,18 @@ def test_splits_files_are_whole(file):
 
 
 def test_splits_are_chosen_by_the_seed_and_keep_families_together():
-    many = [replace(KEY, index=i, name=f"key {i}", emoji=chr(0x1F400 + i), keywords=("a", "b"), styles=STYLES) for i in range(60)]
+    many = [
+        replace(KEY, index=i, name=f"key {i}", emoji=chr(0x1F400 + i), keywords=("a", "b"), styles=STYLES)
+        for i in range(60)
+    ]
     codes = ("1f9de", "1f9de-200d-2640", "1f468-200d-1f373", "1f469-200d-1f373", "2764")
     others = [f"{style}/{code}" for style in STYLES for code in codes]
     splits = choose_splits(many, others, seed=0)
     assert splits == choose_splits(many, others, seed=0) != choose_splits(many, others, seed=1)
     held_out = set(splits["drawings"])
-    assert held_out and all((other in held_out) == any(family(other) == family(one) for one in held_out) for other in others)
+    assert held_out and all(
+        (other in held_out) == any(family(other) == family(one) for one in held_out) for other in others
+    )
 
 
 @pytest.mark.parametrize(

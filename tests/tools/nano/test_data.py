@@ -21,7 +21,9 @@ ENTRIES = [  # label, emoji, group, order
 
 @pytest.fixture
 def packages(tmp_path):
-    """Noto without the robot, the older Noto with the owl alone, Fluent with heart and genie; CLDR's names in English and Chinese."""
+    """Noto without the robot, the older Noto with the owl alone, Fluent with heart and genie; CLDR's names in English
+    and Chinese.
+    """
 
     def write(path, content):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,8 +37,14 @@ def packages(tmp_path):
         write(tmp_path / "@iconify-json" / package / "icons.json", {"icons": icons, "width": 128, "height": 128})
     write(tmp_path / "@iconify-json/noto/chars.json", names)
     for locale, suffix in (("en", ""), ("zh", "\u7684")):
-        cldr = {emoji.replace("\ufe0f", ""): {"default": [label.split()[0]], "tts": [label + suffix]} for label, emoji, _, _ in ENTRIES}
-        write(tmp_path / f"cldr-annotations-full/annotations/{locale}/annotations.json", {"annotations": {"annotations": cldr}})
+        cldr = {
+            emoji.replace("\ufe0f", ""): {"default": [label.split()[0]], "tts": [label + suffix]}
+            for label, emoji, _, _ in ENTRIES
+        }
+        write(
+            tmp_path / f"cldr-annotations-full/annotations/{locale}/annotations.json",
+            {"annotations": {"annotations": cldr}},
+        )
         derived = tmp_path / f"cldr-annotations-derived-full/annotationsDerived/{locale}/annotations.json"
         write(derived, {"annotationsDerived": {"annotations": {}}})
     fluent = tmp_path / "@lobehub/fluent-emoji-3d/assets"
@@ -48,7 +56,10 @@ def packages(tmp_path):
 
 def test_the_core_is_what_the_first_style_draws_of_its_groups(packages):
     _, records, others = data.collect(packages, TARGET_256)
-    assert [(record["name"], record["styles"]) for record in records] == [("red heart", ["noto", "fluent3d"]), ("owl", ["noto"])]
+    assert [(record["name"], record["styles"]) for record in records] == [
+        ("red heart", ["noto", "fluent3d"]),
+        ("owl", ["noto"]),
+    ]
     assert records[0]["emoji"] == "\u2764" and records[1]["zh"] == "owl\u7684" and records[1]["keywords"] == ["owl"]
     assert others == ["noto/1f9de", "fluent3d/1f9de", "noto_v1/1f989"]
 

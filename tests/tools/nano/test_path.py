@@ -1,4 +1,6 @@
-"""The whole training path at the toy size: every stage runs, the losses fall, the files load and draw; a killed run resumes exactly."""
+"""The whole training path at the toy size: every stage runs, the losses fall, the files load and draw; a killed run
+resumes exactly.
+"""
 
 import json
 import os
@@ -13,7 +15,17 @@ import torch
 
 from sana_core.pipeline import load_pipeline
 from sana_core.training.state import read_state
-from tools.nano import data, export, tokenizer, train_autoencoder, train_controlnet, train_lora, train_sprint, train_text, train_transformer
+from tools.nano import (
+    data,
+    export,
+    tokenizer,
+    train_autoencoder,
+    train_controlnet,
+    train_lora,
+    train_sprint,
+    train_text,
+    train_transformer,
+)
 from tools.nano.command import Command
 from tools.nano.evaluate import PARTS, measure
 from tools.nano.evaluation import Evaluation
@@ -70,7 +82,9 @@ def log(work, name):
 def test_every_stage_is_finished_and_has_a_sheet(work):
     assert all(read_state(work / f"{name}.pt")["step"] == stage.steps for name, stage in TOY.stages.items())
     pictured_stages = [name for name in TOY.stages if name != "text"]
-    assert all((work / "sheets" / f"{name}_{TOY.stages[name].steps}.jpg").stat().st_size > 1000 for name in pictured_stages)
+    assert all(
+        (work / "sheets" / f"{name}_{TOY.stages[name].steps}.jpg").stat().st_size > 1000 for name in pictured_stages
+    )
 
 
 def test_the_losses_fall(work):
@@ -98,7 +112,9 @@ def test_everything_can_be_measured(work):
     run = Evaluation(command=Command(work=work, size=TOY), files=work / "export", limit=2, seeds=(0,))
     report = measure(run, list(PARTS))
     assert set(report) == set(PARTS) - {"judge"} == set(json.loads((work / "report.json").read_text()))
-    assert {"names", "held-out phrasings", "held-out backgrounds", "held-out couples", "second style"} <= set(report["retrieval"])
+    assert {"names", "held-out phrasings", "held-out backgrounds", "held-out couples", "second style"} <= set(
+        report["retrieval"]
+    )
     assert report["lora"]["style, strength 0"]["changes"] is False
     assert set(report["reconstruction"]) == {"trained drawings", "held-out drawings"}
 
@@ -110,14 +126,19 @@ def test_drawings_find_themselves(work):
     gallery = Gallery(train_transformer.trained_autoencoder(command), scenes, TOY.pixels)
     found = scores(gallery, gallery.picture(scenes.bank), scenes.bank)
     assert found["pixel top-1"] > 0.95 and found["thing and background"] > 0.95 and found["background"] == 1.0
-    others = [replace(s, concept=(s.concept + 1) % 6, second=None if s.second is None else (s.second + 1) % 6) for s in scenes.bank]
+    others = [
+        replace(s, concept=(s.concept + 1) % 6, second=None if s.second is None else (s.second + 1) % 6)
+        for s in scenes.bank
+    ]
     assert scores(gallery, gallery.picture(others), scenes.bank)["pixel top-1"] < 0.05
 
 
 def test_every_emoji_and_the_instruction_are_single_pieces(work):
     tokens = read_tokenizer(Command(work=work, size=TOY))
     assert len(tokens.encode("\U0001f534")) == 2  # and BOS
-    assert [len(tokens.encode(piece)) for piece in tokenizer.instruction_pieces()] == [2] * len(tokenizer.instruction_pieces())
+    assert [len(tokens.encode(piece)) for piece in tokenizer.instruction_pieces()] == [2] * len(
+        tokenizer.instruction_pieces()
+    )
 
 
 def test_bfloat16_and_captions_made_ahead(work, tmp_path):
@@ -166,7 +187,9 @@ def test_a_killed_training_resumes_to_the_same_weights(work, tmp_path):
         for name in ("drawings.zip", "names.json", "tokenizer.model", "text.pt", "autoencoder.pt"):
             (folder / name).symlink_to(work / name)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    died = subprocess.run([sys.executable, "-c", KILLED, str(folders["killed"])], cwd=ROOT, env=environment, check=False)
+    died = subprocess.run(
+        [sys.executable, "-c", KILLED, str(folders["killed"])], cwd=ROOT, env=environment, check=False
+    )
     assert died.returncode == -signal.SIGKILL
     assert read_state(folders["killed"] / "transformer.pt")["step"] == 3
     threads = torch.get_num_threads()
@@ -189,6 +212,10 @@ def test_the_published_sizes_fit_into_the_repository():
 
     for name in ("128", "256"):
         size = SIZES[name]
-        networks = (DCAE(size.autoencoder, device="meta"), SanaTransformer(size.transformer, device="meta"), build_gemma2(size.text))
+        networks = (
+            DCAE(size.autoencoder, device="meta"),
+            SanaTransformer(size.transformer, device="meta"),
+            build_gemma2(size.text),
+        )
         values = sum(parameter.numel() for network in networks for parameter in network.parameters())
         assert 2 * values < 19_900_000, name

@@ -13,8 +13,8 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from .config import DOWNSCALE
-from .errors import InputError
+from ..config import DOWNSCALE
+from ..errors import InputError
 
 Picture: TypeAlias = Image.Image | Tensor  # a tensor: in 0..1
 
@@ -41,19 +41,23 @@ def open_picture(path: str | Path) -> Image.Image:
         with Image.open(path) as picture:
             return ImageOps.exif_transpose(picture)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} is not a picture that can be read ({error}): give a PNG, JPEG or WebP file") from error
+        raise InputError(
+            f"{path} is not a picture that can be read ({error}): give a PNG, JPEG or WebP file"
+        ) from error
 
 
 def eight_bit(picture: Image.Image) -> Image.Image:
-    """A greyscale picture of 16 bits, such as a depth or edge map, in 8: Pillow's own conversions cut it off at 255 instead."""
+    """A greyscale picture of 16 bits, such as a depth or edge map, in 8: Pillow's own conversions cut it off at 255
+    instead.
+    """
     if not picture.mode.startswith("I"):
         return picture
     return Image.fromarray((np.asarray(picture).clip(0, 65535) / 257.0).round().astype(np.uint8))
 
 
 def picture_tensor(picture: Image.Image | Tensor, width: int, height: int) -> Tensor:
-    """A PIL picture of any size, resized and cropped to fill width x height, or a tensor (3, H, W) or (B, 3, H, W) in 0..1 of that size or
-    larger by less than a latent cell, which is cropped at the centre.
+    """A PIL picture of any size, resized and cropped to fill width x height, or a tensor (3, H, W) or (B, 3, H, W) in
+    0..1 of that size or larger by less than a latent cell, which is cropped at the centre.
 
     Returns (B, 3, H, W), float32, in -1..1. Raises InputError for a tensor of another shape.
     """
@@ -65,8 +69,8 @@ def picture_tensor(picture: Image.Image | Tensor, width: int, height: int) -> Te
 def mask_latents(mask: Image.Image | Tensor, width: int, height: int) -> Tensor:
     """Where a picture is to be redrawn (bright) -> (B, 1, h, w) of 0 and 1 on the latent grid.
 
-    mask: PIL of any size, or a tensor (1, H, W) or (B, 1, H, W) in 0..1, of a size as for `picture_tensor`. A latent cell is redrawn if any
-    of its 32 x 32 pixels is above one half. Raises InputError for a tensor of another shape.
+    mask: PIL of any size, or a tensor (1, H, W) or (B, 1, H, W) in 0..1, of a size as for `picture_tensor`. A latent
+    cell is redrawn if any of its 32 x 32 pixels is above one half. Raises InputError for a tensor of another shape.
     """
     if isinstance(mask, Image.Image):
         mask = _fitted(eight_bit(mask).convert("L"), width, height)[None]
@@ -103,5 +107,7 @@ def _batch(tensor: Tensor, channels: int, width: int, height: int, name: str) ->
     top, left = (tensor.shape[-2] - height) // 2, (tensor.shape[-1] - width) // 2
     cropped = tensor[..., max(top, 0) : max(top, 0) + height, max(left, 0) : max(left, 0) + width]
     if max(top, left) >= DOWNSCALE // 2 or tensor.ndim != 4 or cropped.shape[1:] != (channels, height, width):
-        raise InputError(f"a {name} tensor is (B, {channels}, {height}, {width}) here, got {tuple(tensor.shape)}: resize it first")
+        raise InputError(
+            f"a {name} tensor is (B, {channels}, {height}, {width}) here, got {tuple(tensor.shape)}: resize it first"
+        )
     return cropped.float()

@@ -1,7 +1,8 @@
 """Edge maps in the form that SANA's ControlNets were trained on: binary lines of one width, white on black.
 
-As in NVlabs/Sana `tools/controlnet/utils.py` once the edge map is given: thin to ridges, blur, threshold, set the line width. All pixel
-values there are 8-bit, and OpenCV's 8-bit blur weighs in 256ths; that decides where a line ends, so the same weights are used here.
+As in NVlabs/Sana `tools/controlnet/utils.py` once the edge map is given: thin to ridges, blur, threshold, set the line
+width. All pixel values there are 8-bit, and OpenCV's 8-bit blur weighs in 256ths; that decides where a line ends, so
+the same weights are used here.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import InputError
+from ..errors import InputError
 
 SIGMA = 3.0  # of both blurs, in pixels
 RIDGE, LINE = 127.0, 4.0  # thresholds, of 255
@@ -27,9 +28,10 @@ log = logging.getLogger("sana")
 def soft_edge(edges: Tensor, *, thickness: int = 2, thin: bool = False) -> Tensor:
     """An edge map (B, C, H, W) in 0..1, white on black -> lines (B, 3, H, W), float32, of 0 and 1.
 
-    thin: the lines are a pixel wide already, as Canny's; else they are soft and several pixels wide, as HED's, and are thinned first, which
-    deletes lines less than about 5 pixels wide.  thickness: 0 to 24; lines are 11 pixels wide, with 0 narrower by 3, from 4 on wider by
-    half of it less 1.  Raises InputError for another thickness or pictures below 16 pixels.
+    thin: the lines are a pixel wide already, as Canny's; else they are soft and several pixels wide, as HED's, and are
+    thinned first, which deletes lines less than about 5 pixels wide.  thickness: 0 to 24; lines are 11 pixels wide,
+    with 0 narrower by 3, from 4 on wider by half of it less 1.  Raises InputError for another thickness or pictures
+    below 16 pixels.
     """
     if not 0 <= thickness <= MAX_THICKNESS:
         raise InputError(f"the thickness of soft edges is 0 to {MAX_THICKNESS}, got {thickness}")
@@ -39,13 +41,17 @@ def soft_edge(edges: Tensor, *, thickness: int = 2, thin: bool = False) -> Tenso
     ridges = grey > RIDGE if thin else _ridges(grey)
     lines = (_blur(ridges.float() * 255.0, LINE_WEIGHTS, 256).round() > LINE).float()
     if not ridges.any() and (grey > RIDGE).any():
-        log.warning('no line of the edge map is wide enough to be taken for a soft edge: for thin lines, such as Canny\'s, choose "thin"')
+        log.warning(
+            'no line of the edge map is wide enough to be taken for a soft edge: for thin lines, such as Canny\'s, choose "thin"'
+        )
     return _with_thickness(lines, thickness).repeat(1, 3, 1, 1)
 
 
 def _ridges(grey: Tensor) -> Tensor:
     """(B, 1, H, W) in 0..255 -> bool: bright where blurred, and nowhere darker than both neighbours of one direction."""
-    blurred = _blur(grey.double(), RIDGE_WEIGHTS, sum(RIDGE_WEIGHTS)).float()  # summed in double: what is equal stays so
+    blurred = _blur(
+        grey.double(), RIDGE_WEIGHTS, sum(RIDGE_WEIGHTS)
+    ).float()  # summed in double: what is equal stays so
     padded = F.pad(blurred, (1, 1, 1, 1), value=-math.inf)
     height, width = blurred.shape[-2:]
 
@@ -66,7 +72,9 @@ def _blur(image: Tensor, weights: tuple[float, ...], total: float) -> Tensor:
 
 
 def _with_thickness(lines: Tensor, thickness: int) -> Tensor:
-    """Lines (B, 1, H, W) of 0 and 1, eroded (thickness 0) or dilated (4 and more); an even window reaches one pixel further up and left."""
+    """Lines (B, 1, H, W) of 0 and 1, eroded (thickness 0) or dilated (4 and more); an even window reaches one pixel
+    further up and left.
+    """
     size = 4 if thickness == 0 else max(thickness // 2, 1)
     sign = -1.0 if thickness == 0 else 1.0
     before, after = size // 2, size - 1 - size // 2

@@ -14,8 +14,8 @@ from torch import nn
 def on_device(device: torch.device, *networks: nn.Module) -> Iterator[None]:
     """All weights of `networks` are on `device` for as long as this lasts, then where they were.
 
-    Where they were they stay meanwhile, so that nothing is copied back: weights must not be changed during the turn. What the device held
-    is free afterwards, for other programs too.
+    Where they were they stay meanwhile, so that nothing is copied back: weights must not be changed during the turn.
+    What the device held is free afterwards, for other programs too.
     """
     homes = [(tensor, tensor.data) for network in networks for tensor in (*network.parameters(), *network.buffers())]
     try:

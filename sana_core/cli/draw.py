@@ -16,21 +16,21 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..config import SamplingDefaults
+from ..errors import InputError, SanaError
+from ..latents import latent_size
+from ..lora import Lora, apply_lora, load_lora
+from ..pictures.images import Picture, eight_bit, natural_size, open_picture, save_png
+from ..pictures.soft_edge import soft_edge
+from ..pipeline.offload import peak_memory
+from ..pipeline.pipeline import SanaPipeline, load_pipeline
+from ..pipeline.start import redrawn_share
+from ..samplers.flow_euler import StepCallback
+from ..samplers.guidance import block_numbers
+from ..sources import PARTS
+from ..text.tokenizer import check_text
 from .arguments import DTYPES, parser
-from .config import SamplingDefaults
-from .errors import InputError, SanaError
-from .images import Picture, eight_bit, natural_size, open_picture, save_png
-from .latents import latent_size
-from .lora import Lora, apply_lora, load_lora
-from .offload import peak_memory
-from .pipeline import SanaPipeline, load_pipeline
 from .prompt_file import PICTURES, Job, read_prompt_file
-from .samplers.flow_euler import StepCallback
-from .samplers.guidance import block_numbers
-from .soft_edge import soft_edge
-from .sources import PARTS
-from .start import redrawn_share
-from .text.tokenizer import check_text
 
 BAR = 30  # characters
 
@@ -90,7 +90,9 @@ def draw_all(args: argparse.Namespace) -> None:
             alone = args.prompt_file is None and args.batch == 1
             path = args.output if alone else args.output.with_stem(f"{args.output.stem}-{number:04d}")
             given = {name: value for name, value in asdict(job).items() if value is not None}
-            save_png(picture, path, {**given, **asdict(settings), "batch_size": args.batch, "batch_index": item, **drawn_by})
+            save_png(
+                picture, path, {**given, **asdict(settings), "batch_size": args.batch, "batch_index": item, **drawn_by}
+            )
             if not args.quiet:
                 sys.stdout.write(f"{path}\n")
     if args.offload and not args.quiet:
@@ -162,7 +164,9 @@ def _check_output(path: Path) -> None:
         else:
             tempfile.TemporaryFile(dir=next(folder for folder in path.absolute().parents if folder.exists())).close()
     except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}): name a PNG file in a folder that you can write to") from error
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}): name a PNG file in a folder that you can write to"
+        ) from error
 
 
 def _check(job: Job) -> None:
@@ -211,11 +215,18 @@ def _settings(pipeline: SanaPipeline, job: Job) -> SamplingDefaults:
     if width is None and height is None:
         width, height = natural_size(None, _picture(job, "image"))
     return pipeline.settings(
-        width=width, height=height, steps=job.steps, guidance_scale=job.guidance_scale, sampler=job.sampler, shift=job.shift
+        width=width,
+        height=height,
+        steps=job.steps,
+        guidance_scale=job.guidance_scale,
+        sampler=job.sampler,
+        shift=job.shift,
     )
 
 
-def _draw(pipeline: SanaPipeline, job: Job, settings: SamplingDefaults, args: argparse.Namespace, label: str) -> list[Image.Image]:
+def _draw(
+    pipeline: SanaPipeline, job: Job, settings: SamplingDefaults, args: argparse.Namespace, label: str
+) -> list[Image.Image]:
     steps = len(pipeline.sigmas(settings, redrawn_share(job.image, job.strength, job.mask))) - 1
     pictures = pipeline(
         job.prompt,
@@ -243,7 +254,9 @@ def progress_bar(label: str, total: int) -> StepCallback:
     def show(index: int, *_: object) -> None:
         done = index + 1
         filled = BAR * done // total
-        sys.stderr.write(f"\r{label} [{'#' * filled}{'.' * (BAR - filled)}] {done}/{total}{chr(10) if done == total else ''}")
+        sys.stderr.write(
+            f"\r{label} [{'#' * filled}{'.' * (BAR - filled)}] {done}/{total}{chr(10) if done == total else ''}"
+        )
         sys.stderr.flush()
 
     return show

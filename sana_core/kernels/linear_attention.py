@@ -17,7 +17,8 @@ def linear_attention(query: Tensor, key: Tensor, value: Tensor, *, eps: float) -
 
 
 def attention_state(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """All that linear attention keeps of keys and values (B, heads, N, D): sums over N, which add up over parts of the N tokens.
+    """All that linear attention keeps of keys and values (B, heads, N, D): sums over N, which add up over parts of the
+    N tokens.
 
     Returns the state (B, heads, D, D) and the normalizer (B, heads, D, 1).
     """

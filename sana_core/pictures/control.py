@@ -1,7 +1,8 @@
 """The picture that a ControlNet follows, fitted to the picture to make.
 
-Resized bicubically, as in NVlabs/Sana `tools/controlnet/utils.py`. Pictures of another aspect ratio, which are stretched there, are cropped
-at the centre, as ComfyUI's nodes do. The autoencoder makes of it the latent of a `ControlBranch`.
+Resized bicubically, as in NVlabs/Sana `tools/controlnet/utils.py`. Pictures of another aspect ratio, which are
+stretched there, are cropped at the centre, as ComfyUI's nodes do. The autoencoder makes of it the latent of a
+`ControlBranch`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .errors import InputError
+from ..errors import InputError
 from .images import Picture, eight_bit
 
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
-from .text.tokenizer import check_text
+from ..errors import InputError
+from ..text.tokenizer import check_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +49,9 @@ NUMBERS = ("guidance_scale", "shift", "pag_scale", "strength", "control_scale")
 def read_prompt_file(path: str | Path) -> list[Job]:
     """What to draw, in order, from a UTF-8 text file.
 
-    .txt: a prompt per line. .jsonl: a JSON string or object per line. .json: a list of those. Objects hold `prompt` and, where it differs
-    from the rest, any other field of `Job`. Empty lines are skipped. Raises InputError, which names the file and the line.
+    .txt: a prompt per line. .jsonl: a JSON string or object per line. .json: a list of those. Objects hold `prompt`
+    and, where it differs from the rest, any other field of `Job`. Empty lines are skipped. Raises InputError, which
+    names the file and the line.
     """
     path = Path(path)
     try:
@@ -100,7 +101,15 @@ def _job(entry: object, source: str) -> Job:
     if not isinstance(entry, dict) or "prompt" not in entry:
         raise InputError(f'{source}: expected a text or an object with "prompt", found {json.dumps(entry)[:80]}')
     for name, value in entry.items():
-        expected = "a text" if name in TEXTS else "a whole number" if name in WHOLE else "a finite number" if name in NUMBERS else None
+        expected = (
+            "a text"
+            if name in TEXTS
+            else "a whole number"
+            if name in WHOLE
+            else "a finite number"
+            if name in NUMBERS
+            else None
+        )
         if expected is None:
             raise InputError(f'{source}: unknown setting "{name}", expected {", ".join((*TEXTS, *WHOLE, *NUMBERS))}')
         if not _is(expected, value):
@@ -115,4 +124,6 @@ def _is(expected: str, value: object) -> bool:
         return isinstance(value, str)
     if isinstance(value, bool) or not isinstance(value, int if expected == "a whole number" else (int, float)):
         return False
-    return expected == "a whole number" or abs(value) <= sys.float_info.max  # JSON has NaN, Infinity and whole numbers of any length
+    return (
+        expected == "a whole number" or abs(value) <= sys.float_info.max
+    )  # JSON has NaN, Infinity and whole numbers of any length

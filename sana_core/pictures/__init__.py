@@ -1,0 +1,1 @@
+"""Pictures as tensors, as PIL images and as files; what a ControlNet follows."""
