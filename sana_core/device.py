@@ -28,3 +28,10 @@ def pick_device(device: str | torch.device | None) -> torch.device:
             f"the device {chosen} was asked for, but PyTorch cannot use it here ({error}): use cpu"
         ) from error
     return chosen
+
+
+def has_float64(device: torch.device) -> bool:
+    """Can tensors of float64 be made on this device? Apple's GPUs have none, Intel's some."""
+    if device.type == "xpu":
+        return bool(torch.xpu.get_device_properties(device).has_fp64)
+    return device.type != "mps"

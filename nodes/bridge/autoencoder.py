@@ -15,12 +15,13 @@ import comfy_aimdo.model_vbar
 import torch
 from torch import Tensor
 
-from ...sana_core.config import DOWNSCALE, AutoencoderConfig
+from ...sana_core.config import AutoencoderConfig
 from ...sana_core.dcae.autoencoder import DCAE
 from ...sana_core.dcae.blending import decode_blended
 from ...sana_core.dcae.memory import MARGIN, TILES, decode_peak_bytes, encode_peak_bytes, pick_tile
 from ...sana_core.dcae.tiling import MIN_TILE, decode_tiled, encode_tiled
 from ...sana_core.errors import InputError
+from ...sana_core.geometry import DC_AE_F32
 
 Tile = (
     int | Literal["auto"] | None
@@ -79,7 +80,7 @@ class ComfyDCAE(DCAE):
             dtype=comfy.model_management.intermediate_dtype(),
             device=comfy.model_management.intermediate_device(),
         )
-        return self.decode(latent, out, tile=usable_tile(tile_x * DOWNSCALE, tile_y * DOWNSCALE))
+        return self.decode(latent, out, tile=usable_tile(*self.geometry.in_pixels((tile_y, tile_x))))
 
 
 class SanaVAE(comfy.sd.VAE):
@@ -96,18 +97,18 @@ class SanaVAE(comfy.sd.VAE):
 
 def picture_shape(config: AutoencoderConfig, shape: Sequence[int]) -> tuple[int, int, int, int]:
     """Latent (B, 32, h, w) -> picture (B, 3, 32 h, 32 w), the shapes. Raises InputError for latents of another model."""
-    channels = config.latent_channels
+    channels = config.geometry.channels
     if len(shape) != 4 or shape[1] != channels:
         raise InputError(
             f"this VAE is SANA's DC-AE, which decodes latents (B, {channels}, h, w), got {tuple(shape)}: they come "
             "from another model"
         )
-    return shape[0], 3, shape[2] * DOWNSCALE, shape[3] * DOWNSCALE
+    return shape[0], 3, *config.geometry.in_pixels(shape)
 
 
 def usable_tile(*sides: int) -> int:
     """The smaller side, made a multiple of 32 from 128: the host's nodes offer any from 64."""
-    return max(MIN_TILE, min(sides) // DOWNSCALE * DOWNSCALE)
+    return max(MIN_TILE, min(sides) // DC_AE_F32.downscale * DC_AE_F32.downscale)
 
 
 def between_tiles() -> Callable[[int, int], None]:
@@ -153,9 +154,9 @@ def encode_memory(config: AutoencoderConfig, shape: Sequence[int], dtype: torch.
     Raises InputError for a picture smaller than a latent cell.
     """
     _, channels, height, width = shape
-    if min(height, width) < DOWNSCALE:  # the host has cut them down to multiples
+    if min(height, width) < config.geometry.downscale:  # the host has cut them down to multiples
         raise InputError(
-            f"SANA's autoencoder encodes pictures of at least {DOWNSCALE} x {DOWNSCALE} pixels: enlarge this one"
+            f"SANA's autoencoder encodes pictures of at least {config.geometry.downscale} x {config.geometry.downscale} pixels: enlarge this one"
         )
     picture = channels * height * width * dtype.itemsize
     return int(MARGIN * encode_peak_bytes(config, height, width, USUAL_TILE, dtype)) + picture

@@ -17,6 +17,7 @@ from ...sana_core.checkpoint.files import CONFIG_KEY, saved_statement
 from ...sana_core.checkpoint.load import check_fit, fitted
 from ...sana_core.config import SamplingDefaults, TransformerConfig
 from ...sana_core.errors import CheckpointError
+from ...sana_core.kit import Kit
 from ...sana_core.presets import sampling_defaults
 from ...sana_core.transformer.model import SanaTransformer
 
@@ -61,7 +62,7 @@ def canonical_weights(tensors: Mapping[str, Tensor], config: TransformerConfig) 
     """
     canonical = canonical_transformer(tensors)
     canonical.tensors.pop(CONFIG_KEY, None)
-    expected = SanaTransformer(config, device="meta").state_dict()
+    expected = SanaTransformer(config, Kit(device="meta")).state_dict()
     weights = fitted(canonical.tensors, expected)
     quantised = tuple(key.removesuffix("comfy_quant") for key in weights if key.endswith(".comfy_quant"))
     plain = {key: tensor for key, tensor in weights.items() if not key.startswith(quantised)}

@@ -7,7 +7,7 @@ from typing import ClassVar
 import comfy.latent_formats
 from torch import Tensor
 
-from ...sana_core.config import DOWNSCALE, SCALING_FACTOR
+from ...sana_core.geometry import DC_AE_F32
 
 
 class SanaLatent(comfy.latent_formats.LatentFormat):
@@ -17,10 +17,10 @@ class SanaLatent(comfy.latent_formats.LatentFormat):
     as bright as its latent is far from the picture's mean.
     """
 
-    latent_channels = 32
+    latent_channels = DC_AE_F32.channels
     latent_dimensions = 2
-    spacial_downscale_ratio = DOWNSCALE  # the host's spelling
-    scale_factor = SCALING_FACTOR
+    spacial_downscale_ratio = DC_AE_F32.downscale  # the host's spelling
+    scale_factor = DC_AE_F32.scaling_factor
     latent_rgb_factors: ClassVar[list[list[float]]] = [[1.0, 1.0, 1.0]]
 
     def __init__(self) -> None:

@@ -14,6 +14,7 @@ from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
 from ...sana_core.errors import CheckpointError, InputError
+from ...sana_core.kit import Kit
 from ...sana_core.lora.factors import Factors
 from ...sana_core.lora.file import METADATA_KEY, load_lora, parse_lora
 from ...sana_core.lora.match import Match, match_lora, nothing_matches
@@ -69,7 +70,7 @@ def _is_gemma(text_model: torch.nn.Module) -> bool:
 
 def transformer_parameters(model: SanaModel) -> Mapping[str, Tensor]:
     """Shapes by the configuration: the weights themselves may be quantised, or not there yet."""
-    return SanaTransformer(model.diffusion_model.config, device="meta").state_dict()
+    return SanaTransformer(model.diffusion_model.config, Kit(device="meta")).state_dict()
 
 
 def _gemma_parameters(text_model: torch.nn.Module) -> dict[str, Tensor]:

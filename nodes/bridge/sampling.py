@@ -18,8 +18,9 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 from tqdm.auto import tqdm  # pyright: ignore[reportMissingModuleSource]
 
-from ...sana_core.config import DOWNSCALE, SamplingDefaults
+from ...sana_core.config import SamplingDefaults
 from ...sana_core.errors import InputError
+from ...sana_core.geometry import DC_AE_F32
 from ...sana_core.latents import latent_size, noises
 from ...sana_core.samplers.methods import SAMPLERS, check_sampler, check_shift
 from .model import SanaModel, flow_shift, padded_context
@@ -136,7 +137,7 @@ def empty_latent(width: int, height: int, batch_size: int = 1) -> dict[str, Any]
     """LATENT of zeros. Raises InputError for sizes that are not positive multiples of 32."""
     rows, columns = latent_size(width, height)
     samples = torch.zeros(batch_size, 32, rows, columns, device=comfy.model_management.intermediate_device())
-    return {"samples": samples, "downscale_ratio_spacial": DOWNSCALE}
+    return {"samples": samples, "downscale_ratio_spacial": DC_AE_F32.downscale}
 
 
 def generate(

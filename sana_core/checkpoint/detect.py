@@ -14,7 +14,6 @@ from statistics import mode
 from torch import Tensor
 
 from ..config import (
-    DOWNSCALE,
     LINEAR_HEAD_DIM,
     NATIVE_SIZES,
     POSITIONS,
@@ -25,6 +24,7 @@ from ..config import (
     cross_heads,
 )
 from ..errors import CheckpointError
+from ..geometry import DC_AE_F32
 from ..precision import precision_words, trained_in_fp16
 from ..presets import network_name
 
@@ -133,7 +133,7 @@ def native_size(source: Mapping[str, Tensor], stated: Mapping, variant: str | No
         return NATIVE_SIZES.get(variant)
     sample_size = stated.get("sample_size")
     cells = sample_size if isinstance(sample_size, int) else math.isqrt(_position_tokens(source))
-    return cells * DOWNSCALE or None
+    return cells * DC_AE_F32.downscale or None
 
 
 def _position_tokens(source: Mapping[str, Tensor]) -> int:

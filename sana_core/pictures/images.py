@@ -13,8 +13,8 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from ..config import DOWNSCALE
 from ..errors import InputError
+from ..geometry import DC_AE_F32
 
 Picture: TypeAlias = Image.Image | Tensor  # a tensor: in 0..1
 
@@ -28,11 +28,13 @@ def to_pil(image: Tensor) -> list[Image.Image]:
 def natural_size(latents: Tensor | None, image: Picture | None) -> tuple[int | None, int | None]:
     """(width, height) in pixels of the latents, or of the picture cut down to whole latent cells, or None each."""
     if latents is not None and latents.ndim == 4:
-        return latents.shape[-1] * DOWNSCALE, latents.shape[-2] * DOWNSCALE
+        return latents.shape[-1] * DC_AE_F32.downscale, latents.shape[-2] * DC_AE_F32.downscale
     if image is None:
         return None, None
     width, height = image.size if isinstance(image, Image.Image) else (image.shape[-1], image.shape[-2])
-    return max(width // DOWNSCALE, 1) * DOWNSCALE, max(height // DOWNSCALE, 1) * DOWNSCALE
+    return max(width // DC_AE_F32.downscale, 1) * DC_AE_F32.downscale, max(
+        height // DC_AE_F32.downscale, 1
+    ) * DC_AE_F32.downscale
 
 
 def open_picture(path: str | Path) -> Image.Image:
@@ -74,7 +76,7 @@ def mask_latents(mask: Image.Image | Tensor, width: int, height: int) -> Tensor:
     """
     if isinstance(mask, Image.Image):
         mask = _fitted(eight_bit(mask).convert("L"), width, height)[None]
-    return F.max_pool2d((_batch(mask, 1, width, height, "mask") > 0.5).float(), DOWNSCALE)
+    return F.max_pool2d((_batch(mask, 1, width, height, "mask") > 0.5).float(), DC_AE_F32.downscale)
 
 
 def save_png(picture: Image.Image, path: Path, record: dict[str, Any]) -> None:
@@ -106,7 +108,7 @@ def _batch(tensor: Tensor, channels: int, width: int, height: int, name: str) ->
     tensor = tensor[None] if tensor.ndim == 3 else tensor
     top, left = (tensor.shape[-2] - height) // 2, (tensor.shape[-1] - width) // 2
     cropped = tensor[..., max(top, 0) : max(top, 0) + height, max(left, 0) : max(left, 0) + width]
-    if max(top, left) >= DOWNSCALE // 2 or tensor.ndim != 4 or cropped.shape[1:] != (channels, height, width):
+    if max(top, left) >= DC_AE_F32.downscale // 2 or tensor.ndim != 4 or cropped.shape[1:] != (channels, height, width):
         raise InputError(
             f"a {name} tensor is (B, {channels}, {height}, {width}) here, got {tuple(tensor.shape)}: resize it first"
         )

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sana_core import pipeline as pipeline_module
 from sana_core.cli import main
 from sana_core.pipeline import SanaPipeline, load_pipeline
+from sana_core.pipeline import pipeline as pipeline_module
 from sana_core.pipeline.offload import on_device, peak_memory
 from sana_core.transformer.controlnet import SanaControlNet
 
