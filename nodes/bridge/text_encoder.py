@@ -19,9 +19,10 @@ from comfy.text_encoders.hunyuan_video import llama_detect
 from torch import Tensor
 
 from ...sana_core.checkpoint.files import read_checkpoint
+from ...sana_core.checkpoint.quantised import quantisation
 from ...sana_core.config import TextConfig
 from ...sana_core.errors import CheckpointError
-from ...sana_core.text.detect import QUANTISED, SPIECE_KEY
+from ...sana_core.text.detect import SPIECE_KEY
 from ...sana_core.text.instruction import PAD_ID, PromptTokens, prompt_tokens
 from ...sana_core.text.load import load_text_encoder as check_text_encoder
 from ...sana_core.text.tokenizer import tokenizer_from_bytes
@@ -177,9 +178,7 @@ def load_text_encoder(path: str) -> comfy.sd.CLIP:
     CheckpointError.
     """
     header = read_checkpoint(path, "meta")
-    quantised = any(
-        mark in key for key in header.tensors for mark in QUANTISED
-    )  # the host knows these; only Gemma-2-2B exists so
+    quantised = quantisation(header.tensors, header.metadata)  # the host knows these; only Gemma-2-2B exists so
     config = TextConfig() if quantised else check_text_encoder(path, device="meta").config
     if SPIECE_KEY not in header.tensors:
         raise CheckpointError(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..config import AutoencoderConfig
+from ..device import free_memory
 from ..kit import Kit
 from .networks import Decoder, Encoder, tiled_stages
 from .strips import IN_PLACE, Box, Local, columns_taken, plan, strips
@@ -58,18 +57,6 @@ def auto_tile(
     if free is None:
         return UNKNOWN_MEMORY_TILE
     return pick_tile(config, height, width, like.dtype, free, batch=like.shape[0], encode=encode)
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that new tensors on `device` can have, or None if that cannot be told."""
-    if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + unused
-    meminfo = Path("/proc/meminfo")
-    if device.type == "cpu" and meminfo.is_file():
-        available = re.search(r"^MemAvailable:\s+(\d+) kB$", meminfo.read_text(), re.MULTILINE)
-        return int(available[1]) * 1024 if available else None
-    return None
 
 
 def decode_peak_bytes(
