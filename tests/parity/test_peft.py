@@ -160,7 +160,9 @@ def named(key, adapter):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("kind", ["patterns", "DoRA", "LoKr of whole factors with patterns", "biases of adapted layers"])
+@pytest.mark.parametrize(
+    "kind", ["patterns", "DoRA", "LoKr of whole factors with patterns", "biases of adapted layers"]
+)
 def test_forms(tmp_path, latents, adapted, kind, form):
     model, expected = adapted(KINDS[kind]())
     model.save_pretrained(tmp_path / "adapter")

@@ -1,7 +1,6 @@
 """The pipeline on a whole tiny random SANA, loaded from files."""
 
 import dataclasses
-import json
 import math
 
 import pytest
@@ -9,16 +8,13 @@ import tiny
 import tiny_pipeline
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from sana_core.checkpoint.detect import native_size
 from sana_core.config import SamplingDefaults
-from sana_core.device import pick_device
 from sana_core.errors import CheckpointError, InputError
 from sana_core.latents import noise
 from sana_core.pipeline import load_pipeline
 from sana_core.samplers.schedules import flow_dpm_sigmas
-from sana_core.sources import pipeline_files, released_sampling
 from sana_core.transformer.controlnet import SanaControlNet
 
 SHAPE = (1, 32, 2, 3)
@@ -317,7 +313,7 @@ def test_sprint_uses_the_picture_at_every_strength(sprint, picture, strength):
     hook = sprint.transformer.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     with hook:
         sprint("a cat", seed=1, image=picture, strength=strength)
-    sigma = sprint.sigmas(sprint.defaults, strength)[0].item()
+    sigma = sprint.resolve("", image=picture, strength=strength).sigmas()[0].item()
     original = sprint.encode_image(picture, sprint.defaults)
     assert sigma < 0.99 and len(seen) == math.ceil(2 * strength)
     close(seen[0], sigma * noise(SHAPE, 1) + (1 - sigma) * original)
@@ -356,52 +352,6 @@ def test_samplers_and_shifts_that_do_not_suit_the_model_are_warned_of(sprint, pi
     assert not caplog.records
 
 
-# --- loading
-
-
-@pytest.mark.parametrize(
-    ("dtype", "expected"),
-    [
-        (torch.bfloat16, torch.bfloat16),
-        (torch.float16, torch.bfloat16),
-        (torch.float32, torch.float32),
-        (None, torch.float32),
-    ],
-)
-def test_dtypes(files, dtype, expected):
-    """Autoencoder and text encoder never run in float16."""
-    pipeline = load_pipeline(files, device="cpu", dtype=dtype)
-    assert {parameter.dtype for parameter in pipeline.transformer.parameters()} == {dtype or torch.float32}
-    assert {parameter.dtype for parameter in pipeline.autoencoder.parameters()} == {expected}
-    assert {parameter.dtype for parameter in pipeline.text_encoder.parameters()} == {expected}
-    assert pipeline("a cat", seed=1, steps=1, output="tensor").isfinite().all()
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"transformer": None}, "transformer is missing"),
-        ({"autoencoder": "", "text_encoder": None}, "autoencoder is missing, text_encoder is missing"),
-        ({"vae": "x"}, "vae is unknown"),
-    ],
-    ids=str,
-)
-def test_files_that_do_not_make_a_pipeline(files, change, said):
-    with pytest.raises(InputError, match=said):
-        load_pipeline({**files, **change})
-
-
-def test_a_file_in_the_wrong_place(files):
-    with pytest.raises(CheckpointError, match="autoencoder"):
-        load_pipeline({**files, "transformer": files["autoencoder"]}, device="cpu")
-
-
-def test_a_folder_that_is_no_pipeline(tmp_path):
-    for source in (tmp_path, tmp_path / "none", "nanoo"):
-        with pytest.raises(InputError, match="model_index"):
-            load_pipeline(source)
-
-
 def test_what_is_no_number(pipeline, picture):
     nan, infinite = float("nan"), float("inf")
     for wrong in (
@@ -420,66 +370,6 @@ def test_what_is_no_number(pipeline, picture):
 def test_as_many_masks_as_pictures(pipeline, picture):
     with pytest.raises(InputError, match="2 masks for 1 pictures"):
         pipeline("x", steps=1, width=96, height=64, image=picture, mask=torch.ones(2, 1, 64, 96), output="latent")
-
-
-def test_devices():
-    assert pick_device("cpu") == torch.device("cpu")
-    assert pick_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
-    absent = ("gpu", *(name for name in ("xpu", "mps") if not getattr(torch, name).is_available()))
-    for device in ("cuda:99", *absent) if torch.cuda.is_available() else ("cuda", "cuda:0", *absent):
-        with pytest.raises(InputError, match="use cpu"):
-            pick_device(device)
-
-
-def pipeline_folder(folder, files, scheduler, config):
-    """A diffusers pipeline folder around the tiny transformer."""
-    for name, content in (
-        ("model_index.json", {}),
-        ("scheduler/scheduler_config.json", scheduler),
-        ("transformer/config.json", config),
-    ):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
-    save_file(load_file(files["transformer"]), folder / "transformer" / "diffusion_pytorch_model.safetensors")
-    return pipeline_files(folder)
-
-
-@pytest.mark.parametrize(
-    ("scheduler", "sampler", "shift"),
-    [
-        (
-            {
-                "_class_name": "DPMSolverMultistepScheduler",
-                "flow_shift": 6.0,
-                "shift": 1,
-                "lambda_min_clipped": -math.inf,
-            },
-            "flow_dpm",
-            6.0,
-        ),
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "flow_shift": 6.0, "shift": 2}, "flow_euler", 2.0),
-        ({"_class_name": "UniPCMultistepScheduler"}, "flow_dpm", 3.0),
-    ],
-)
-def test_diffusers_folder_states_its_sampling(tmp_path, files, pipeline, scheduler, sampler, shift):
-    found = released_sampling(
-        pipeline_folder(tmp_path, files, scheduler, {"sample_size": 16}), pipeline.transformer.config
-    )
-    assert found == SamplingDefaults(sampler=sampler, shift=shift, width=512, height=512)
-
-
-@pytest.mark.parametrize(
-    "scheduler", ["{broken", "[1]", '{"_class_name": "DPMSolverMultistepScheduler", "flow_shift": "x"}']
-)
-def test_scheduler_that_cannot_be_read(tmp_path, files, pipeline, scheduler):
-    with pytest.raises(CheckpointError, match="scheduler_config"):
-        released_sampling(pipeline_folder(tmp_path, files, scheduler, {}), pipeline.transformer.config)
-
-
-def test_native_size():
-    assert native_size({}, {}) is None and native_size({}, {}, "512") == 512 and native_size({}, {}, "4k") == 4096
-    assert native_size({"pos_embed": torch.empty(1, 256, 224, device="meta")}, {}) == 512
-    assert native_size({}, {"sample_size": 64}) == 2048
 
 
 def test_negative_prompts_as_long_as_the_prompts(pipeline):

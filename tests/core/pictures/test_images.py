@@ -9,7 +9,8 @@ from PIL import Image
 
 from sana_core.errors import InputError
 from sana_core.pictures.control import control_picture
-from sana_core.pictures.images import mask_latents, picture_tensor, save_png, to_pil
+from sana_core.pictures.files import save_png
+from sana_core.pictures.images import mask_latents, picture_tensor, to_pil
 
 RECORD = {
     "prompt": "a caf\u00e9 \u732b", "negative_prompt": "blurry", "steps": 20, "sampler": "flow_dpm", "guidance_scale": 4.5, "seed": 3,
