@@ -4,30 +4,31 @@ progress.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-import comfy.memory_management
 import comfy.model_management
 import comfy.sd
 import comfy.utils
-import comfy_aimdo.model_vbar
 import torch
 from torch import Tensor
 
 from ...sana_core.config import DOWNSCALE, AutoencoderConfig
 from ...sana_core.dcae.autoencoder import DCAE
 from ...sana_core.dcae.blending import decode_blended
-from ...sana_core.dcae.memory import MARGIN, TILES, decode_peak_bytes, encode_peak_bytes, pick_tile
+from ...sana_core.dcae.memory import MARGIN, TILES, decode_peak_bytes, encode_peak_bytes
 from ...sana_core.dcae.tiling import MIN_TILE, decode_tiled, encode_tiled
 from ...sana_core.errors import InputError
 
-Tile = (
-    int | Literal["auto"] | None
-)  # side in pixels, the largest that the free memory allows, or the whole picture at once
+log = logging.getLogger("sana")
 
-# the host is asked for memory for tiles of this size: larger ones would drive out other models and gain nothing
+Tile = int | Literal["auto"] | None
+"""Side of a tile in pixels; "auto": chosen by the free memory; None: the whole picture at once."""
 USUAL_TILE = 1024
+"""Largest tile of "auto", in pixels, and the one that the host is asked to make room for. A larger one gains nothing
+and drives other models out of memory.
+"""
 
 
 class ComfyDCAE(DCAE):
@@ -42,7 +43,7 @@ class ComfyDCAE(DCAE):
         image = image.to(device)
         if tile == "auto":
             height, width = image.shape[-2:]
-            tile = pick_tile(self.config, height, width, image.dtype, free_memory(image.device), encode=True)
+            tile = self._largest_tile(encode_peak_bytes, height, width, image)
         return encode_tiled(self.encoder, image, tile=tile, on_tile=between_tiles())
 
     def decode(
@@ -55,8 +56,7 @@ class ComfyDCAE(DCAE):
         """
         _, _, height, width = self.decode_output_shape(latent.shape)
         if tile == "auto":
-            pick = pick_tile if overlap is None else pick_blended_tile
-            tile = pick(self.config, height, width, latent.dtype, free_memory(latent.device))
+            tile = self._largest_tile(_alone if overlap is not None else decode_peak_bytes, height, width, latent)
         if tile is None or overlap is None:
             return decode_tiled(self.decoder, latent, tile=tile, out=output_buffer, on_tile=between_tiles())
         overlap = min(overlap, tile // 2)
@@ -68,18 +68,49 @@ class ComfyDCAE(DCAE):
         """Of the picture for a latent of `shape`. Raises InputError for latents of another model."""
         return picture_shape(self.config, shape)
 
-    def decode_tiled(self, latent: Tensor, tile_x: int, tile_y: int, overlap: int) -> Tensor:
-        """`decode` in exact tiles on the host's intermediate device, for VAE Decode (Tiled) and after running out of
-        memory.
+    def decode_tiled(
+        self,
+        latent: Tensor,
+        tile_x: int | None = None,
+        tile_y: int | None = None,
+        overlap: int | None = None,
+        tile_t: int | None = None,
+        overlap_t: int | None = None,
+    ) -> Tensor:
+        """`decode` in exact tiles on the host's intermediate device. The host calls it for VAE Decode (Tiled), for other
+        packs, and after running out of memory.
 
-        tile_x, tile_y: in latents. overlap is not needed.
+        tile_x, tile_y: in latent cells; both None: tiles of the usual size. The host passes on the rest, which is for
+        blended tiles and for videos, if a caller gives it: exact tiles need none of it.
         """
         out = torch.empty(
             self.decode_output_shape(latent.shape),
             dtype=comfy.model_management.intermediate_dtype(),
             device=comfy.model_management.intermediate_device(),
         )
-        return self.decode(latent, out, tile=usable_tile(tile_x * DOWNSCALE, tile_y * DOWNSCALE))
+        sides = [cells * DOWNSCALE for cells in (tile_x, tile_y) if cells]
+        return self.decode(latent, out, tile=usable_tile(*sides or [USUAL_TILE]))
+
+    def _largest_tile(self, peak_bytes: Callable[..., int], height: int, width: int, like: Tensor) -> int | None:
+        """Largest tile of at most USUAL_TILE for which the memory is free; the smallest, with a warning, where none is.
+
+        None: the whole picture at once.  peak_bytes: (config, height, width, tile, dtype) -> bytes.
+        """
+        sizes = [tile for tile in TILES if (tile or max(height, width)) <= USUAL_TILE]
+        free = free_memory(self, like.device)
+        for tile in sizes:
+            needed = MARGIN * peak_bytes(self.config, height, width, tile, like.dtype)
+            if needed <= free:
+                return tile
+        log.warning(
+            "a picture of %d x %d pixels takes about %.2f GB beside the VAE in its smallest tiles, but %.2f GB are free: "
+            "should this fail, free some memory or choose a smaller picture",
+            width,
+            height,
+            needed / 1e9,
+            free / 1e9,
+        )
+        return sizes[-1]
 
 
 class SanaVAE(comfy.sd.VAE):
@@ -121,21 +152,11 @@ def between_tiles() -> Callable[[int, int], None]:
     return on_tile
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that the host can give: those unused, and the weights in its dynamic memory, which it drops when they are
-    in the way.
-    """
-    free = comfy.model_management.get_free_memory(device)
-    if comfy.memory_management.aimdo_enabled:
-        free += comfy_aimdo.model_vbar.vbars_analyze(device.index if device.type == "cuda" else None)
-    return int(free)
-
-
-def pick_blended_tile(config: AutoencoderConfig, height: int, width: int, dtype: torch.dtype, free: int) -> int | None:
-    """Largest of `TILES` that fits into `free` bytes when it goes through the whole network alone; the smallest if none
-    does.
-    """
-    return next((tile for tile in TILES if MARGIN * _alone(config, height, width, tile, dtype) <= free), TILES[-1])
+def free_memory(model: torch.nn.Module, device: torch.device) -> float:
+    """Bytes that the host can give a loaded model on `device`: unused ones, and weights that it can drop at once."""
+    loaded = comfy.model_management.loaded_models()
+    patcher = next((patcher for patcher in loaded if getattr(patcher, "model", None) is model), None)
+    return (patcher or comfy.model_management).get_free_memory(device)
 
 
 def decode_memory(

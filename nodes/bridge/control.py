@@ -26,7 +26,8 @@ from ...sana_core.errors import InputError
 from ...sana_core.pictures.control import control_picture
 from ...sana_core.transformer.controlnet import ControlBranch, SanaControlNet
 from .latent_format import SanaLatent
-from .model import SanaModel
+from .model import SanaModel, keep_small_weights_exact
+from .steps import step_sigma
 from .transformer import CONTROL, host_attention
 
 
@@ -72,7 +73,7 @@ class SanaControl(comfy.controlnet.ControlNet):
         previous = None
         if self.previous_controlnet is not None:
             previous = self.previous_controlnet.get_control(x_noisy, t, cond, batched_number, transformer_options)
-        if self.timestep_range is not None and not self.timestep_range[1] <= t[0] <= self.timestep_range[0]:
+        if not self._acts_at(t, transformer_options):
             return previous
         latent = comfy.controlnet.broadcast_image_to(self._hint(x_noisy), len(x_noisy), batched_number)
         entries: dict[str, Any] = {"input": [], "middle": [], "output": [], **(previous or {})}
@@ -80,6 +81,13 @@ class SanaControl(comfy.controlnet.ControlNet):
             **entries,
             CONTROL: (*entries.get(CONTROL, ()), ControlBranch(self.control_model, latent, self.strength)),
         }
+
+    def _acts_at(self, sigma: Tensor, transformer_options: dict[str, Any]) -> bool:
+        """Is a step at `sigma` (B,) in the range that Apply ControlNet gave it?"""
+        if self.timestep_range is None or tuple(self.timestep_percent_range) == (0.0, 1.0):
+            return True
+        high, low = self.timestep_range
+        return low <= step_sigma(sigma, transformer_options) <= high
 
     def _hint(self, x: Tensor) -> Tensor:
         """The control picture as latents of the size and on the device of x, kept for the next steps."""
@@ -137,6 +145,8 @@ def build_control(
     )  # the weights are cast to the type the model computes in
     dtype = options.get("dtype") or _stored_dtype(weights)
     network = make(ops=operations, attention=host_attention, device=management.unet_offload_device(), dtype=dtype)
+    if dtype.itemsize == 1:
+        keep_small_weights_exact(network, torch.float32)
     control = SanaControl(network.eval().requires_grad_(False), load_device=management.get_torch_device())
     network.load_state_dict(weights, strict=False, assign=control.control_model_wrapped.is_dynamic())
     return control

@@ -14,6 +14,7 @@ import functools
 import inspect
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import comfy.controlnet
@@ -52,8 +53,21 @@ def install() -> None:
             )
 
 
+def other_copy() -> Path | None:
+    """Folder of another copy of this pack that has installed its hooks in this process, or None.
+
+    Two copies cannot work side by side: the hooks make models of the first copy's classes, which the nodes of the
+    second copy take for another family's.
+    """
+    for config in comfy.supported_models.models:
+        is_sana = config.__name__ == Sana.__name__ and config.__module__.endswith(".nodes.bridge.model")
+        if is_sana and config is not Sana:
+            return Path(config.__init__.__code__.co_filename).parents[2]
+    return None
+
+
 def _add_model_config() -> None:
-    if not any(config.unet_config == Sana.unet_config for config in comfy.supported_models.models):
+    if Sana not in comfy.supported_models.models:
         comfy.supported_models.models.insert(0, Sana)
 
 
