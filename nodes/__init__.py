@@ -45,8 +45,11 @@ class SanaExtension(ComfyExtension):
 
     async def on_load(self) -> None:
         if other := registration.other_copy():
-            here = Path(__file__).parents[1]
-            log.warning("SANA is installed twice, in %s and in %s: %s is not used, delete one of them", other, here, here)
+            log.warning(
+                "SANA is installed twice: %s is used, %s is not; delete one of the two folders",
+                other,
+                Path(__file__).parents[1],
+            )
             return
         registration.install()
         paths.add_embedded_model()

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ...sana_core.config import DOWNSCALE, SCALING_FACTOR
 
-
 CHANNELS = 32
 
 
