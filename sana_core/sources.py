@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .checkpoint.detect import native_size, stated_config
+from .checkpoint.detect import native_size
 from .checkpoint.files import component_folder, read_checkpoint
+from .checkpoint.statements import stated_config
 from .config import SamplingDefaults, TransformerConfig
 from .errors import CheckpointError, InputError
 from .presets import sampling_defaults

@@ -13,11 +13,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .statements import CONFIG_KEY, saved_statement
 
 WRAPPERS = ("state_dict", "state_dict_ema", "model")  # where training scripts put the weights inside a pickle
-CONFIG_KEY = "sana_config"
-"""Last part of the key of a uint8 tensor with JSON in UTF-8: what a host that writes no metadata has to say of a model.
-"""
 SAFETENSORS_DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
@@ -154,11 +152,6 @@ def _read_safetensors(path: Path, device: torch.device) -> Checkpoint:
             f"{path} is not a whole safetensors file ({error}): it is truncated or damaged, download it again"
         ) from error
     return Checkpoint(tensors, str(path), metadata)
-
-
-def saved_statement(tensor: Tensor) -> dict[str, str]:
-    """The content of a CONFIG_KEY tensor, in the form of safetensors metadata. Raises ValueError if it is none."""
-    return {name: json.dumps(value) for name, value in dict(json.loads(tensor.numpy().tobytes())).items()}
 
 
 def _meta_tensor(entry) -> Tensor:

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..checkpoint.detect import stated_config
 from ..checkpoint.files import Checkpoint
 from ..checkpoint.kinds import describe
+from ..checkpoint.statements import stated_config
 from ..config import TextConfig
 from ..errors import CheckpointError
 

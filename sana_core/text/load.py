@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..checkpoint.canonical import Canonical
 from ..checkpoint.files import Checkpoint, component_folder, read_checkpoint
-from ..checkpoint.load import check_fit, naming
+from ..checkpoint.fit import check_fit, naming
 from ..device import pick_device
 from ..errors import CheckpointError
 from ..precision import full_range

@@ -104,6 +104,7 @@ def test_quantised_layers_pass_the_check(plain):
         **plain,
         f"{layer}.weight": torch.zeros(224, 112, dtype=torch.uint8),
         f"{layer}.weight_scale": torch.ones(1),
+        f"{layer}.weight_scale_2": torch.ones(()),
         **marks,
     }
     weights = detection.canonical_weights(packed, detection.detect(packed)["config"])
