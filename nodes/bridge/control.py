@@ -19,14 +19,14 @@ from torch import Tensor
 
 from ...sana_core.checkpoint.canonical import canonical_controlnet
 from ...sana_core.checkpoint.detect import controlnet_config, has_embedders
-from ...sana_core.checkpoint.files import read_checkpoint
-from ...sana_core.checkpoint.load import check_fit, fitted, naming
+from ...sana_core.checkpoint.fit import check_fit, fitted, naming
 from ...sana_core.config import DOWNSCALE
 from ...sana_core.errors import InputError
 from ...sana_core.pictures.control import control_picture
 from ...sana_core.transformer.controlnet import ControlBranch, SanaControlNet
 from .latent_format import SanaLatent
 from .model import SanaModel, keep_small_weights_exact
+from .reading import read_model
 from .steps import step_sigma
 from .transformer import CONTROL, host_attention
 
@@ -118,12 +118,10 @@ class SanaControl(comfy.controlnet.ControlNet):
 
 
 def load_control(path: str, order: str = "upstream") -> SanaControl:
-    """A ControlNet file of any layout. It is recognised before a tensor is read. order: "upstream" or "diffusers".
-    Raises SanaError.
-    """
+    """A ControlNet file of any layout. order: "upstream" or "diffusers". Raises SanaError."""
+    checkpoint = read_model(path)
     with naming(path):
-        canonical_controlnet(read_checkpoint(path, "meta").tensors)
-        return build_control(comfy.utils.load_torch_file(path, safe_load=True), order)
+        return build_control(checkpoint.tensors, order)
 
 
 def build_control(

@@ -13,7 +13,8 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ import comfy.model_base
 import comfy.model_detection
 import comfy.sd
 import comfy.supported_models
+import comfy.utils
 
 from ...sana_core.checkpoint.canonical import controlnet_prefix
-from ...sana_core.checkpoint.load import naming
+from ...sana_core.checkpoint.fit import naming
 from .control import build_control
 from .detection import detect, is_sana
 from .lora import SanaKeys, checked_patches, gemma_keys, host_lora, is_ours, transformer_keys, with_stated_alphas
@@ -86,6 +88,25 @@ def _wrap_model_detection() -> None:
             return detect(own, metadata)
 
     comfy.model_detection.detect_unet_config = _marked(detect_unet_config, host)
+
+
+@contextmanager
+def recognised_as(model_config: Sana) -> Iterator[None]:
+    """The host's loaders take a file for `model_config` as long as this lasts, and do not look at it themselves.
+
+    The pack's own loader needs no other hook. The host loads models in one thread.
+    """
+    host = comfy.model_detection.model_config_from_unet
+
+    def model_config_from_unet(state_dict: dict, unet_key_prefix: str, *_: Any, **__: Any) -> Sana:
+        model_config.quant_config = comfy.utils.detect_layer_quantization(state_dict, unet_key_prefix)
+        return model_config
+
+    comfy.model_detection.model_config_from_unet = model_config_from_unet
+    try:
+        yield
+    finally:
+        comfy.model_detection.model_config_from_unet = host
 
 
 def _wrap_vae() -> None:
