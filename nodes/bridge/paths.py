@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 import folder_paths
 
 from ...sana_core.errors import InputError, SanaError, printable, shortened
-from ...sana_core.presets import AUTOENCODERS, RELEASES, Part
+from ...sana_core.presets import AUTOENCODERS, RELEASES, PublishedFile
 from ...sana_core.sources import NANO
 
 KINDS = ("diffusion_models", "text_encoders", "vae", "controlnet", "loras")
@@ -32,7 +32,7 @@ PUBLISHED = {"diffusion_models": RELEASES, "vae": AUTOENCODERS}
 MISSPELT = {"dc-ae-f32c32-sana-1.1V": "dc-ae-f32c32-sana-1.1"}  # as upstream's workflow Sana_CogVideoX has it
 
 
-def published_part(kind: str, name: str) -> Part | None:
+def published_part(kind: str, name: str) -> PublishedFile | None:
     """The published file that `name` means as a repository on Hugging Face, "owner/name" or "owner/name-diffusers"."""
     wanted = name.partition("/")[2].removesuffix("-diffusers").removesuffix("_diffusers")
     return next((part for part in PUBLISHED.get(kind, ()) if part.name == MISSPELT.get(wanted, wanted)), None)
@@ -76,7 +76,7 @@ def chosen_file(kind: str, name: str) -> Iterator[str]:
         raise type(error)(name + said.removeprefix(begins)) from error
 
 
-def _is_file_of(part: Part, file: PurePosixPath) -> bool:
+def _is_file_of(part: PublishedFile, file: PurePosixPath) -> bool:
     """By its own name or that of its folder, which ends with the repository's name where an older pack has downloaded
     it.
     """

@@ -3,62 +3,104 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import comfy.sd
+import comfy.utils
 import folder_paths
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy.supported_models_base import ClipTarget
 from comfy.text_encoders.hunyuan_video import llama_detect
 from torch import Tensor
 
-from ...sana_core.checkpoint.files import read_checkpoint
+from ...sana_core.checkpoint.files import Checkpoint
+from ...sana_core.checkpoint.fit import check_fit, naming
 from ...sana_core.config import TextConfig
 from ...sana_core.errors import CheckpointError
-from ...sana_core.text.detect import QUANTISED, SPIECE_KEY
-from ...sana_core.text.load import load_text_encoder as check_text_encoder
+from ...sana_core.text.detect import GEMMA_CONFIG_KEY, SPIECE_KEY, GemmaTensors, gemma2_tensors, text_config
+from ...sana_core.text.gemma import build_gemma2
 from .gemma import SanaGemma, SanaTextModel
-from .tokenizer import CONFIG_KEY, NAME, SanaTokenizer
+from .reading import read_model
+from .tokenizer import NAME, SanaTokenizer
 
 
-def load_text_encoder(path: str) -> comfy.sd.CLIP:
-    """Gemma-2 with its tokenizer from one file, as the host's CLIP. It is checked before a tensor is read. Raises
-    CheckpointError.
+def load_text_encoder(path: str, disable_dynamic: bool = False) -> comfy.sd.CLIP:
+    """Gemma-2 with its tokenizer from one file, as the host's CLIP: from Gemma's own file, or from a checkpoint that the
+    host has saved. disable_dynamic: as in `load_model`. Raises CheckpointError.
     """
-    header = read_checkpoint(path, "meta")
-    quantised = any(
-        mark in key for key in header.tensors for mark in QUANTISED
-    )  # the host knows these; only Gemma-2-2B exists so
-    config = TextConfig() if quantised else check_text_encoder(path, device="meta").config
-    if SPIECE_KEY not in header.tensors:
-        raise CheckpointError(
-            f"{path} is a Gemma-2 without tokenizer: use a file that has it inside under the key {SPIECE_KEY}, "
-            "such as gemma_2_2b_fp16.safetensors"
-        )
+    checkpoint = read_model(path)
+    tensors, metadata = comfy.utils.convert_old_quants(checkpoint.tensors, metadata=checkpoint.metadata)
+    with naming(path):
+        found = gemma2_tensors(tensors)
+        config = checked_config(found, Checkpoint(tensors, path, metadata, checkpoint.config))
+        tokenizer = matching_tokenizer(found, config)
+    single = {**{f"model.{key}": tensor for key, tensor in found.tensors.items()}, SPIECE_KEY: found.spiece}
     options = {f"{NAME}_class": SanaGemma, f"{NAME}_model_config": asdict(config)}
-    clip = comfy.sd.load_clip([path], folder_paths.get_folder_paths("embeddings"), comfy.sd.CLIPType.LUMINA2, options)
-    clip.tokenizer = SanaTokenizer(tokenizer_data={**clip.tokenizer.state_dict(), **_config_tensor(config)})
+    embeddings = folder_paths.get_folder_paths("embeddings")
+    clip = comfy.sd.load_text_encoder_state_dicts(
+        [single], embeddings, comfy.sd.CLIPType.LUMINA2, options, disable_dynamic
+    )
+    clip.tokenizer = tokenizer
+    clip.patcher.cached_patcher_init = (load_text_encoder_patcher, (path,))
     return clip
 
 
-def clip_target(state_dict: dict[str, Tensor], prefix: str) -> ClipTarget:
-    """The text encoder of an all-in-one checkpoint, for the host's checkpoint loader. prefix: of its keys."""
-    stated = state_dict.get(prefix + CONFIG_KEY)
-    config = TextConfig() if stated is None else TextConfig(**json.loads(stated.numpy().tobytes()))
-    found = llama_detect(state_dict, f"{prefix}{NAME}.transformer.")
+def load_text_encoder_patcher(path: str, disable_dynamic: bool = False) -> ModelPatcher:
+    """A fresh patcher from the same file, for the host's copies."""
+    return load_text_encoder(path, disable_dynamic).patcher
+
+
+def checked_config(found: GemmaTensors, checkpoint: Checkpoint) -> TextConfig:
+    """Configuration of a Gemma-2, quantised or not. Raises CheckpointError unless its tensors are those of such a
+    network.
+    """
+    config = text_config(checkpoint, found)
+    check_fit(found.tensors, build_gemma2(config).state_dict(), found.canonical)
+    return config
+
+
+def matching_tokenizer(found: GemmaTensors, config: TextConfig) -> SanaTokenizer:
+    """The tokenizer beside a Gemma-2. Raises CheckpointError if there is none, or that of another model."""
+    if found.spiece is None:
+        raise CheckpointError(
+            "it is a Gemma-2 without tokenizer: use a file that has it inside under the key "
+            f"{SPIECE_KEY}, such as gemma_2_2b_fp16.safetensors"
+        )
+    tokenizer = SanaTokenizer(tokenizer_data={SPIECE_KEY: found.spiece, **config_tensor(config)})
+    if tokenizer.pieces.size != config.vocab_size:
+        raise CheckpointError(
+            f"its text encoder knows {config.vocab_size} tokens, its tokenizer {tokenizer.pieces.size}: they belong to "
+            "different models, use gemma_2_2b_fp16.safetensors"
+        )
+    return tokenizer
+
+
+def clip_target(state_dict: Mapping[str, Tensor], prefix: str) -> ClipTarget:
+    """The text encoder of an all-in-one checkpoint, for the host's checkpoint loader. prefix: of its keys. A checkpoint
+    may have none. Raises CheckpointError.
+    """
+    own = {key: tensor for key, tensor in state_dict.items() if key.startswith(prefix)}
+    config = TextConfig()
+    if own:
+        with naming("the text encoder of this checkpoint"):
+            config = checked_config(gemma2_tensors(own), Checkpoint(own, ""))
+    quantised = llama_detect(own, f"{prefix}{NAME}.transformer.")
 
     class SizedTextModel(SanaTextModel):
         def __init__(self, device="cpu", dtype=None, model_options: dict[str, Any] | None = None) -> None:
             options = {**(model_options or {}), f"{NAME}_model_config": asdict(config)}
-            if "llama_quantization_metadata" in found:
-                options["quantization_metadata"] = found["llama_quantization_metadata"]
-            super().__init__(device, found.get("dtype_llama", dtype), options)
+            if "llama_quantization_metadata" in quantised:
+                options["quantization_metadata"] = quantised["llama_quantization_metadata"]
+            super().__init__(device, quantised.get("dtype_llama", dtype), options)
 
     return ClipTarget(SanaTokenizer, SizedTextModel)
 
 
-def _config_tensor(config: TextConfig) -> dict[str, Tensor]:
+def config_tensor(config: TextConfig) -> dict[str, Tensor]:
+    """What has to be saved beside the tokenizer; nothing for Gemma-2-2B."""
     if config == TextConfig():
         return {}
-    return {CONFIG_KEY: torch.tensor(list(json.dumps(asdict(config)).encode()), dtype=torch.uint8)}
+    return {GEMMA_CONFIG_KEY: torch.tensor(list(json.dumps(asdict(config)).encode()), dtype=torch.uint8)}

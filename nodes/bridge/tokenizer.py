@@ -8,17 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from ...sana_core.errors import CheckpointError
-from ...sana_core.text.detect import SPIECE_KEY
+from ...sana_core.text.detect import GEMMA_CONFIG_KEY, SPIECE_KEY
 from ...sana_core.text.instruction import PAD_ID, PromptTokens, instruction_text, prompt_tokens
 from ...sana_core.text.tokenizer import tokenizer_from_bytes
 
 log = logging.getLogger("sana")
 NAME = "gemma2_2b"
 """The host's name of this text encoder, in its token lists and weight keys."""
-CONFIG_KEY = "gemma_config"
-"""Of a uint8 tensor with JSON, beside the tokenizer in checkpoints that ComfyUI saves, for a Gemma-2 of another size
-than 2B.
-"""
 PADDING = -1
 """In token lists: padding, which no token attends to. A written-out <pad> is a token like any other."""
 AUTO = "auto"
@@ -31,9 +27,8 @@ class SanaTokenizer:
     """
 
     def __init__(self, embedding_directory=None, tokenizer_data: dict[str, Tensor] | None = None) -> None:
-        self.tensors = {
-            key: (tokenizer_data or {})[key] for key in (SPIECE_KEY, CONFIG_KEY) if key in (tokenizer_data or {})
-        }
+        given = tokenizer_data or {}
+        self.tensors = {key: given[key] for key in (SPIECE_KEY, GEMMA_CONFIG_KEY) if key in given}
         if SPIECE_KEY not in self.tensors:
             raise CheckpointError(
                 f"this checkpoint has a Gemma-2 without tokenizer (no {SPIECE_KEY}): use gemma_2_2b_fp16.safetensors"

@@ -98,7 +98,7 @@ def transformer_prefix(keys: Iterable[str]) -> str | None:
 
 
 def canonical_controlnet(tensors: Mapping[str, Tensor]) -> Canonical:
-    """The SANA ControlNet in a state dict of either layout, under any prefix. Raises CheckpointError if there is none."""
+    """The SANA ControlNet in a state dict of either layout, under any prefix. Raises CheckpointError otherwise."""
     tensors, wrapped = unwrapped(tensors)
     prefix = controlnet_prefix(tensors)
     if prefix is None:

@@ -35,7 +35,6 @@ from .numbers import read_number
 from .statements import stated_config, with_stated_sampling
 from .weights import logical_shapes, quantised_layers
 
-_BLOCK = re.compile(r"transformer_blocks\.(0|[1-9][0-9]*)\.")
 _WHOLE = ("hidden_size", "depth", "num_heads", "num_cross_heads", "ffn_size", "caption_channels", "latent_channels")
 _TRUTH = ("qk_norm", "guidance_embed", "fp16_trained")
 Shape = tuple[int, ...]
@@ -120,14 +119,15 @@ def has_embedders(tensors: Mapping[str, Tensor]) -> bool:
     return any(key.startswith(("patch_embed.", "time_embed.", "caption_")) for key in tensors)
 
 
-def block_count(keys: Iterable[str]) -> int:
-    """How many blocks a network has. Raises CheckpointError unless they are numbered from 0 without a gap."""
-    found = {match[1] for match in map(_BLOCK.match, keys) if match}
+def block_count(keys: Iterable[str], name: str = "transformer_blocks") -> int:
+    """How many blocks of this name a network has. Raises CheckpointError unless they are numbered 0, 1, 2 and so on."""
+    pattern = re.compile(rf"{name}\.([0-9]+)\.")
+    found = {match[1] for match in map(pattern.match, keys) if match}
     wrong = sorted(found - {str(number) for number in range(len(found))}, key=len)
     if wrong:
         raise CheckpointError(
-            f"it has {len(found)} blocks, expected transformer_blocks.0 to transformer_blocks.{len(found) - 1}, found "
-            f"{listed([f'transformer_blocks.{number}' for number in wrong])}: the file is damaged or of another model"
+            f"it has {len(found)} blocks, expected {name}.0 to {name}.{len(found) - 1}, found "
+            f"{listed([f'{name}.{number}' for number in wrong])}: the file is damaged or of another model"
         )
     return len(found)
 

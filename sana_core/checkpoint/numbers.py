@@ -20,5 +20,5 @@ def read_number(name: str, value: Any, *, whole: bool = False, least: float = -m
     if math.isfinite(number) and least <= number <= most and not (whole and number != int(number)):
         return int(number) if whole else number
     kind = "a whole number" if whole else "a number"
-    bounds = [f"from {least:g}"] * math.isfinite(least) + [f"to {most:g}"] * math.isfinite(most)
+    bounds = [f"from {least:.12g}"] * math.isfinite(least) + [f"to {most:.12g}"] * math.isfinite(most)
     raise CheckpointError(f"it states {name} = {value!r}, expected {' '.join([kind, *bounds])}")

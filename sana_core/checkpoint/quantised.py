@@ -36,14 +36,15 @@ def refuse_quantised(
 
     metadata: of the safetensors file.  config: the folder's config.json.  instead: what else to do.
     """
-    found = _found(tensors, metadata or {}, config or {})
-    if found:
+    if found := quantisation(tensors, metadata, config):
         name, key, tool = found
         raise CheckpointError(f"it is quantised ({name}, see {key}), {UNQUANTISED}: load it in {tool}, {instead}")
 
 
-def _found(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], config: Mapping) -> tuple[str, str, str] | None:
-    """Name of the format, what shows it, and what can load it."""
+def quantisation(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, config: Mapping | None = None
+) -> tuple[str, str, str] | None:
+    """Name of the format, what shows it, and what can load it; None for a network that is not quantised."""
     for name, ends, tool in OTHER_TOOLS:
         if key := _first(tensors, ends):
             return name, key, tool
@@ -54,8 +55,9 @@ def _found(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], config: M
         return "with scales", key, "ComfyUI"
     if key := next((key for key in tensors if key.rpartition(".")[2] == SCALED_FP8), None):
         return SCALED_FP8, key, "ComfyUI"
-    if isinstance(config.get("quantization_config"), Mapping):
-        method = config["quantization_config"].get("quant_method", "by a method that is not named")
+    stated = (config or {}).get("quantization_config")
+    if isinstance(stated, Mapping):
+        method = stated.get("quant_method", "by a method that is not named")
         return str(method), "quantization_config in its config.json", "diffusers"
     key = next((key for key in tensors if key.endswith(".weight") and tensors[key].dtype not in COMPUTABLE), None)
     return None if key is None else (f"stored as {str(tensors[key].dtype)[6:]}", key, "the tool that made it")
