@@ -15,7 +15,9 @@ import functools
 import inspect
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import comfy.controlnet
@@ -27,7 +29,7 @@ import comfy.supported_models
 import comfy.utils
 
 from ...sana_core.checkpoint.canonical import controlnet_prefix
-from ...sana_core.checkpoint.load import naming
+from ...sana_core.checkpoint.fit import naming
 from .control import build_control
 from .detection import detect, is_sana
 from .lora import SanaKeys, gemma_keys, load_patches, transformer_keys, with_config
@@ -56,8 +58,21 @@ def install() -> None:
             )
 
 
+def other_copy() -> Path | None:
+    """Folder of another copy of this pack that has installed its hooks in this process, or None.
+
+    Two copies cannot work side by side: the hooks make models of the first copy's classes, which the nodes of the
+    second copy take for another family's.
+    """
+    for config in comfy.supported_models.models:
+        is_sana = config.__name__ == Sana.__name__ and config.__module__.endswith(".nodes.bridge.model")
+        if is_sana and config is not Sana:
+            return Path(config.__init__.__code__.co_filename).parents[2]
+    return None
+
+
 def _add_model_config() -> None:
-    if not any(config.unet_config == Sana.unet_config for config in comfy.supported_models.models):
+    if Sana not in comfy.supported_models.models:
         comfy.supported_models.models.insert(0, Sana)
 
 
@@ -76,6 +91,25 @@ def _wrap_model_detection() -> None:
             return detect(own, metadata)
 
     comfy.model_detection.detect_unet_config = _marked(detect_unet_config, host)
+
+
+@contextmanager
+def recognised_as(model_config: Sana) -> Iterator[None]:
+    """The host's loaders take a file for `model_config` as long as this lasts, and do not look at it themselves.
+
+    The pack's own loader needs no other hook. The host loads models in one thread.
+    """
+    host = comfy.model_detection.model_config_from_unet
+
+    def model_config_from_unet(state_dict: dict, unet_key_prefix: str, *_: Any, **__: Any) -> Sana:
+        model_config.quant_config = comfy.utils.detect_layer_quantization(state_dict, unet_key_prefix)
+        return model_config
+
+    comfy.model_detection.model_config_from_unet = model_config_from_unet
+    try:
+        yield
+    finally:
+        comfy.model_detection.model_config_from_unet = host
 
 
 def _wrap_vae() -> None:

@@ -24,6 +24,7 @@ from ...sana_core.latents import latent_size, noises
 from ...sana_core.pipeline.request import Request
 from ...sana_core.samplers.methods import SAMPLERS, check_sampler, check_shift
 from .model import SanaModel, flow_shift, padded_context
+from .steps import at_sigma
 from .text_encoder import SanaTokenizer
 from .transformer import EXACT_TIMESTEPS, with_option
 
@@ -51,7 +52,8 @@ def make_sampler(name: str) -> comfy.samplers.KSAMPLER:
         arguments = extra_args if method.truncate_timestep else exact
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
-            return model(x, x.new_full((len(x),), sigma), **arguments)
+            options = at_sigma(arguments["model_options"], sigma)
+            return model(x, x.new_full((len(x),), sigma), **{**arguments, "model_options": options})
 
         with tqdm(total=len(sigmas) - 1, disable=disable) as bar:
 

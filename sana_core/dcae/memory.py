@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +18,8 @@ from .tiling import tile_boxes
 
 TILES = (None, 2048, 1024, 768, 512, 384, 256, 128)
 UNKNOWN_MEMORY_TILE = 1024
+PeakBytes = Callable[..., int]
+"""(config, height, width, tile, dtype, batch=1) -> bytes"""
 log = logging.getLogger("sana")
 MARGIN = 1.2  # for what the counts leave out
 
@@ -30,23 +32,30 @@ def pick_tile(
     free_bytes: int,
     *,
     batch: int = 1,
-    encode: bool = False,
+    peak_bytes: PeakBytes | None = None,
+    largest: int | None = None,
 ) -> int | None:
     """Largest of `TILES` (None: no tiles) whose peak, with a margin of a fifth, fits into `free_bytes`.
 
-    Sizes in pixels. The weights are taken to be loaded already. If not even the smallest tile fits it is returned all
-    the same: this is an estimate, and only the allocator knows what it can give.
+    Sizes in pixels. The weights are taken to be loaded already. peak_bytes: `decode_peak_bytes`, the default, or
+    `encode_peak_bytes`. largest: no larger tile than this. If not even the smallest tile fits it is returned all the
+    same, with a warning: this is an estimate, and only the allocator knows what it can give.
     """
-    peak_bytes, needed = encode_peak_bytes if encode else decode_peak_bytes, 0.0
-    for tile in TILES:
+    peak_bytes, needed = peak_bytes or decode_peak_bytes, 0.0
+    sizes = [tile for tile in TILES if largest is None or (tile or max(height, width)) <= largest]
+    for tile in sizes:
         needed = MARGIN * peak_bytes(config, height, width, tile, dtype, batch)
         if needed <= free_bytes:
             return tile
     log.warning(
-        "%s %d x %d pixels in tiles of %d may need %.2f GB of memory besides the weights, and %.2f GB are free",
-        "encoding" if encode else "decoding", width, height, TILES[-1], needed / 1e9, free_bytes / 1e9,
-    )  # fmt: skip
-    return TILES[-1]
+        "a picture of %d x %d pixels in its smallest tiles takes about %.2f GB of memory besides the autoencoder, and "
+        "%.2f GB are free: if this fails, free some memory or choose a smaller picture",
+        width,
+        height,
+        needed / 1e9,
+        free_bytes / 1e9,
+    )
+    return sizes[-1]
 
 
 def auto_tile(
@@ -56,7 +65,8 @@ def auto_tile(
     free = free_memory(like.device)
     if free is None:
         return UNKNOWN_MEMORY_TILE
-    return pick_tile(config, height, width, like.dtype, free, batch=like.shape[0], encode=encode)
+    peak_bytes = encode_peak_bytes if encode else decode_peak_bytes
+    return pick_tile(config, height, width, like.dtype, free, batch=like.shape[0], peak_bytes=peak_bytes)
 
 
 def decode_peak_bytes(

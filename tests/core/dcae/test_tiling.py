@@ -251,10 +251,10 @@ def test_the_largest_tile_that_fits(caplog, encode):
     needed = [MARGIN * predict(FULL, 4096, 4096, tile, BF16) for tile in TILES]
     assert needed == sorted(needed, reverse=True)
     for tile, larger in zip(TILES[1:5], needed):
-        assert pick_tile(FULL, 4096, 4096, BF16, int(larger) - 1, encode=encode) == tile
-    assert pick_tile(FULL, 4096, 4096, BF16, int(needed[0]) + 1, encode=encode) is None
-    assert pick_tile(FULL, 4096, 4096, BF16, 400_000_000, encode=encode) == TILES[-1]
-    assert f"4096 x 4096 pixels in tiles of 128 may need {needed[-1] / 1e9:.2f} GB" in caplog.text
+        assert pick_tile(FULL, 4096, 4096, BF16, int(larger) - 1, peak_bytes=predict) == tile
+    assert pick_tile(FULL, 4096, 4096, BF16, int(needed[0]) + 1, peak_bytes=predict) is None
+    assert pick_tile(FULL, 4096, 4096, BF16, 400_000_000, peak_bytes=predict) == TILES[-1]
+    assert f"4096 x 4096 pixels in its smallest tiles takes about {needed[-1] / 1e9:.2f} GB" in caplog.text
     assert "0.40 GB are free" in caplog.text
 
 
