@@ -45,7 +45,7 @@ LARGEST = 128 * 2240  # elements of the largest tensor that may be made on the C
 BATCH, TOKENS, STEPS = 2, 77, 3
 FULL, LITE = AUTOENCODERS["DC-AE 1.0, 1.1"], AUTOENCODERS["DC-AE Lite"]
 DIFFERENT = {(release.config, release.native_size): release for release in reversed(RELEASES)}.values()
-QUICK = ("Sana_600M_512px", "Sana_Sprint_1.6B_1024px", "Sana_1600M_2Kpx_BF16")  # each other run takes seconds, too
+QUICK = ("Sana_Sprint_1.6B_1024px", "Sana_1600M_2Kpx_BF16")  # the others take as many seconds each
 TABLE_ON_THE_CPU = pytest.mark.xfail(strict=True, reason="the position table is made on the CPU in every forward")
 
 
@@ -90,22 +90,24 @@ def prompt():
     return empty(BATCH, TOKENS, 2304, dtype=BF16), empty(BATCH, TOKENS, dtype=torch.bool)
 
 
-def sampled(release, method, *, denoiser=None, start=None, **add_ons):
-    """One run of a sampler, twice as high as wide, with guidance where the release takes it."""
-    sampler, config = SAMPLERS[method], release.config
-    cells = release.native_size // 32
-    x = empty(BATCH, config.latent_channels, cells, cells // 2)
+def sampled(release, method, *, start=None, **add_ons):
+    """One run of a sampler, twice as high as wide, with guidance where the release takes it.
+
+    start: given (x, denoise, first sigma), what the run begins with in place of noise; add_ons: of `make_denoiser`.
+    """
+    sampler, cells = SAMPLERS[method], release.native_size // 32
+    with unset_fake_temporarily():
+        sigmas = sampler.sigmas(STEPS, release.sampling.shift)
+        first = sigmas[0].item()
+    x = empty(BATCH, release.config.latent_channels, cells, cells // 2)
+    denoise = make_denoiser(
+        made(SanaTransformer, release.config), prompt(), prompt(), guidance_scale=4.5,
+        truncate_timestep=sampler.truncate_timestep, **add_ons,
+    )  # fmt: skip
+    if start is not None:
+        x, denoise = start(x, denoise, first)
+    noise = {"step_noise": [torch.empty_like(x)] * STEPS} if sampler.step_noise else {}
     with Uploads():
-        denoise = make_denoiser(
-            made(SanaTransformer, config), prompt(), prompt(), guidance_scale=4.5,
-            truncate_timestep=sampler.truncate_timestep, **add_ons,
-        )  # fmt: skip
-        with unset_fake_temporarily():
-            sigmas = sampler.sigmas(STEPS, release.sampling.shift)
-            first = sigmas[0].item()
-        if start is not None:
-            x, denoise = start(x, denoise, first)
-        noise = {"step_noise": [torch.empty_like(x)] * STEPS} if sampler.step_noise else {}
         result = sampler.sample(denoise, x, sigmas, **noise)
     assert (result.device, result.shape, result.dtype) == (GPU, x.shape, FP32)
 
@@ -123,11 +125,13 @@ def test_a_run_with_euler(gpu):
     sampled(BASE, "flow_euler")
 
 
+@pytest.mark.slow
 def test_a_run_with_perturbed_attention(gpu):
     sampled(BASE, "flow_dpm", pag_scale=2.0, pag_layers=(8,), pag_adaptive_scale=0.001)
 
 
-@pytest.mark.parametrize("order", ["upstream", pytest.param("diffusers", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["upstream", "diffusers"])
 def test_a_run_with_a_controlnet(gpu, order):
     network = made(SanaControlNet, replace(BASE.config, depth=7), order=order, embedders=order == "diffusers")
     sampled(BASE, "flow_dpm", control=[ControlBranch(network, empty(1, 32, 32, 16), 0.5)])
