@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 from e2e.graphs import KSAMPLER, NEGATIVE, PROMPT
-
 from PIL import Image
 
 from sana_core import load_pipeline
@@ -46,32 +45,31 @@ class Core:
         with Image.open(self.picture) as picture:
             return torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).permute(2, 0, 1)[None] / 255.0
 
-    def predict(self, positive=None, negative=None, cfg=KSAMPLER["cfg"]):
-        """`denoise(x, sigma)` of the two prompts."""
-        cond, uncond = positive or self.positive, negative or self.negative
-        return make_denoiser(self.transformer, cond, uncond, guidance_scale=cfg)
+    def predict(self, positive=None, negative=None, cfg=KSAMPLER["cfg"], batch=1, **more):
+        """`denoise(x, sigma)` of the two prompts, for a batch of latents."""
+        texts = (
+            tuple(part.expand(batch, *part.shape[1:]) for part in text)
+            for text in (positive or self.positive, negative or self.negative)
+        )
+        return make_denoiser(self.transformer, *texts, guidance_scale=cfg, **more)
 
-    def guided(self, conditional, cfg=KSAMPLER["cfg"]):
-        """`denoise(x, sigma)` of the negative prompt and of what `conditional(x, sigma)` makes of the positive side."""
-        unconditional = self.predict(self.negative, cfg=1.0)
-
-        def denoise(x, sigma):
-            return torch.lerp(unconditional(x, sigma), conditional(x, sigma), cfg)
-
-        return denoise
+    def guided(self, conditional, unconditional=None, cfg=KSAMPLER["cfg"]):
+        """`denoise(x, sigma)` of two such functions, by default of the negative prompt for the second."""
+        unconditional = unconditional or self.predict(self.negative, cfg=1.0)
+        return lambda x, sigma: torch.lerp(unconditional(x, sigma), conditional(x, sigma), cfg)
 
     @torch.no_grad()
     def ksampler(self, *, seed=3, steps=3, cfg=4.5, denoise=1.0, start=None, mask=None, drawn=None, **changes):
         """Euler on the schedule "simple". Latents (B, 32, h, w) of unit variance.
 
         start: latents to begin with; mask: (B, 1, h, w), how much of a cell is redrawn; drawn: the noise, of `start`'s
-        shape; changes: `grid`, sigmas in place of the schedule's, `predict`, or prompts for it.
+        shape; changes: `grid`, sigmas in place of the schedule's, `predict`, or arguments of it.
         """
         start = torch.zeros(1, 32, 3, 4) if start is None else start
         drawn = noise(start.shape, seed) if drawn is None else drawn
         grid = changes.pop("grid", None)
         grid = self.simple(steps, denoise) if grid is None else grid
-        predict = changes.pop("predict", None) or self.predict(cfg=cfg, **changes)
+        predict = changes.pop("predict", None) or self.predict(cfg=cfg, batch=len(start), **changes)
 
         def noisy(sigma):
             return drawn if sigma >= 0.999 else sigma * drawn + (1.0 - sigma) * start  # from there on: pure noise

@@ -8,11 +8,13 @@ KSAMPLER = {"seed": 3, "steps": 3, "cfg": 4.5, "sampler_name": "euler", "schedul
 
 
 class Parts:
-    """Model, text encoder, VAE, two conditionings and an empty latent of 128 x 96, in a graph of their own."""
+    """Model, text encoder, VAE, two conditionings and an empty latent of 128 x 96."""
 
-    def __init__(self, model="sana.safetensors", vae="dcae.safetensors", plain=False):
-        """plain: the host calls sana_core's own network, loaded from the same file, in place of the pack's."""
-        self.g = g = Graph()
+    def __init__(self, g=None, model="sana.safetensors", vae="dcae.safetensors", latent=None, plain=False):
+        """g: the graph they are added to, by default one of their own. plain: the host calls sana_core's own network,
+        loaded from the same file, in place of the pack's.
+        """
+        self.g = g = Graph() if g is None else g
         self.model = g.add("UNETLoader", unet_name=model, weight_dtype="default")
         if plain:
             self.model = g.add("TestPlainNetwork", model=self.model, unet_name=model)
@@ -20,7 +22,7 @@ class Parts:
         self.vae = g.add("VAELoader", vae_name=vae)
         self.positive = g.add("CLIPTextEncode", clip=self.clip, text=PROMPT)
         self.negative = g.add("CLIPTextEncode", clip=self.clip, text=NEGATIVE)
-        self.latent = self.empty()
+        self.latent = latent or self.empty()
 
     def empty(self, width=128, height=96, batch=1):
         return self.g.add("EmptyLatentImage", width=width, height=height, batch_size=batch)
@@ -61,6 +63,10 @@ class Parts:
 
     def decode(self, latent):
         return self.g.add("VAEDecode", samples=latent, vae=self.vae)
+
+    def picture(self, **changes):
+        """KSampler's result as IMAGE."""
+        return self.decode(self.sample(**changes))
 
 
 def latents(server, build, **parts):

@@ -6,23 +6,15 @@ import json
 import re
 
 import pytest
+import tiny_text
 import torch
 
 from bench import decode_gpu, memory
 from bench.networks import AUTOENCODERS
 from sana_core.dcae.memory import decode_peak_bytes
 
-
-def autocast_knows_meta():
-    try:
-        torch.autocast("meta", enabled=False)
-    except RuntimeError:
-        return False
-    return True
-
-
 counts_gemma = pytest.mark.skipif(
-    not autocast_knows_meta(), reason="transformers' Gemma-2 asks for autocast on meta, which this PyTorch has not"
+    not tiny_text.gemma_runs_on("meta"), reason="this PyTorch cannot run transformers' Gemma-2 on the meta device"
 )
 
 
