@@ -18,6 +18,7 @@ counts_gemma = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @counts_gemma
 def test_memory_tells_every_row_and_holds_the_formulas(tmp_path, capsys):
     path = tmp_path / "memory.json"
@@ -44,6 +45,7 @@ def test_memory_tells_every_row_and_holds_the_formulas(tmp_path, capsys):
     assert {network for network, task, _ in bytes_of if task == "step"} == {"0.6B", "1.6B"}
 
 
+@pytest.mark.slow
 @counts_gemma
 def test_memory_names_a_formula_that_is_off(monkeypatch, capsys):
     monkeypatch.setattr(memory, "TRANSFORMERS", {})
@@ -58,6 +60,7 @@ def test_memory_names_a_formula_that_is_off(monkeypatch, capsys):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pixels", "tile", "gigabytes"), [(4096, 1024, 2.0), (4096, 512, 1.6), (2048, 512, 0.9)])
 def test_decoding_stays_within_its_targets(pixels, tile, gigabytes):
     model = memory.autoencoder(AUTOENCODERS["DC-AE 1.0, 1.1"], torch.device("meta"), torch.bfloat16)
@@ -66,6 +69,7 @@ def test_decoding_stays_within_its_targets(pixels, tile, gigabytes):
     assert activations is not None and activations + memory.weight_bytes(model.decoder) < gigabytes * 1e9
 
 
+@pytest.mark.slow
 def test_the_smoke_run_of_the_decode_benchmark(tmp_path, capsys):
     path = tmp_path / "decode.json"
     assert decode_gpu.main(["--smoke", "--json", str(path)]) == 0
