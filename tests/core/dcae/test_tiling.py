@@ -53,6 +53,7 @@ def test_tiles_change_nothing(side, lite, dtype):
         assert error(tiled(tile), expected) < EXACT[dtype]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side, lite", [("decode", False), ("decode", True), ("encode", False)])
 def test_strips_change_nothing(thin_strips, side, lite):
     tiled, expected = pair(side, lite, torch.float64, cells=(5, 6))
@@ -77,6 +78,7 @@ NEARER = {  # one row and column less than each layer reaches
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side, layer", [
     ("decode", ResBlock), ("decode", GLUMBConv), ("decode", LiteMLA), ("decode", InterpolateUpsample), ("decode", ShuffleUpsample),
     ("encode", ResBlock), ("encode", Downsample),
@@ -88,6 +90,7 @@ def test_one_row_too_few_shows(thin_strips, monkeypatch, side, layer):
     assert error(tiled(128), expected) > 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["decode", "encode"])
 def test_one_row_too_few_at_the_ends_shows(monkeypatch, side):
     """The decoder's last convolution and the encoder's first."""
@@ -237,6 +240,7 @@ def test_predicted_memory(config, pixels, tile, dtype, batch):
             assert predicted == pytest.approx(measured(side, config, pixels, tile, dtype, batch), rel=0.1), side
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pixels, tile, gigabytes", [(4096, 1024, 2.0), (4096, 512, 1.6), (2048, 512, 0.9)])
 def test_memory_of_a_large_picture(pixels, tile, gigabytes):
     """Of the published decoder, its weights included."""

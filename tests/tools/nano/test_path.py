@@ -36,6 +36,7 @@ from tools.nano.sizes import SIZES, TOY
 from tools.nano.stages import pictured
 from tools.nano.stages import tokenizer as read_tokenizer
 
+pytestmark = pytest.mark.slow  # the stages take half a minute
 ROOT = Path(__file__).parents[3]
 KILLED = """
 import os, signal, sys
