@@ -17,12 +17,14 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 from tqdm.auto import tqdm  # pyright: ignore[reportMissingModuleSource]
 
-from ...sana_core.config import DOWNSCALE, SamplingDefaults
+from ...sana_core.config import SamplingDefaults
 from ...sana_core.errors import InputError
+from ...sana_core.geometry import DC_AE_F32
 from ...sana_core.latents import latent_size, noises
 from ...sana_core.pipeline.request import Request
 from ...sana_core.samplers.methods import SAMPLERS, check_sampler, check_shift
 from .model import SanaModel, flow_shift, padded_context
+from .steps import at_sigma
 from .text_encoder import SanaTokenizer
 from .transformer import EXACT_TIMESTEPS, with_option
 
@@ -50,7 +52,8 @@ def make_sampler(name: str) -> comfy.samplers.KSAMPLER:
         arguments = extra_args if method.truncate_timestep else exact
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
-            return model(x, x.new_full((len(x),), sigma), **arguments)
+            options = at_sigma(arguments["model_options"], sigma)
+            return model(x, x.new_full((len(x),), sigma), **{**arguments, "model_options": options})
 
         with tqdm(total=len(sigmas) - 1, disable=disable) as bar:
 
@@ -122,7 +125,7 @@ def empty_latent(width: int, height: int, batch_size: int = 1) -> dict[str, Any]
     """LATENT of zeros. Raises InputError for sizes that are not positive multiples of 32."""
     rows, columns = latent_size(width, height)
     samples = torch.zeros(batch_size, 32, rows, columns, device=comfy.model_management.intermediate_device())
-    return {"samples": samples, "downscale_ratio_spacial": DOWNSCALE}
+    return {"samples": samples, "downscale_ratio_spacial": DC_AE_F32.downscale}
 
 
 def generate(

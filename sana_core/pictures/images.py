@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..config import DOWNSCALE
 from ..errors import InputError
+from ..geometry import DC_AE_F32
 from .files import open_picture
 from .modes import grey, rgb
 
 # A tensor is (C, H, W) or (B, C, H, W) in 0..1, or uint8 in 0..255; an array is (H, W) or (H, W, C) of uint8.
 Picture: TypeAlias = Image.Image | Tensor | np.ndarray | str | Path
+CELL = DC_AE_F32.downscale
 LIMITS = (-0.5, 2.0)  # tensors may leave 0..1 a little, as after sharp resizing; beyond, they have another range
 
 
@@ -46,11 +47,12 @@ def to_pil(image: Tensor) -> list[Image.Image]:
 def natural_size(latents: Tensor | None, image: Image.Image | Tensor | None) -> tuple[int | None, int | None]:
     """(width, height) in pixels of the latents, or of the picture cut down to whole latent cells, or None each."""
     if latents is not None and latents.ndim == 4:
-        return latents.shape[-1] * DOWNSCALE, latents.shape[-2] * DOWNSCALE
+        height, width = DC_AE_F32.in_pixels(latents.shape)
+        return width, height
     if image is None:
         return None, None
     width, height = image.size if isinstance(image, Image.Image) else (image.shape[-1], image.shape[-2])
-    return max(width // DOWNSCALE, 1) * DOWNSCALE, max(height // DOWNSCALE, 1) * DOWNSCALE
+    return max(width // CELL, 1) * CELL, max(height // CELL, 1) * CELL
 
 
 def fitted_picture(picture: Picture, width: int, height: int) -> Tensor:
@@ -87,7 +89,7 @@ def mask_latents(mask: Picture, width: int, height: int) -> Tensor:
     mask: as in `fitted_mask`. A latent cell is redrawn if any of its 32 x 32 pixels is above one half. Raises
     InputError.
     """
-    return F.max_pool2d((fitted_mask(mask, width, height) > 0.5).float(), DOWNSCALE)
+    return F.max_pool2d((fitted_mask(mask, width, height) > 0.5).float(), CELL)
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:
@@ -123,7 +125,7 @@ def _cropped(tensor: Tensor, channels: int, width: int, height: int, name: str) 
     if tensor.ndim == 4 and len(tensor):
         top, left = (tensor.shape[-2] - height) // 2, (tensor.shape[-1] - width) // 2
         cropped = tensor[..., max(top, 0) : max(top, 0) + height, max(left, 0) : max(left, 0) + width]
-        if max(top, left) < DOWNSCALE // 2 and cropped.shape[1:] == (channels, height, width):
+        if max(top, left) < CELL // 2 and cropped.shape[1:] == (channels, height, width):
             return cropped
     raise InputError(
         f"a {name} tensor is (B, {channels}, {height}, {width}) here, got {tuple(tensor.shape)}: resize it first"

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoint.load import load_autoencoder, load_controlnet, load_transformer
-from ..device import pick_device
+from ..device import pick_device, usable
 from ..sources import pipeline_files, released_sampling
 from ..text.load import load_text_encoder
 from .pipeline import SanaPipeline
@@ -30,8 +30,8 @@ def load_pipeline(
     source: "nano" or "nano-sprint", the embedded models; a diffusers pipeline folder; or paths under "transformer",
     "autoencoder", "text_encoder" and, if the text encoder's file has none inside, "tokenizer"; "controlnet" is
     optional. device: None takes the GPU if there is one. dtype: of the transformer; None is float32 on the CPU and the
-    file's own on a GPU. Autoencoder and text encoder run in float32 if dtype is float32, else in bfloat16: both
-    overflow float16. variant: "512", "1024", "2k" or "4k", for a transformer file that does not state it.
+    file's own on a GPU. Autoencoder and text encoder run in float32 if dtype is float32 or the device has no
+    bfloat16, else in bfloat16: both overflow float16. variant: "512", "1024", "2k" or "4k", for a transformer file that does not state it.
     trained_precision: "float16" or "bfloat16", for a file that does not state how the model was trained, see
     `precision.py`. controlnet: a file or folder, in place of that in `source`. control_order: how it is connected,
     "upstream" or "diffusers", see `transformer/controlnet.py`. offload: the networks live on the CPU and take turns on
@@ -43,7 +43,7 @@ def load_pipeline(
     if dtype is None and place.type == "cpu":
         dtype = torch.float32
     home = torch.device("cpu") if offload else place
-    companions = torch.float32 if dtype == torch.float32 else torch.bfloat16
+    companions = torch.float32 if dtype == torch.float32 else usable(torch.bfloat16, place)
     transformer = load_transformer(
         files.transformer, device=home, dtype=dtype, variant=variant, trained_precision=trained_precision
     )

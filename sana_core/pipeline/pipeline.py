@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..config import DOWNSCALE, SamplingDefaults
+from ..config import SamplingDefaults
 from ..dcae.autoencoder import DCAE
 from ..dcae.memory import auto_tile
 from ..errors import InputError
@@ -205,7 +205,7 @@ class SanaPipeline:
     @torch.no_grad()
     def decode(self, latents: Tensor, *, pil: bool = True) -> list[Image.Image] | Tensor:
         """Latents (B, 32, h, w) of about unit variance -> PIL pictures, or (B, 3, 32 h, 32 w) in 0..1, float32."""
-        height, width = (side * DOWNSCALE for side in latents.shape[-2:])
+        height, width = self.autoencoder.geometry.in_pixels(latents.shape)
         with self._turn(self.autoencoder):
             latents = latents.to(self.device, self.autoencoder.decoder.conv_in.weight.dtype)
             tile = self._tile(latents, width, height)

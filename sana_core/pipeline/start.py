@@ -9,8 +9,8 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from ..config import DOWNSCALE
 from ..errors import InputError
+from ..geometry import DC_AE_F32
 from ..latents import noises
 from ..samplers.methods import SAMPLERS
 from ..samplers.schedules import FIRST_TIME, check_strength
@@ -86,10 +86,9 @@ def check_noise(
     use. steps: of the run.
     """
     if latents is not None and tuple(latents.shape) != shape:
-        batch, _, height, width = shape
+        height, width = DC_AE_F32.in_pixels(shape)
         raise InputError(
-            f"latents of shape {tuple(latents.shape)}, expected {shape} for {batch} pictures of "
-            f"{width * DOWNSCALE} x {height * DOWNSCALE}"
+            f"latents of shape {tuple(latents.shape)}, expected {shape} for {shape[0]} pictures of {width} x {height}"
         )
     if step_noise is None:
         return

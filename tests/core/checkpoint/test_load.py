@@ -150,6 +150,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_key_too_few_too_many_or_of_another_shape_is_named(tmp_path, network):
     """Every single key of the file, taken away or reshaped, is refused under the name it has in the file."""

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import SCALING_FACTOR
-from ..dcae.autoencoder import DCAE
+from sana_core.dcae.autoencoder import DCAE
+from sana_core.geometry import DC_AE_F32
 
-LATENT_STD = 1 / SCALING_FACTOR  # deviation of raw latents that the published scale factor turns into 1
+LATENT_STD = 1 / DC_AE_F32.scaling_factor  # deviation of raw latents that the published scale factor turns into 1
 LARGEST_NOISE = 0.33  # on the latents the decoder learns from, in LATENT_STD: what a transformer draws is never exact
 SCALES = 3  # of the picture loss
 

@@ -8,7 +8,7 @@ import torch
 
 from sana_core.text.instruction import prompt_tokens
 from sana_core.text.tokenizer import tokenizer_from_bytes
-from sana_core.training.text import (
+from tools.nano.text_losses import (
     IGNORED,
     AttributeHeads,
     dropped,

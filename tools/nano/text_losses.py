@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import TextConfig
-from ..text.gemma import PAD_ID, GemmaTextEncoder, build_gemma2
-from ..text.instruction import PromptTokens
+from sana_core.config import TextConfig
+from sana_core.text.gemma import PAD_ID, GemmaTextEncoder, build_gemma2
+from sana_core.text.instruction import PromptTokens
 
 IGNORED = -1  # an attribute that a caption does not tell
 

@@ -4,8 +4,8 @@ import pytest
 import tiny
 import torch
 
-from sana_core.training.autoencoder import LATENT_STD, autoencoder_losses, latent_penalty, picture_loss, psnr
-from sana_core.training.networks import initial_autoencoder
+from tools.nano.autoencoder_losses import LATENT_STD, autoencoder_losses, latent_penalty, picture_loss, psnr
+from tools.nano.initial import initial_autoencoder
 
 
 def noise(*shape, seed=0):

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..config import TextConfig, TransformerConfig
-from ..text.gemma import GemmaTextEncoder
-from ..transformer.model import SanaTransformer
-from .flow import TIMESTEPS, flow_matching_loss
-from .networks import initial_transformer, seeded
-from .text import AttributeHeads, TokenBatch, initial_text_encoder, kept_states, next_token_loss
+from sana_core.config import TextConfig, TransformerConfig
+from sana_core.text.gemma import GemmaTextEncoder
+from sana_core.training.flow import TIMESTEPS, flow_matching_loss
+from sana_core.training.networks import initial_transformer, seeded
+from sana_core.transformer.model import SanaTransformer
+
+from .initial import KIT
+from .text_losses import AttributeHeads, TokenBatch, initial_text_encoder, kept_states, next_token_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,4 +89,4 @@ def initial_caption_reader(text: TextConfig, attributes: Mapping[str, int], seed
 
 def initial_text_to_latent(reader: CaptionReader, transformer: TransformerConfig, seed: int) -> TextToLatent:
     """A transformer from scratch for a text encoder from scratch or trained."""
-    return TextToLatent(reader.text, initial_transformer(transformer, seed), reader.heads)
+    return TextToLatent(reader.text, initial_transformer(transformer, seed, KIT), reader.heads)
