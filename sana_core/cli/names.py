@@ -72,9 +72,11 @@ def _numbered(path: Path, number: int) -> Path:
 
 
 def _highest_number(path: Path) -> int:
-    """Of the pictures that are numbered after `path`; 0 if there is none."""
+    """Of the pictures that are numbered after `path`; 0 if there is none, or no such folder that can be read."""
     pattern = re.compile(rf"{re.escape(path.stem)}-(\d{{4,9}}){re.escape(path.suffix)}")
-    names = [found.name for found in path.parent.iterdir()] if path.parent.is_dir() else []
+    names: list[str] = []
+    with suppress(OSError):
+        names = [found.name for found in path.parent.iterdir()]
     return max((int(match[1]) for match in map(pattern.fullmatch, names) if match), default=0)
 
 

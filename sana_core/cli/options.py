@@ -34,8 +34,8 @@ def _add_prompt(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         type=Path,
-        help="PNG file; a file that is there is replaced, which is said unless --quiet. The pictures of --batch and --prompt-file get "
-        "numbers, after those that are there (default: sana.png, or with a number if it is there)",
+        help="PNG file; a file of that name is replaced, which is said unless --quiet. The pictures of --batch and "
+        "--prompt-file get numbers, after those that are there (default: sana.png, numbered if it is there)",
     )
     add(
         "--prompt-file",

@@ -66,15 +66,16 @@ def test_one_picture(model, files, tmp_path, capsys):
             "a red apple\nNegative prompt: blurry\nSteps: 2, Sampler: flow_dpm, CFG scale: 3.0"
         )
     assert record(path) == {
-        "prompt": "a red apple", "negative_prompt": "blurry", "seed": 5, "width": 64, "height": 32, "steps": 2, "guidance_scale": 3.0,
-        "sampler": "flow_dpm", "shift": 2.0, "batch_size": 1, "batch_index": 0, "model": "transformer", "variant": None, "dtype": "float32",
-        "instruction": "default", "autoencoder": "autoencoder.safetensors", "text_encoder": "text_encoder.safetensors",
+        "prompt": "a red apple", "negative_prompt": "blurry", "seed": 5, "width": 64, "height": 32, "steps": 2,
+        "guidance_scale": 3.0, "sampler": "flow_dpm", "shift": 2.0, "batch_size": 1, "batch_index": 0,
+        "model": "transformer", "variant": None, "dtype": "float32", "instruction": "default",
+        "autoencoder": "autoencoder.safetensors", "text_encoder": "text_encoder.safetensors",
     }  # fmt: skip
 
 
 def test_quiet_batch_with_other_settings(model, files, tmp_path, capsys):
-    options = "--width 32 --height 64 --batch 2 --guidance 1 --shift 4 --sampler flow_euler --instruction none --dtype bfloat16 --quiet"
-    code = main(["a cat", "-o", str(tmp_path / "c.png"), *options.split(), *model])
+    options = "--width 32 --height 64 --batch 2 --guidance 1 --shift 4 --sampler flow_euler --instruction none"
+    code = main(["a cat", "-o", str(tmp_path / "c.png"), *options.split(), "--dtype", "bfloat16", "--quiet", *model])
     assert code == 0 and capsys.readouterr() == ("", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c-0001.png", "c-0002.png"]
     found = record(tmp_path / "c-0002.png")
@@ -115,7 +116,8 @@ def test_controlnet(model, files, picture, tmp_path):
     width = load_pipeline(files, device="cpu").transformer.config.caption_channels
     network = tiny.randomized(SanaControlNet(tiny.transformer_config(depth=1, caption_channels=width)), seed=3)
     save_file(network.state_dict(), tmp_path / "edges.safetensors")
-    options = f"--controlnet {tmp_path / 'edges.safetensors'} --control-image {picture} --size 96x64 --steps 2 --seed 5 --quiet"
+    options = f"--controlnet {tmp_path / 'edges.safetensors'} --control-image {picture}"
+    options += " --size 96x64 --steps 2 --seed 5 --quiet"
     for order, scale in (("upstream", 0.5), ("diffusers", 1.0)):
         path = tmp_path / f"{order}.png"
         extra = ["--control-order", order, "--control-scale", str(scale)]
@@ -341,5 +343,6 @@ def test_a_prompt_that_is_not_utf8():
 
 def test_import_is_light():
     """Neither the package nor its help loads transformers."""
-    code = "import sys, sana_core.cli; print(sorted({'transformers', 'sentencepiece', 'tokenizers', 'diffusers'} & set(sys.modules)))"
+    heavy = {"transformers", "sentencepiece", "tokenizers", "diffusers"}
+    code = f"import sys, sana_core.cli; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "[]\n"

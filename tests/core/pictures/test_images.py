@@ -13,8 +13,9 @@ from sana_core.pictures.files import save_png
 from sana_core.pictures.images import mask_latents, picture_tensor, to_pil
 
 RECORD = {
-    "prompt": "a caf\u00e9 \u732b", "negative_prompt": "blurry", "steps": 20, "sampler": "flow_dpm", "guidance_scale": 4.5, "seed": 3,
-    "width": 64, "height": 32, "shift": 3.0, "model": "nano", "batch_size": 2, "batch_index": 1,
+    "prompt": "a caf\u00e9 \u732b", "negative_prompt": "blurry", "steps": 20, "sampler": "flow_dpm",
+    "guidance_scale": 4.5, "seed": 3, "width": 64, "height": 32, "shift": 3.0, "model": "nano",
+    "batch_size": 2, "batch_index": 1,
 }  # fmt: skip
 
 

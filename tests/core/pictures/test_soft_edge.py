@@ -106,7 +106,34 @@ def test_a_batch_is_its_pictures_and_the_result_is_rgb():
     assert torch.equal(lines[:1], soft_edge(soft_line())) and not lines[1].any()
 
 
+def test_bytes_are_pixels():
+    edges = (soft_line() * 255).round().byte()
+    assert torch.equal(soft_edge(edges), soft_edge(edges.float() / 255.0))
+
+
+def test_no_float64_is_made_on_the_device_of_the_edges():
+    """Apple's and some of Intel's GPUs have none: all of it runs on the CPU, and the result goes back."""
+    found = soft_edge(soft_line().to(torch.float16))
+    assert found.dtype == torch.float32 and found.device.type == "cpu"
+    moves = []
+
+    class Elsewhere(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, arguments=(), keywords=None):
+            moves.append(function.__name__)
+            return super().__torch_function__(function, types, arguments, keywords or {})
+
+        def cpu(self, *arguments):
+            return super().cpu(*arguments).as_subclass(torch.Tensor)
+
+    assert torch.equal(soft_edge(soft_line().as_subclass(Elsewhere)), soft_edge(soft_line()))
+    assert not {"double", "conv2d", "pad"} & set(moves) and "cpu" in moves
+
+
 def test_wrong_inputs():
+    for wrong in (None, [soft_line()], "edges.png"):
+        with pytest.raises(InputError, match="an edge map is a tensor"):
+            soft_edge(wrong)
     with pytest.raises(InputError, match="0 to 24, got 25"):
         soft_edge(soft_line(), thickness=25)
     with pytest.raises(InputError, match=r"\(1, 1, 8, 64\)"):

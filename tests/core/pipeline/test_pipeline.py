@@ -118,7 +118,7 @@ def picture():
 
 
 def test_img2img_starts_from_the_picture(pipeline, picture):
-    """A constant model would leave x = sigma * noise + (1 - sigma) * picture; the first prediction sees exactly that."""
+    """The first prediction sees exactly sigma * noise + (1 - sigma) * picture."""
     seen, steps = [], 10
     hook = pipeline.transformer.register_forward_pre_hook(lambda module, args: seen.append(args[0][:1]))
     with hook:
