@@ -1,13 +1,15 @@
 """SANA text-to-image in plain PyTorch, without ComfyUI. In the order of the data:
 
     presets.py, config.py    the published releases and the configurations of the networks
+    geometry.py              cells of a latent, tokens, pixels
+    kit.py, kernels/         what networks are built from
     checkpoint/              model files of every published layout: open safely, recognise, load strictly
     precision.py             which number type for which release
     sources.py, device.py    what a pipeline is made from: files, released sampling settings, a device
     text/                    prompt -> embeddings: Gemma-2 and the instruction before the prompt
     latents.py               sizes and seeded noise
     pictures/                pictures as tensors and as files; what a ControlNet follows
-    transformer/, kernels/   the Linear DiT: latent, timestep, embeddings -> flow velocity; its ControlNet
+    transformer/             the Linear DiT: latent, timestep, embeddings -> flow velocity; its ControlNet
     samplers/                schedules, solvers, guidance
     dcae/                    DC-AE: picture <-> latent, 32 x 32 pixels in one cell
     lora/                    LoRA files of every dialect, added to the weights of a network
