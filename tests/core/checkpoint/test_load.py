@@ -92,7 +92,8 @@ def test_dtype_and_device(tmp_path):
 
 
 @pytest.mark.parametrize("stored, asked, expected", [
-    (torch.float16, None, torch.bfloat16), (torch.float32, torch.float16, torch.bfloat16), (torch.float32, None, torch.float32),
+    (torch.float16, None, torch.bfloat16), (torch.float32, torch.float16, torch.bfloat16),
+    (torch.float32, None, torch.float32),
     (torch.bfloat16, None, torch.bfloat16), (torch.float32, torch.float64, torch.float64),
 ])  # fmt: skip
 def test_an_autoencoder_never_runs_in_float16(tmp_path, caplog, stored, asked, expected):
