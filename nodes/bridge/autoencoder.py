@@ -77,8 +77,8 @@ class ComfyDCAE(DCAE):
         tile_t: int | None = None,
         overlap_t: int | None = None,
     ) -> Tensor:
-        """`decode` in exact tiles on the host's intermediate device. The host calls it for VAE Decode (Tiled), for other
-        packs, and after running out of memory.
+        """`decode` in exact tiles on the host's intermediate device. The host calls it for VAE Decode (Tiled), for
+        other packs, and after running out of memory.
 
         tile_x, tile_y: in latent cells; both None: tiles of the usual size. The host passes on the rest, which is for
         blended tiles and for videos, if a caller gives it: exact tiles need none of it.
@@ -97,14 +97,14 @@ class ComfyDCAE(DCAE):
         None: the whole picture at once.  peak_bytes: (config, height, width, tile, dtype) -> bytes.
         """
         sizes = [tile for tile in TILES if (tile or max(height, width)) <= USUAL_TILE]
-        free = free_memory(self, like.device)
+        free, needed = free_memory(self, like.device), 0.0
         for tile in sizes:
             needed = MARGIN * peak_bytes(self.config, height, width, tile, like.dtype)
             if needed <= free:
                 return tile
         log.warning(
-            "a picture of %d x %d pixels takes about %.2f GB beside the VAE in its smallest tiles, but %.2f GB are free: "
-            "should this fail, free some memory or choose a smaller picture",
+            "a picture of %d x %d pixels takes about %.2f GB beside the VAE in its smallest tiles, but %.2f GB are "
+            "free: if it fails, free some memory or choose a smaller picture",
             width,
             height,
             needed / 1e9,
@@ -126,7 +126,7 @@ class SanaVAE(comfy.sd.VAE):
 
 
 def picture_shape(config: AutoencoderConfig, shape: Sequence[int]) -> tuple[int, int, int, int]:
-    """Latent (B, 32, h, w) -> picture (B, 3, 32 h, 32 w), the shapes. Raises InputError for latents of another model."""
+    """Shape (B, 32, h, w) of a latent -> (B, 3, 32 h, 32 w) of its picture. Raises InputError for other latents."""
     channels = config.latent_channels
     if len(shape) != 4 or shape[1] != channels:
         raise InputError(
