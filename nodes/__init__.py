@@ -4,6 +4,9 @@ SANA.
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+
 from comfy_api.latest import ComfyExtension, io
 
 from .bridge import migration, paths, registration
@@ -16,6 +19,7 @@ from .sample import SanaNativeGenerate, SanaNativeSampler, SanaNativeSigmas
 from .text import SanaNativeTextEncode
 from .vae import SanaNativeDecodeTiled
 
+log = logging.getLogger("sana")
 NODES: list[type[io.ComfyNode]] = [
     SanaNativeLoad,
     SanaNativeLoadModel,
@@ -37,13 +41,22 @@ NODES: list[type[io.ComfyNode]] = [
 
 
 class SanaExtension(ComfyExtension):
+    """Where the pack is installed twice, the second copy registers nothing."""
+
     async def on_load(self) -> None:
+        if other := registration.other_copy():
+            log.warning(
+                "SANA is installed twice: %s is used, %s is not; delete one of the two folders",
+                other,
+                Path(__file__).parents[1],
+            )
+            return
         registration.install()
         paths.add_embedded_model()
         await migration.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return NODES
+        return [] if registration.other_copy() else NODES
 
 
 async def comfy_entrypoint() -> SanaExtension:

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..sana_core.pictures.soft_edge import soft_edge
 from .bridge.control import load_control
-from .bridge.paths import model_files, model_path
+from .bridge.paths import chosen_file, model_files
 
 
 class SanaNativeLoadControlNet(io.ComfyNode):
@@ -44,7 +44,8 @@ class SanaNativeLoadControlNet(io.ComfyNode):
 
     @classmethod
     def execute(cls, control_net: str, order: str) -> io.NodeOutput:
-        return io.NodeOutput(load_control(model_path("controlnet", control_net), order))
+        with chosen_file("controlnet", control_net) as path:
+            return io.NodeOutput(load_control(path, order))
 
 
 class SanaNativeSoftEdge(io.ComfyNode):

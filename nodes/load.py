@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..sana_core.precision import TRAINED_PRECISIONS
 from .bridge.loading import load_model
-from .bridge.paths import choice_path, is_choice, model_files, model_path
+from .bridge.paths import choice_error, chosen_file, model_files
 from .bridge.text_encoder import load_text_encoder
 from .bridge.vae import load_vae
 
@@ -22,10 +22,23 @@ DTYPES = {
 }
 
 
-def load_transformer(path: str, native_size: str, weight_dtype: str, trained_precision: str) -> Any:
+def load_transformer(name: str, native_size: str, weight_dtype: str, trained_precision: str) -> Any:
     """MODEL, by the values of those widgets."""
     variant, trained = (None if choice == "auto" else choice for choice in (native_size, trained_precision))
-    return load_model(path, variant, DTYPES[weight_dtype], trained)
+    with chosen_file("diffusion_models", name) as path:
+        return load_model(path, variant, DTYPES[weight_dtype], trained)
+
+
+def load_clip(name: str) -> Any:
+    """CLIP, by the value of that widget."""
+    with chosen_file("text_encoders", name) as path:
+        return load_text_encoder(path)
+
+
+def load_autoencoder(name: str) -> Any:
+    """VAE, by the value of that widget."""
+    with chosen_file("vae", name) as path:
+        return load_vae(path)
 
 
 def transformer_inputs() -> list[io.Input]:
@@ -106,10 +119,8 @@ class SanaNativeLoad(io.ComfyNode):
         weight_dtype: str,
         trained_precision: str = "auto",
     ) -> io.NodeOutput:
-        patcher = load_transformer(model_path("diffusion_models", model), native_size, weight_dtype, trained_precision)
-        return io.NodeOutput(
-            patcher, load_text_encoder(model_path("text_encoders", text_encoder)), load_vae(model_path("vae", vae))
-        )
+        patcher = load_transformer(model, native_size, weight_dtype, trained_precision)
+        return io.NodeOutput(patcher, load_clip(text_encoder), load_autoencoder(vae))
 
 
 class SanaNativeLoadModel(io.ComfyNode):
@@ -138,13 +149,11 @@ class SanaNativeLoadModel(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, model: str) -> bool | str:
-        return is_choice("diffusion_models", model)
+        return choice_error("diffusion_models", model) or True
 
     @classmethod
     def execute(cls, model: str, native_size: str, weight_dtype: str, trained_precision: str = "auto") -> io.NodeOutput:
-        return io.NodeOutput(
-            load_transformer(choice_path("diffusion_models", model), native_size, weight_dtype, trained_precision)
-        )
+        return io.NodeOutput(load_transformer(model, native_size, weight_dtype, trained_precision))
 
 
 class SanaNativeLoadVAE(io.ComfyNode):
@@ -172,11 +181,11 @@ class SanaNativeLoadVAE(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, vae: str) -> bool | str:
-        return is_choice("vae", vae)
+        return choice_error("vae", vae) or True
 
     @classmethod
     def execute(cls, vae: str) -> io.NodeOutput:
-        return io.NodeOutput(load_vae(choice_path("vae", vae)))
+        return io.NodeOutput(load_autoencoder(vae))
 
 
 class SanaNativeLoadTextEncoder(io.ComfyNode):
@@ -205,4 +214,4 @@ class SanaNativeLoadTextEncoder(io.ComfyNode):
 
     @classmethod
     def execute(cls, text_encoder: str) -> io.NodeOutput:
-        return io.NodeOutput(load_text_encoder(model_path("text_encoders", text_encoder)))
+        return io.NodeOutput(load_clip(text_encoder))

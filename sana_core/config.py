@@ -5,19 +5,31 @@ Values of the published models stand in `presets.py`; `checkpoint/detect.py` rea
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from .errors import InputError
+from .geometry import DC_AE_F32, LatentGeometry
 
 LINEAR_HEAD_DIM = 32
 CROSS_HEAD_DIMS = (112, 72)  # 1.6B family, 0.6B family
-SCALING_FACTOR = 0.41407  # latents of DC-AE f32c32 sana-1.0 and 1.1 have unit variance after this factor
-DOWNSCALE = 32  # pixels per latent cell
+LARGEST_SIZE = 1_000_000  # channels and the like; the released models stay below 300,000
+LARGEST_DEPTH = 1_000  # blocks or layers; the released models stay below 100
+SAMPLER_NAMES = ("flow_dpm", "flow_euler", "scm")
+
+
+def check_whole(config: object, names: tuple[str, ...], largest: int, least: int = 1) -> None:
+    """Raise InputError unless these attributes are whole numbers from `least` to `largest`."""
+    for name in names:
+        value = getattr(config, name)
+        if type(value) is not int or not least <= value <= largest:
+            raise InputError(f"{name} is {value!r}, expected a whole number from {least} to {largest}")
 
 
 def cross_heads(hidden_size: int) -> int:
-    """Number of cross-attention heads, which no tensor shape tells: hidden/112 (1.6B family) or hidden/72 (0.6B
-    family).
+    """Number of cross-attention heads: hidden/112 (1.6B family) or hidden/72 (0.6B family). No tensor shape shows it.
+
+    Raises InputError for a width of neither family.
     """
     for head_dim in CROSS_HEAD_DIMS:
         if hidden_size % head_dim == 0:
@@ -30,10 +42,18 @@ def cross_heads(hidden_size: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class PositionConfig:
-    """Fixed sin-cos position table of the 2K (base 64, interpolation 1) and 4K (base 128, interpolation 2) models."""
+    """Fixed sin-cos position table of the 2K (base 64, interpolation 1) and 4K (base 128, interpolation 2) models.
+
+    On each axis the coordinates of a grid of any size run from 0 to base_size / interpolation.
+    """
 
     base_size: int
     interpolation: float
+
+    def __post_init__(self) -> None:
+        check_whole(self, ("base_size",), LARGEST_SIZE)
+        if type(self.interpolation) not in (int, float) or not 0.0 < self.interpolation <= LARGEST_SIZE:
+            raise InputError(f"interpolation is {self.interpolation!r}, expected a number above 0")
 
 
 POSITIONS: dict[str, PositionConfig | None] = {
@@ -59,11 +79,18 @@ class TransformerConfig:
     qk_norm: bool = False  # SANA-1.5 and Sprint
     guidance_embed: bool = False  # Sprint
     position: PositionConfig | None = None  # 2K and 4K
-    fp16_trained: bool | None = (
-        False  # True: relies on the clamp at float16's range; None: not known, see `precision.py`
-    )
+    fp16_trained: bool | None = False  # True: needs the clamp at float16's range; None: unknown, see `precision.py`
 
     def __post_init__(self) -> None:
+        sizes = ("hidden_size", "num_heads", "num_cross_heads", "ffn_size", "caption_channels", "latent_channels")
+        check_whole(self, sizes, LARGEST_SIZE)
+        check_whole(self, ("depth",), LARGEST_DEPTH)
+        for name, others in (("qk_norm", ()), ("guidance_embed", ()), ("fp16_trained", (None,))):
+            value = getattr(self, name)
+            if type(value) is not bool and value not in others:
+                raise InputError(f"{name} is {value!r}, expected true or false")
+        if self.position is not None and not isinstance(self.position, PositionConfig):
+            raise InputError(f"position is {self.position!r}, expected a PositionConfig or None")
         if self.num_heads * LINEAR_HEAD_DIM != self.hidden_size:
             raise InputError(
                 f"{self.num_heads} linear-attention heads of {LINEAR_HEAD_DIM} do not make hidden size "
@@ -105,9 +132,8 @@ class AutoencoderConfig:
 
     encoder: tuple[StageConfig, ...]
     decoder: tuple[StageConfig, ...]
-    latent_channels: int = 32
     lite: bool = False
-    scaling_factor: float = SCALING_FACTOR
+    geometry: LatentGeometry = DC_AE_F32
 
     def __post_init__(self) -> None:
         if len(self.encoder) != 6 or len(self.decoder) != 6:
@@ -128,12 +154,24 @@ class TextConfig:
     vocab_size: int = 256000
     attn_logit_softcapping: float = 50.0
 
+    def __post_init__(self) -> None:
+        sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+        check_whole(self, (*sizes, "query_pre_attn_scalar", "vocab_size"), LARGEST_SIZE)
+        check_whole(self, ("num_hidden_layers",), LARGEST_DEPTH, least=0)
+        cap = self.attn_logit_softcapping
+        if type(cap) not in (int, float) or not 0.0 < cap < math.inf:
+            raise InputError(f"attn_logit_softcapping is {cap!r}, expected a number above 0")
+        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
+        if heads % kv_heads or self.hidden_size % heads or self.head_dim % 2:
+            raise InputError(
+                f"hidden size {self.hidden_size}, {heads} heads of {self.head_dim} and {kv_heads} key/value heads do "
+                "not fit together: correct num_attention_heads, num_key_value_heads and head_dim"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingDefaults:
-    """What a release is sampled with when the user says nothing. `sampler`: "flow_dpm", "flow_euler" or "scm"; sizes in
-    pixels.
-    """
+    """What a release is sampled with when the user says nothing. `sampler`: one of SAMPLER_NAMES; sizes in pixels."""
 
     steps: int = 20
     guidance_scale: float = 4.5

@@ -1,6 +1,6 @@
 """Latents of DC-AE f32: their geometry, the noise sampling starts from, and the picture sizes SANA was trained on.
 
-A latent cell stands for 32 x 32 pixels and has 32 channels. The scale factor is `config.SCALING_FACTOR`.
+`geometry.py` says how large a cell is.
 """
 
 from __future__ import annotations
@@ -10,29 +10,27 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .config import DOWNSCALE
 from .errors import InputError
+from .geometry import DC_AE_F32, LatentGeometry
 
 
-def latent_size(width: int, height: int) -> tuple[int, int]:
-    """Picture size in pixels -> (h, w) of its latent. Raises InputError for sizes that are not positive multiples of
-    32.
-    """
-    wrong = [name for name, pixels in (("width", width), ("height", height)) if pixels < 1 or pixels % DOWNSCALE]
+def latent_size(width: int, height: int, geometry: LatentGeometry = DC_AE_F32) -> tuple[int, int]:
+    """Picture size in pixels -> (h, w) of its latent. Raises InputError for sizes that are not whole cells."""
+    cell = geometry.downscale
+    wrong = [name for name, pixels in (("width", width), ("height", height)) if pixels < 1 or pixels % cell]
     if wrong:
-        valid = f"{nearest_sizes(width)} wide and {nearest_sizes(height)} high"
+        valid = f"{nearest_sizes(width, geometry)} wide and {nearest_sizes(height, geometry)} high"
         raise InputError(
-            f"{' and '.join(wrong)} of {width} x {height} must be a positive multiple of {DOWNSCALE}; nearest sizes in "
+            f"{' and '.join(wrong)} of {width} x {height} must be a positive multiple of {cell}; nearest sizes in "
             f"pixels: {valid}"
         )
-    return height // DOWNSCALE, width // DOWNSCALE
+    return height // cell, width // cell
 
 
-def nearest_sizes(pixels: int) -> str:
-    """The multiples of 32 next to a number of pixels, in words: 1024 for 1024, "992 or 1024" for 1000, 32 for anything
-    below 32.
-    """
-    lower, upper = (max(multiple, 1) * DOWNSCALE for multiple in (pixels // DOWNSCALE, -(-pixels // DOWNSCALE)))
+def nearest_sizes(pixels: int, geometry: LatentGeometry = DC_AE_F32) -> str:
+    """The multiples of a cell next to a number of pixels, in words: 1024 for 1024, "992 or 1024" for 1000, 32 for 5."""
+    cell = geometry.downscale
+    lower, upper = (max(multiple, 1) * cell for multiple in (pixels // cell, -(-pixels // cell)))
     return f"{lower}" if lower == upper else f"{lower} or {upper}"
 
 
@@ -51,9 +49,9 @@ def noises(shape: Sequence[int], seed: int) -> Iterator[Tensor]:
     """
     if not -(2**63) <= seed < 2**64:
         raise InputError(f"the seed {seed} is out of range: a seed is a whole number of at most 64 bits")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device="cpu").manual_seed(seed)
     while True:
-        yield torch.randn(tuple(shape), generator=generator, dtype=torch.float32)
+        yield torch.randn(tuple(shape), generator=generator, dtype=torch.float32, device="cpu")
 
 
 def closest_bin(height: int, width: int, native: int) -> tuple[int, int]:

@@ -1,13 +1,15 @@
 """Which number type a release was trained in, which it runs in, and what to say when another one is forced on it.
 
-Releases trained in float16 (SANA 0.6B; 1.6B without BF16 in its name) had the output of their self-attention clamped to
-float16's range in training, values behind it reach 1e6: the clamp is part of what the network computes, in every number
-type (the authors and a user's measurements in huggingface/diffusers issue 10336). BF16, 2K, 4K, 1.5 and Sprint were
-trained in bfloat16, whose range float16 lacks.
+Two kinds of releases exist. SANA 0.6B, and 1.6B without BF16 in its name, were trained in float16. Their training
+clamped the output of self-attention to the range of float16, and values before the clamp reach 1e6. So the clamp is a
+part of these networks, in every number type (measured by the authors and by a user in huggingface/diffusers issue
+10336). BF16, 2K, 4K, 1.5 and Sprint were trained in bfloat16. Their values leave the range of float16, and they have no
+clamp.
 
-A float32 or bfloat16 file of the 1.6B model does not tell which of the two it is. It gets the clamp and bfloat16: the
-clamp is needed by the ones, and does nothing to the others (the same measurements: the BF16 release drew the same
-picture with it); bfloat16 has the range that both need, and only coarser steps than the ones were trained with.
+A float32 or bfloat16 file of the 1.6B model may be of either kind. Such a file gets the clamp and runs in bfloat16. A
+float16-trained network needs the clamp; on a bfloat16-trained one it has no effect (in the same measurements the BF16
+release drew the same picture with it). Both kinds need the range of bfloat16; its coarser steps cost a float16-trained
+network little.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import logging
 import torch
 
 from .config import TransformerConfig
+from .device import can_compute, usable
 from .errors import InputError
 from .presets import RELEASES, same_network
 
@@ -32,15 +35,16 @@ def trained_in_fp16(
     chosen: str | None = None,
     stated: bool | None = None,
 ) -> tuple[bool | None, str]:
-    """Was it trained in float16? The answer, None where nothing tells, and the reason in words.
+    """Was the network trained in float16? True, False or None for unknown, and the reason in words.
 
-    stored: number type of the file's tensors.  native_size: pixels, where known.  chosen: the user's "float16" or
-    "bfloat16"; None: decide. stated: what the file says of itself.  Raises InputError for another choice.
+    stored: number type of the file's tensors.  native_size: pixels, None if unknown.  chosen: the user's "float16" or
+    "bfloat16"; None: decide here.  stated: what the file says of itself.  Raises InputError for another choice.
     """
     if chosen is not None:
         if chosen not in TRAINED_PRECISIONS:
             raise InputError(
-                f'trained precision "{chosen}", expected {" or ".join(TRAINED_PRECISIONS)}, or none to decide by the file'
+                f'trained precision "{chosen}", expected {" or ".join(TRAINED_PRECISIONS)}, or none to decide by the '
+                "file"
             )
         return chosen == "float16", "as chosen"
     if stated is not None:
@@ -61,46 +65,59 @@ def trained_in_fp16(
     return None, f"stored in {_name(stored)}, which both kinds are"
 
 
-def run_dtypes(config: TransformerConfig) -> list[torch.dtype]:
-    """The number types the network can compute in, best first."""
-    return [torch.float16 if config.fp16_trained else torch.bfloat16, torch.float32]
+def run_dtypes(config: TransformerConfig, device: str | torch.device | None = None) -> list[torch.dtype]:
+    """The number types the network can compute in, best first; with a device, those that it computes in itself."""
+    dtypes = [torch.float16 if config.fp16_trained else torch.bfloat16, torch.float32]
+    return dtypes if device is None else [dtype for dtype in dtypes if can_compute(torch.device(device), dtype)]
 
 
-def loaded_dtype(config: TransformerConfig, stored: torch.dtype) -> torch.dtype:
-    """The number type of the weights where the caller names none: the file's own, if the network can compute in it."""
-    return stored if stored in run_dtypes(config) else run_dtypes(config)[0]
+def loaded_dtype(
+    config: TransformerConfig, stored: torch.dtype, device: str | torch.device | None = None
+) -> torch.dtype:
+    """The number type of the weights if the caller names none: the file's own, if network and device compute in it."""
+    dtypes = run_dtypes(config, device)
+    return stored if stored in dtypes else dtypes[0]
 
 
-def full_range(dtype: torch.dtype, network: str) -> torch.dtype:
-    """`dtype`, or bfloat16 in place of one with a smaller range: DC-AE and Gemma-2 overflow float16 and give black
-    pictures or NaN.
+def companion_dtype(dtype: torch.dtype | None, device: str | torch.device) -> torch.dtype:
+    """The number type of autoencoder and text encoder beside a transformer in `dtype`, None for its own.
+
+    float32 beside float32, and on a device that does not compute in bfloat16 itself; else bfloat16. Both networks
+    overflow float16.
+    """
+    return torch.float32 if dtype == torch.float32 else usable(torch.bfloat16, device)
+
+
+def full_range(dtype: torch.dtype, network: str, device: str | torch.device | None = None) -> torch.dtype:
+    """`dtype`, or bfloat16 if `dtype` has a smaller range: DC-AE and Gemma-2 overflow float16 and give black pictures
+    or NaN.
+
+    device: float32 takes the place of bfloat16 if this device does not compute in bfloat16 itself.
     """
     if torch.finfo(dtype).max >= torch.finfo(torch.bfloat16).max:
         return dtype
-    log.info("%s runs in bfloat16 instead of %s, which it overflows", network, _name(dtype))
-    return torch.bfloat16
+    wider = torch.bfloat16 if device is None else usable(torch.bfloat16, device)
+    log.info("%s runs in %s instead of %s, which it overflows", network, _name(wider), _name(dtype))
+    return wider
 
 
 def precision_warning(config: TransformerConfig, dtype: torch.dtype) -> str | None:
-    """What happens when this network computes in `dtype`, if that is not what it was trained for, and what to choose."""
+    """A warning if this network was not trained to compute in `dtype`: what happens, and what to choose instead."""
     if dtype == torch.float16 and config.fp16_trained is None:
         return (
-            "this SANA model was made to compute in float16, but its file does not tell whether it was trained in it; "
-            "if not, values leave "
-            "float16's range and the picture comes out black or broken. Then choose bfloat16; else set the trained "
-            "precision to float16"
+            "this SANA model was made to compute in float16, but its file does not tell whether it was trained in it. "
+            "If it was not, values leave float16's range and the picture comes out black or broken: choose bfloat16. "
+            "If it was, set the trained precision to float16"
         )
     if dtype == torch.float16 and not config.fp16_trained:
         return (
             "this SANA model was trained in bfloat16 but was made to compute in float16: values leave float16's range "
-            "and the picture "
-            "comes out black or broken. Choose bfloat16, or float32 where the GPU has no bfloat16"
+            "and the picture comes out black or broken. Choose bfloat16, or float32 where the GPU has no bfloat16"
         )
     if dtype == torch.bfloat16 and config.fp16_trained:
         return (
             "this SANA model was trained in float16 but was made to compute in bfloat16, which is eight times coarser: "
-            "expect a picture "
-            "with less detail or a broken one. Choose float16, or float32 where the GPU has no float16"
+            "expect a picture with less detail or a broken one. Choose float16, or float32 where the GPU has no float16"
         )
     return None
 

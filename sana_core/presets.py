@@ -1,5 +1,4 @@
-"""The published SANA releases and what goes with them as data: what they are, how they are sampled, where they come
-from.
+"""The published SANA releases as data: what they are, how they are sampled, where their files are, under which licence.
 
 Sources: the projects' own lists of models (NVlabs/Sana `asset/docs/model_zoo.md`, the Hugging Face names in its
 configurations and in diffusers' documentation) and, for the text encoder, Comfy-Org's repackaged file that ComfyUI's
@@ -17,8 +16,7 @@ from .config import POSITIONS, SamplingDefaults, TransformerConfig
 OWNER = "Efficient-Large-Model"  # on Hugging Face
 LICENCE = (
     "NSCL v2-custom (NVIDIA License) as stated on the model card, which also points to the Gemma Terms of Use and the "
-    "Gemma Prohibited Use "
-    "Policy for the text encoder; read the LICENSE.txt of the repository before use"
+    "Gemma Prohibited Use Policy for the text encoder; read the LICENSE.txt of the repository before use"
 )
 
 BASE_06 = TransformerConfig(hidden_size=1152, depth=28, num_heads=36, num_cross_heads=16, ffn_size=2880)
@@ -27,16 +25,16 @@ GEMMA_LICENCE = "Gemma Terms of Use and Gemma Prohibited Use Policy (Google)"
 AUTOENCODER_LICENCE = "stated on the repository's page; read it before use"
 BASE, FOUR_K = SamplingDefaults(), SamplingDefaults(shift=6.0)
 SPRINT = SamplingDefaults(steps=2, guidance_scale=4.5, shift=1.0, sampler="scm")
-PAG_LAYERS = {
-    112: (8, 20),
-    72: (14, 28),
-}  # size of cross-attention heads -> the block that the released configurations perturb, of how many
+# Size of cross-attention heads -> the block that the released configurations perturb, and the number of all blocks.
+PAG_LAYERS = {112: (8, 20), 72: (14, 28)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """One file of a released model: `file` lies ungated in `repository` on Hugging Face, `directory` is its folder in
-    ComfyUI's models.
+class PublishedFile:
+    """One file of a released model.
+
+    repository: on Hugging Face, where everybody can download `file` without an account.  directory: its folder in
+    ComfyUI's models.  licence: as the repository states it.
     """
 
     name: str
@@ -56,9 +54,11 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Release(Part):
-    """One published text-to-image model, in the original layout; `native_size` is the class of its trained sizes in
-    pixels, see `latents.RESOLUTION_BINS`. diffusers' folders lie in `diffusers_repository`.
+class Release(PublishedFile):
+    """One published text-to-image model, in the original layout.
+
+    native_size: side in pixels of the square picture among its trained sizes, see `latents.RESOLUTION_BINS`.
+    diffusers_repository: where the same model is in diffusers' layout.
     """
 
     config: TransformerConfig
@@ -68,7 +68,7 @@ class Release(Part):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it was trained in."""
+        """The number type it was trained in."""
         return torch.float16 if self.config.fp16_trained else torch.bfloat16
 
 
@@ -121,7 +121,7 @@ NETWORKS = {
     "SANA-Sprint 1.6B": replace(SANA15_16, guidance_embed=True),
 }
 
-TEXT_ENCODER = Part(
+TEXT_ENCODER = PublishedFile(
     name="Gemma-2-2B",
     repository="Comfy-Org/Lumina_Image_2.0_Repackaged",
     file="split_files/text_encoders/gemma_2_2b_fp16.safetensors",
@@ -129,7 +129,7 @@ TEXT_ENCODER = Part(
     licence=GEMMA_LICENCE,
 )
 AUTOENCODERS = tuple(
-    Part(
+    PublishedFile(
         name=name,
         repository=f"mit-han-lab/{name}-diffusers",
         file="diffusion_pytorch_model.safetensors",
@@ -139,13 +139,13 @@ AUTOENCODERS = tuple(
     for name in ("dc-ae-f32c32-sana-1.1", "dc-ae-f32c32-sana-1.0", "dc-ae-lite-f32c32-sana-1.1")
 )
 CONTROLNETS = tuple(
-    Part(name=name, repository=f"{OWNER}/{name}", file=f"checkpoints/{name}.pth", directory="controlnet")
+    PublishedFile(name=name, repository=f"{OWNER}/{name}", file=f"checkpoints/{name}.pth", directory="controlnet")
     for name in ("Sana_1600M_1024px_BF16_ControlNet_HED", "Sana_600M_1024px_ControlNet_HED")
 )
 
 
 def same_network(config: TransformerConfig, other: TransformerConfig) -> bool:
-    """Are these the same apart from the position table and the number type of training?"""
+    """Are these equal but for the position table and the number type of training?"""
     fields = ("hidden_size", "depth", "qk_norm", "guidance_embed")
     return all(getattr(config, field) == getattr(other, field) for field in fields)
 
@@ -157,11 +157,10 @@ def network_name(config: TransformerConfig) -> str:
 
 
 def sampling_defaults(config: TransformerConfig, native_size: int | None = None) -> SamplingDefaults:
-    """How a model of this configuration is sampled as released: Sprint, 4K, or the rest; other widths and depths are as
-    their family.
+    """How a model of this configuration is sampled as released. A model of another width or depth is sampled as its
+    family: Sprint, 4K or the rest.
 
-    native_size: 512, 1024, 2048 or 4096 where it is known; None: what the position table tells, 1024 where there is
-    none.
+    native_size: side of its pictures in pixels; None: by the position table, 1024 for a model without one.
     """
     family = (config.guidance_embed, config.position)
     release = next(
@@ -172,8 +171,8 @@ def sampling_defaults(config: TransformerConfig, native_size: int | None = None)
 
 
 def pag_layer(config: TransformerConfig) -> int:
-    """The block that perturbed-attention guidance perturbs: 8 in the 1.6B family at any released depth, 14 in the 0.6B
-    family (upstream's `pag_applied_layers`); in a shallower model the block at the same fraction of its depth.
+    """The block that perturbed-attention guidance perturbs: 8 in the 1.6B family, 14 in the 0.6B family (upstream's
+    `pag_applied_layers`), in a shallower model the block at the same fraction of its depth.
     """
     layer, depth = PAG_LAYERS.get(config.hidden_size // config.num_cross_heads, PAG_LAYERS[112])
     return min(layer, config.depth * layer // depth)

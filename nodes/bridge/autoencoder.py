@@ -7,42 +7,40 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-import comfy.memory_management
 import comfy.model_management
 import comfy.sd
 import comfy.utils
-import comfy_aimdo.model_vbar
 import torch
 from torch import Tensor
 
-from ...sana_core.config import DOWNSCALE, AutoencoderConfig
+from ...sana_core.config import AutoencoderConfig
 from ...sana_core.dcae.autoencoder import DCAE
 from ...sana_core.dcae.blending import decode_blended
-from ...sana_core.dcae.memory import MARGIN, TILES, decode_peak_bytes, encode_peak_bytes, pick_tile
+from ...sana_core.dcae.memory import MARGIN, PeakBytes, decode_peak_bytes, encode_peak_bytes, pick_tile
 from ...sana_core.dcae.tiling import MIN_TILE, decode_tiled, encode_tiled
 from ...sana_core.errors import InputError
+from ...sana_core.geometry import DC_AE_F32
 
-Tile = (
-    int | Literal["auto"] | None
-)  # side in pixels, the largest that the free memory allows, or the whole picture at once
-
-# the host is asked for memory for tiles of this size: larger ones would drive out other models and gain nothing
+Tile = int | Literal["auto"] | None
+"""Side of a tile in pixels; "auto": chosen by the free memory; None: the whole picture at once."""
 USUAL_TILE = 1024
+"""Largest tile of "auto", in pixels, and the one that the host is asked to make room for. A larger one gains nothing
+and drives other models out of memory.
+"""
 
 
 class ComfyDCAE(DCAE):
     """DC-AE on the host's side of the latent scale: raw latents, which the model's latent format scales."""
 
-    comfy_has_chunked_io = (
-        True  # for the host: `encode` takes the picture from any device, `decode` writes into the host's buffer
-    )
+    comfy_has_chunked_io = True
+    """For the host: `encode` takes the picture from any device, `decode` writes into the host's buffer."""
 
     def encode(self, image: Tensor, device: torch.device | None = None, *, tile: Tile = "auto") -> Tensor:
         """(B, 3, H, W) in -1..1 -> raw latent (B, 32, H/32, W/32), on `device`. None: where the picture is."""
         image = image.to(device)
         if tile == "auto":
             height, width = image.shape[-2:]
-            tile = pick_tile(self.config, height, width, image.dtype, free_memory(image.device), encode=True)
+            tile = self._largest_tile(encode_peak_bytes, height, width, image)
         return encode_tiled(self.encoder, image, tile=tile, on_tile=between_tiles())
 
     def decode(
@@ -55,8 +53,7 @@ class ComfyDCAE(DCAE):
         """
         _, _, height, width = self.decode_output_shape(latent.shape)
         if tile == "auto":
-            pick = pick_tile if overlap is None else pick_blended_tile
-            tile = pick(self.config, height, width, latent.dtype, free_memory(latent.device))
+            tile = self._largest_tile(_alone if overlap is not None else decode_peak_bytes, height, width, latent)
         if tile is None or overlap is None:
             return decode_tiled(self.decoder, latent, tile=tile, out=output_buffer, on_tile=between_tiles())
         overlap = min(overlap, tile // 2)
@@ -68,18 +65,33 @@ class ComfyDCAE(DCAE):
         """Of the picture for a latent of `shape`. Raises InputError for latents of another model."""
         return picture_shape(self.config, shape)
 
-    def decode_tiled(self, latent: Tensor, tile_x: int, tile_y: int, overlap: int) -> Tensor:
-        """`decode` in exact tiles on the host's intermediate device, for VAE Decode (Tiled) and after running out of
-        memory.
+    def decode_tiled(
+        self,
+        latent: Tensor,
+        tile_x: int | None = None,
+        tile_y: int | None = None,
+        overlap: int | None = None,
+        tile_t: int | None = None,
+        overlap_t: int | None = None,
+    ) -> Tensor:
+        """`decode` in exact tiles on the host's intermediate device. The host calls it for VAE Decode (Tiled), for other
+        packs, and after running out of memory.
 
-        tile_x, tile_y: in latents. overlap is not needed.
+        tile_x, tile_y: in latent cells; both None: tiles of the usual size. The host passes on the rest, which is for
+        blended tiles and for videos, if a caller gives it: exact tiles need none of it.
         """
         out = torch.empty(
             self.decode_output_shape(latent.shape),
             dtype=comfy.model_management.intermediate_dtype(),
             device=comfy.model_management.intermediate_device(),
         )
-        return self.decode(latent, out, tile=usable_tile(tile_x * DOWNSCALE, tile_y * DOWNSCALE))
+        rows, columns = self.geometry.in_pixels((tile_y or 0, tile_x or 0))
+        return self.decode(latent, out, tile=usable_tile(*[side for side in (rows, columns) if side] or [USUAL_TILE]))
+
+    def _largest_tile(self, peak_bytes: PeakBytes, height: int, width: int, like: Tensor) -> int | None:
+        """Largest tile of at most USUAL_TILE for which the memory is free. None: the whole picture at once."""
+        free = free_memory(self, like.device)
+        return pick_tile(self.config, height, width, like.dtype, free, peak_bytes=peak_bytes, largest=USUAL_TILE)
 
 
 class SanaVAE(comfy.sd.VAE):
@@ -96,18 +108,18 @@ class SanaVAE(comfy.sd.VAE):
 
 def picture_shape(config: AutoencoderConfig, shape: Sequence[int]) -> tuple[int, int, int, int]:
     """Latent (B, 32, h, w) -> picture (B, 3, 32 h, 32 w), the shapes. Raises InputError for latents of another model."""
-    channels = config.latent_channels
+    channels = config.geometry.channels
     if len(shape) != 4 or shape[1] != channels:
         raise InputError(
             f"this VAE is SANA's DC-AE, which decodes latents (B, {channels}, h, w), got {tuple(shape)}: they come "
             "from another model"
         )
-    return shape[0], 3, shape[2] * DOWNSCALE, shape[3] * DOWNSCALE
+    return shape[0], 3, *config.geometry.in_pixels(shape)
 
 
 def usable_tile(*sides: int) -> int:
     """The smaller side, made a multiple of 32 from 128: the host's nodes offer any from 64."""
-    return max(MIN_TILE, min(sides) // DOWNSCALE * DOWNSCALE)
+    return max(MIN_TILE, min(sides) // DC_AE_F32.downscale * DC_AE_F32.downscale)
 
 
 def between_tiles() -> Callable[[int, int], None]:
@@ -121,21 +133,11 @@ def between_tiles() -> Callable[[int, int], None]:
     return on_tile
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that the host can give: those unused, and the weights in its dynamic memory, which it drops when they are
-    in the way.
-    """
-    free = comfy.model_management.get_free_memory(device)
-    if comfy.memory_management.aimdo_enabled:
-        free += comfy_aimdo.model_vbar.vbars_analyze(device.index if device.type == "cuda" else None)
-    return int(free)
-
-
-def pick_blended_tile(config: AutoencoderConfig, height: int, width: int, dtype: torch.dtype, free: int) -> int | None:
-    """Largest of `TILES` that fits into `free` bytes when it goes through the whole network alone; the smallest if none
-    does.
-    """
-    return next((tile for tile in TILES if MARGIN * _alone(config, height, width, tile, dtype) <= free), TILES[-1])
+def free_memory(model: torch.nn.Module, device: torch.device) -> float:
+    """Bytes that the host can give a loaded model on `device`: unused ones, and weights that it can drop at once."""
+    loaded = comfy.model_management.loaded_models()
+    patcher = next((patcher for patcher in loaded if getattr(patcher, "model", None) is model), None)
+    return (patcher or comfy.model_management).get_free_memory(device)
 
 
 def decode_memory(
@@ -153,14 +155,16 @@ def encode_memory(config: AutoencoderConfig, shape: Sequence[int], dtype: torch.
     Raises InputError for a picture smaller than a latent cell.
     """
     _, channels, height, width = shape
-    if min(height, width) < DOWNSCALE:  # the host has cut them down to multiples
+    if min(height, width) < config.geometry.downscale:  # the host has cut them down to multiples
         raise InputError(
-            f"SANA's autoencoder encodes pictures of at least {DOWNSCALE} x {DOWNSCALE} pixels: enlarge this one"
+            f"SANA's autoencoder encodes pictures of at least {config.geometry.downscale} x {config.geometry.downscale} pixels: enlarge this one"
         )
     picture = channels * height * width * dtype.itemsize
     return int(MARGIN * encode_peak_bytes(config, height, width, USUAL_TILE, dtype)) + picture
 
 
-def _alone(config: AutoencoderConfig, height: int, width: int, tile: int | None, dtype: torch.dtype) -> int:
+def _alone(
+    config: AutoencoderConfig, height: int, width: int, tile: int | None, dtype: torch.dtype, batch: int = 1
+) -> int:
     """Bytes to decode one tile through the whole network."""
     return decode_peak_bytes(config, min(height, tile or height), min(width, tile or width), None, dtype)

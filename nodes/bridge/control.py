@@ -19,15 +19,17 @@ from torch import Tensor
 
 from ...sana_core.checkpoint.canonical import canonical_controlnet
 from ...sana_core.checkpoint.detect import controlnet_config, has_embedders
-from ...sana_core.checkpoint.files import read_checkpoint
-from ...sana_core.checkpoint.load import check_fit, fitted, naming
-from ...sana_core.config import DOWNSCALE
+from ...sana_core.checkpoint.fit import check_fit, fitted, naming
 from ...sana_core.errors import InputError
+from ...sana_core.geometry import DC_AE_F32
+from ...sana_core.kit import Kit
 from ...sana_core.pictures.control import control_picture
 from ...sana_core.transformer.controlnet import ControlBranch, SanaControlNet
 from .latent_format import SanaLatent
-from .model import SanaModel
-from .transformer import CONTROL, host_attention
+from .model import SanaModel, keep_small_weights_exact
+from .reading import read_model
+from .steps import step_sigma
+from .transformer import CONTROL, host_kit
 
 
 class SanaControl(comfy.controlnet.ControlNet):
@@ -72,7 +74,7 @@ class SanaControl(comfy.controlnet.ControlNet):
         previous = None
         if self.previous_controlnet is not None:
             previous = self.previous_controlnet.get_control(x_noisy, t, cond, batched_number, transformer_options)
-        if self.timestep_range is not None and not self.timestep_range[1] <= t[0] <= self.timestep_range[0]:
+        if not self._acts_at(t, transformer_options):
             return previous
         latent = comfy.controlnet.broadcast_image_to(self._hint(x_noisy), len(x_noisy), batched_number)
         entries: dict[str, Any] = {"input": [], "middle": [], "output": [], **(previous or {})}
@@ -81,16 +83,23 @@ class SanaControl(comfy.controlnet.ControlNet):
             CONTROL: (*entries.get(CONTROL, ()), ControlBranch(self.control_model, latent, self.strength)),
         }
 
+    def _acts_at(self, sigma: Tensor, transformer_options: dict[str, Any]) -> bool:
+        """Is a step at `sigma` (B,) in the range that Apply ControlNet gave it?"""
+        if self.timestep_range is None or tuple(self.timestep_percent_range) == (0.0, 1.0):
+            return True
+        high, low = self.timestep_range
+        return low <= step_sigma(sigma, transformer_options) <= high
+
     def _hint(self, x: Tensor) -> Tensor:
         """The control picture as latents of the size and on the device of x, kept for the next steps."""
         if self.cond_hint is None or self.cond_hint.shape[-2:] != x.shape[-2:]:
             if self.vae is None:
                 raise InputError("SANA's ControlNet works on latents: connect the VAE of SANA to Apply ControlNet")
-            if (self.vae.latent_channels, self.vae.spacial_compression_encode()) != (x.shape[1], DOWNSCALE):
+            if (self.vae.latent_channels, self.vae.spacial_compression_encode()) != (x.shape[1], DC_AE_F32.downscale):
                 raise InputError(
                     "the VAE at Apply ControlNet is not SANA's: connect DC-AE f32c32, as for decoding the picture"
                 )
-            height, width = (cells * DOWNSCALE for cells in x.shape[-2:])
+            height, width = DC_AE_F32.in_pixels(x.shape)
             latent = self._encode(control_picture(self.cond_hint_original[:, :3], width, height))
             self.cond_hint = self.latent_format.process_in(latent).to(x)
         return self.cond_hint
@@ -110,12 +119,10 @@ class SanaControl(comfy.controlnet.ControlNet):
 
 
 def load_control(path: str, order: str = "upstream") -> SanaControl:
-    """A ControlNet file of any layout. It is recognised before a tensor is read. order: "upstream" or "diffusers".
-    Raises SanaError.
-    """
+    """A ControlNet file of any layout. order: "upstream" or "diffusers". Raises SanaError."""
+    checkpoint = read_model(path)
     with naming(path):
-        canonical_controlnet(read_checkpoint(path, "meta").tensors)
-        return build_control(comfy.utils.load_torch_file(path, safe_load=True), order)
+        return build_control(checkpoint.tensors, order)
 
 
 def build_control(
@@ -129,14 +136,16 @@ def build_control(
     with naming("ControlNet", canonical.original_key):
         config = controlnet_config(canonical.tensors)
     make = partial(SanaControlNet, config, embedders=has_embedders(canonical.tensors), order=order)
-    expected = make(device="meta").state_dict()
+    expected = make(Kit(device="meta")).state_dict()
     weights = fitted(canonical.tensors, expected)
     check_fit(weights, expected, canonical)
     operations = (
         options.get("custom_operations") or comfy.ops.manual_cast
     )  # the weights are cast to the type the model computes in
     dtype = options.get("dtype") or _stored_dtype(weights)
-    network = make(ops=operations, attention=host_attention, device=management.unet_offload_device(), dtype=dtype)
+    network = make(host_kit(operations, management.unet_offload_device(), dtype))
+    if dtype.itemsize == 1:
+        keep_small_weights_exact(network, torch.float32)
     control = SanaControl(network.eval().requires_grad_(False), load_device=management.get_torch_device())
     network.load_state_dict(weights, strict=False, assign=control.control_model_wrapped.is_dynamic())
     return control

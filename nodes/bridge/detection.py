@@ -1,23 +1,22 @@
-"""Recognise SANA in the state dicts that ComfyUI opens, and fit their weights to the model. All tables are sana_core's."""
+"""Recognise SANA in the state dicts that ComfyUI opens, and fit their weights to the model. Tables: sana_core."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...sana_core.checkpoint.canonical import Canonical, canonical_transformer, transformer_prefix
-from ...sana_core.checkpoint.detect import detect_transformer, native_size, stated_config, transformer_config
-from ...sana_core.checkpoint.files import CONFIG_KEY, saved_statement
-from ...sana_core.checkpoint.load import check_fit, fitted
+from ...sana_core.checkpoint.canonical import canonical_transformer, transformer_prefix
+from ...sana_core.checkpoint.detect import detect as detect_transformer
+from ...sana_core.checkpoint.fit import check_fit, fitted
+from ...sana_core.checkpoint.statements import CONFIG_KEY, saved_statement
 from ...sana_core.config import SamplingDefaults, TransformerConfig
-from ...sana_core.errors import CheckpointError
-from ...sana_core.presets import sampling_defaults
+from ...sana_core.kit import Kit
 from ...sana_core.transformer.model import SanaTransformer
 
 log = logging.getLogger("sana")
@@ -43,29 +42,28 @@ def detect(
     """
     canonical = canonical_transformer(tensors)
     saved = canonical.tensors.get(CONFIG_KEY)
-    stated = dict(metadata or {}) if saved is None else saved_statement(saved)
-    own = stated_config(stated)
-    config, found = detect_transformer(
-        canonical.tensors, source=tensors, stated=own, variant=variant, trained_precision=trained_precision
+    found = detect_transformer(
+        canonical.tensors,
+        source=tensors,
+        metadata=metadata if saved is None else saved_statement(saved),
+        variant=variant,
+        trained_precision=trained_precision,
     )
-    log.info("%s", found)
-    defaults = sampling_defaults(config, native_size(tensors, own, variant))
-    return {"image_model": IMAGE_MODEL, "config": config, "sampling": _stated_sampling(stated, defaults)}
+    log.info("%s", found.words)
+    return {"image_model": IMAGE_MODEL, "config": found.config, "sampling": found.sampling}
 
 
 def canonical_weights(tensors: Mapping[str, Tensor], config: TransformerConfig) -> dict[str, Tensor]:
     """A state dict of any layout under the model's own names. Raises CheckpointError if a key is missing, unexpected or
     mis-shaped.
 
-    Layers that the host has quantised are not checked: their weights are packed and bring further keys.
+    A layer that the host has quantised needs the tensors of its format, see `weights.misfits`.
     """
     canonical = canonical_transformer(tensors)
     canonical.tensors.pop(CONFIG_KEY, None)
-    expected = SanaTransformer(config, device="meta").state_dict()
+    expected = SanaTransformer(config, Kit(device="meta")).state_dict()
     weights = fitted(canonical.tensors, expected)
-    quantised = tuple(key.removesuffix("comfy_quant") for key in weights if key.endswith(".comfy_quant"))
-    plain = {key: tensor for key, tensor in weights.items() if not key.startswith(quantised)}
-    check_fit(plain, {key: tensor for key, tensor in expected.items() if not key.startswith(quantised)}, canonical)
+    check_fit(weights, expected, canonical)
     return weights
 
 
@@ -75,19 +73,8 @@ def config_tensor(
     """The tensor to save beside `weights` so that a file written without metadata is recognised again; none where
     shapes tell it all.
     """
-    derived = transformer_config(Canonical(dict(weights), "").tensors)
-    if (derived, sampling_defaults(derived)) == (config, sampling):
+    derived = detect_transformer(weights)
+    if (derived.config, derived.sampling) == (config, sampling):
         return {}
     text = json.dumps({"config": asdict(config), "sampling": asdict(sampling)})
     return {CONFIG_KEY: torch.tensor(list(text.encode()), dtype=torch.uint8)}
-
-
-def _stated_sampling(stated: Mapping[str, str], defaults: SamplingDefaults) -> SamplingDefaults:
-    """`defaults` with what the JSON under `sampling` says in their place."""
-    try:
-        own = dict(json.loads(stated.get("sampling", "{}")))
-        return replace(defaults, **{field.name: own[field.name] for field in fields(defaults) if field.name in own})
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(
-            f"the metadata entry `sampling` holds no sampling settings ({error}): download the file again"
-        ) from error

@@ -16,26 +16,8 @@ from ...sana_core.presets import pag_layer
 from ...sana_core.samplers.denoiser import model_timestep
 from ...sana_core.samplers.guidance import adaptive_scale, block_numbers, check_pag_layers, perturbed_attention_guidance
 from .model import SanaModel
+from .steps import Interval, step_sigma
 from .transformer import EXACT_TIMESTEPS, IDENTITY_ATTENTION, with_option
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A part of the sampling, from `start` to `end` of it (0 to 1)."""
-
-    start: float
-    end: float
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.start <= self.end <= 1.0:
-            raise InputError(
-                f"the interval begins at {self.start} and ends at {self.end}: expected 0 <= start <= end <= 1"
-            )
-
-    def holds(self, model: Any, sigma: Tensor) -> bool:
-        """Does the noise level of a step, (B,), lie in it? The limits belong to it."""
-        sampling = model.model_sampling
-        return sampling.percent_to_sigma(self.end) <= sigma[0].item() <= sampling.percent_to_sigma(self.start)
 
 
 @dataclass
@@ -61,8 +43,9 @@ class PerturbedAttention:
         """`sampler_post_cfg_function`."""
         kept, self._kept = self._kept, None
         cond = kept[1] if kept and kept[0] is args["input"] else args["cond_denoised"]
-        scale = self._scale(args)
-        if scale <= 0.0 or not self.interval.holds(args["model"], args["sigma"]):
+        steps = args["model_options"].get("transformer_options", {})
+        scale = self._scale(args["model"], args["sigma"], steps)
+        if scale <= 0.0 or not self.interval.holds(args["model"], args["sigma"], steps):
             return args["denoised"]
         options = with_option(args["model_options"], IDENTITY_ATTENTION, self.layers)
         (perturbed,) = comfy.samplers.calc_cond_batch(
@@ -70,10 +53,12 @@ class PerturbedAttention:
         )
         return perturbed_attention_guidance(args["denoised"], cond, perturbed, scale)
 
-    def _scale(self, args: dict[str, Any]) -> float:
-        exact = args["model_options"].get("transformer_options", {}).get(EXACT_TIMESTEPS, False)
-        truncate = not (exact or args["model"].diffusion_model.config.guidance_embed)
-        return adaptive_scale(self.scale, self.decay, model_timestep(args["sigma"][0].item(), truncate).item())
+    def _scale(self, model: Any, sigma: Tensor, transformer_options: dict[str, Any]) -> float:
+        if self.decay == 0.0:
+            return self.scale
+        exact = transformer_options.get(EXACT_TIMESTEPS, False) or model.diffusion_model.config.guidance_embed
+        timestep = model_timestep(step_sigma(sigma, transformer_options), not exact)
+        return adaptive_scale(self.scale, self.decay, float(timestep))
 
 
 def perturbed_attention(
@@ -107,7 +92,8 @@ def guidance_interval(model: ModelPatcher, interval: Interval) -> ModelPatcher:
     inner = patched.model_options.get("sampler_calc_cond_batch_function")
 
     def calc_cond_batch(args: dict[str, Any]) -> list[Tensor]:
-        guided = interval.holds(args["model"], args["sigma"])
+        steps = args["model_options"].get("transformer_options", {})
+        guided = interval.holds(args["model"], args["sigma"], steps)
         conds = args["conds"] if guided else args["conds"][:1]
         if inner is not None:
             predictions = inner({**args, "conds": conds})

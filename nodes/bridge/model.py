@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import comfy.conds
 import comfy.model_base
+import comfy.model_management
 import comfy.model_sampling
 import comfy.supported_models_base
 import comfy.utils
@@ -54,6 +56,15 @@ class SanaModel(comfy.model_base.BaseModel):
     def __init__(self, model_config: Sana, device=None) -> None:
         super().__init__(model_config, comfy.model_base.ModelType.FLOW, device=device, unet_model=ComfySana)
         self.model_sampling = SanaModelSampling(model_config)
+        if self.get_dtype().itemsize == 1:
+            keep_small_weights_exact(self.diffusion_model, self.get_dtype_inference())
+
+    def memory_required(self, input_shape: Sequence[int], cond_shapes: Mapping[str, Any] | None = None) -> float:
+        """Bytes of a step beside the weights. The host's own estimate adds attention among all cells where PyTorch's
+        attention is off; SANA's grows with the number of cells alone.
+        """
+        cells = input_shape[0] * math.prod(input_shape[2:])
+        return cells * self.get_dtype_inference().itemsize * 0.01 * self.memory_usage_factor * 2**20
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         """Text states and their mask in a form in which prompts of any length run as one batch; Sprint's guidance
@@ -73,6 +84,17 @@ class SanaModel(comfy.model_base.BaseModel):
         if self.diffusion_model.config.guidance_embed:
             out["guidance"] = comfy.conds.CONDRegular(torch.FloatTensor([kwargs.get("guidance", GUIDANCE)]))
         return out
+
+
+def keep_small_weights_exact(network: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Hold norms and modulation tables in `dtype` where the weights are in 8 bits: 3 bits of mantissa are too few for
+    them, and they take next to no memory.
+    """
+    for module in network.modules():
+        if not isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
+    comfy.model_management.archive_model_dtypes(network)
 
 
 def flow_shift(sampling: Any) -> float:
@@ -104,27 +126,40 @@ class TextCond(comfy.conds.CONDRegular):
         return torch.cat([pad_tokens(cond, length) for cond in conds])
 
 
-def pad_tokens(cond: Tensor, length: int, value: int = 0) -> Tensor:
-    """(B, L, C) or (B, L) -> `length` tokens."""
-    return F.pad(cond, (0, 0) * (cond.ndim - 2) + (0, length - cond.shape[1]), value=value)
+def pad_tokens(cond: Tensor, length: int) -> Tensor:
+    """(B, L, C) or (B, L) -> `length` tokens, the further ones 0."""
+    return F.pad(cond, (0, 0) * (cond.ndim - 2) + (0, length - cond.shape[1]))
 
 
 def padded_context(context: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Text states (B, L, C) and mask (B, L) or None -> both padded with masked zeros to a multiple of 32 tokens.
 
-    Few different lengths mean few recompilations, and aligned masks are what fast attention kernels take. Without a
-    mask all tokens count. A mask that is too short belongs to conditioning that another node has lengthened; what was
-    added counts too.
+    Few different lengths mean few recompilations, and aligned masks are what fast attention kernels take. A mask
+    decides about the tokens that it has. About all others, and where one mask came along for several prompts,
+    `written_tokens` decides: the conditioning was lengthened or put together by a node that does not know of masks.
     """
     batch, length = context.shape[:2]
-    counts = (
-        torch.ones(batch, length, dtype=torch.long)
-        if mask is None
-        else mask.long().flatten(1).expand(batch, -1)[:, :length]
-    )
-    counts = pad_tokens(counts, length, value=1).to(context.device)
+    counts = written_tokens(context)
+    if mask is not None:
+        known = mask.to(context.device).long().flatten(1)[:, :length]
+        of_each = len(known) == batch
+        known = comfy.utils.repeat_to_batch_size(known, batch)
+        covered = known.shape[1]
+        head = known if of_each else known * counts[:, :covered]
+        counts = torch.cat([head, counts[:, covered:]], dim=1)
     padded = math.ceil(length / TOKEN_MULTIPLE) * TOKEN_MULTIPLE
     return pad_tokens(context, padded), pad_tokens(counts, padded)
+
+
+def written_tokens(context: Tensor) -> Tensor:
+    """(B, L, C) -> (B, L) of 1 for tokens and 0 for padding: states of zeros at the end of a prompt are padding.
+
+    A prompt of zeros alone is meant as it is (Conditioning Zero Out): all its tokens count.
+    """
+    length = context.shape[1]
+    positions = torch.arange(1, length + 1, device=context.device)
+    last = (context.ne(0).any(dim=-1) * positions).amax(dim=1, keepdim=True)
+    return (positions <= torch.where(last == 0, length, last)).long()
 
 
 class Sana(comfy.supported_models_base.BASE):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 
 import folder_paths
 
-from ...sana_core.errors import InputError
-from ...sana_core.presets import AUTOENCODERS, RELEASES, Part
+from ...sana_core.errors import InputError, SanaError, printable, shortened
+from ...sana_core.presets import AUTOENCODERS, RELEASES, PublishedFile
 from ...sana_core.sources import NANO
 
 KINDS = ("diffusion_models", "text_encoders", "vae", "controlnet", "loras")
@@ -30,16 +32,18 @@ PUBLISHED = {"diffusion_models": RELEASES, "vae": AUTOENCODERS}
 MISSPELT = {"dc-ae-f32c32-sana-1.1V": "dc-ae-f32c32-sana-1.1"}  # as upstream's workflow Sana_CogVideoX has it
 
 
-def published_part(kind: str, name: str) -> Part | None:
+def published_part(kind: str, name: str) -> PublishedFile | None:
     """The published file that `name` means as a repository on Hugging Face, "owner/name" or "owner/name-diffusers"."""
     wanted = name.partition("/")[2].removesuffix("-diffusers").removesuffix("_diffusers")
-    return next((part for part in PUBLISHED[kind] if part.name == MISSPELT.get(wanted, wanted)), None)
+    return next((part for part in PUBLISHED.get(kind, ()) if part.name == MISSPELT.get(wanted, wanted)), None)
 
 
-def is_choice(kind: str, name: str) -> bool | str:
-    """True for a listed file or a published name, else what is wrong with it, for the host's check of a node's inputs."""
-    known = name in model_files(kind) or published_part(kind, name)
-    return True if known else f"there is no {name} in models/{kind}: choose another file, or put it there and refresh"
+def choice_error(kind: str, name: str) -> str | None:
+    """What is wrong with a value of a node's input, for the host's check; None for a listed file or a published name."""
+    if name in model_files(kind) or published_part(kind, name):
+        return None
+    shown = shortened(printable(name))
+    return f"there is no {shown} in models/{kind}: choose another file, or put it there and refresh"
 
 
 def choice_path(kind: str, name: str) -> str:
@@ -58,7 +62,21 @@ def choice_path(kind: str, name: str) -> str:
     )
 
 
-def _is_file_of(part: Part, file: PurePosixPath) -> bool:
+@contextmanager
+def chosen_file(kind: str, name: str) -> Iterator[str]:
+    """Path of a chosen file, see `choice_path`. Errors about it begin with its name in the list, not with its path."""
+    path = choice_path(kind, name)
+    try:
+        yield path
+    except SanaError as error:
+        said = str(error)
+        begins = next((begin for begin in (path, printable(path)) if said.startswith(begin)), None)
+        if begins is None:
+            raise
+        raise type(error)(name + said.removeprefix(begins)) from error
+
+
+def _is_file_of(part: PublishedFile, file: PurePosixPath) -> bool:
     """By its own name or that of its folder, which ends with the repository's name where an older pack has downloaded
     it.
     """

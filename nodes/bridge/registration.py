@@ -4,8 +4,9 @@ The model configuration is added to the host's list, and three functions get a w
 and passes everything else through: `model_detection.detect_unet_config`, `sd.VAE.__init__` and
 `controlnet.load_controlnet_state_dict`. The functions that LoRA files go through get one that acts for SANA's models
 alone: `lora.model_lora_keys_unet` and `lora.model_lora_keys_clip` (further names), `lora.load_lora` (what names cannot
-say: fused layers, exact DoRA, wrong files) and `sd.load_lora_for_models` (alpha in the metadata). Where a hook cannot
-be installed, the pack's own loader nodes do without it.
+say: fused layers, exact DoRA, wrong files), `utils.load_torch_file` (PEFT's configuration goes with the tensors of a
+file) and two functions of the node Train LoRA (an existing LoRA goes on from its own effect). If a hook cannot be
+installed, the pack's own loader nodes still work.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import comfy.controlnet
@@ -22,12 +26,14 @@ import comfy.model_base
 import comfy.model_detection
 import comfy.sd
 import comfy.supported_models
+import comfy.utils
 
 from ...sana_core.checkpoint.canonical import controlnet_prefix
-from ...sana_core.checkpoint.load import naming
+from ...sana_core.checkpoint.fit import naming
 from .control import build_control
 from .detection import detect, is_sana
-from .lora import SanaKeys, checked_patches, gemma_keys, host_lora, is_ours, transformer_keys, with_stated_alphas
+from .lora import SanaKeys, gemma_keys, load_patches, transformer_keys, with_config
+from .lora_training import continued
 from .model import Sana, SanaModel
 from .vae import init_vae, is_dcae
 
@@ -41,7 +47,7 @@ def install() -> None:
         log.info("this ComfyUI knows SANA itself: its loaders are left as they are")
         return
     loaders = (_add_model_config, _wrap_model_detection, _wrap_vae, _wrap_controlnet)
-    for hook in (*loaders, _wrap_lora_keys, _wrap_load_lora, _wrap_load_lora_for_models):
+    for hook in (*loaders, _wrap_lora_keys, _wrap_load_lora, _wrap_load_torch_file, _wrap_lora_training):
         try:
             hook()
         except (AttributeError, TypeError, ValueError) as error:
@@ -52,8 +58,21 @@ def install() -> None:
             )
 
 
+def other_copy() -> Path | None:
+    """Folder of another copy of this pack that has installed its hooks in this process, or None.
+
+    Two copies cannot work side by side: the hooks make models of the first copy's classes, which the nodes of the
+    second copy take for another family's.
+    """
+    for config in comfy.supported_models.models:
+        is_sana = config.__name__ == Sana.__name__ and config.__module__.endswith(".nodes.bridge.model")
+        if is_sana and config is not Sana:
+            return Path(config.__init__.__code__.co_filename).parents[2]
+    return None
+
+
 def _add_model_config() -> None:
-    if not any(config.unet_config == Sana.unet_config for config in comfy.supported_models.models):
+    if Sana not in comfy.supported_models.models:
         comfy.supported_models.models.insert(0, Sana)
 
 
@@ -72,6 +91,25 @@ def _wrap_model_detection() -> None:
             return detect(own, metadata)
 
     comfy.model_detection.detect_unet_config = _marked(detect_unet_config, host)
+
+
+@contextmanager
+def recognised_as(model_config: Sana) -> Iterator[None]:
+    """The host's loaders take a file for `model_config` as long as this lasts, and do not look at it themselves.
+
+    The pack's own loader needs no other hook. The host loads models in one thread.
+    """
+    host = comfy.model_detection.model_config_from_unet
+
+    def model_config_from_unet(state_dict: dict, unet_key_prefix: str, *_: Any, **__: Any) -> Sana:
+        model_config.quant_config = comfy.utils.detect_layer_quantization(state_dict, unet_key_prefix)
+        return model_config
+
+    comfy.model_detection.model_config_from_unet = model_config_from_unet
+    try:
+        yield
+    finally:
+        comfy.model_detection.model_config_from_unet = host
 
 
 def _wrap_vae() -> None:
@@ -135,33 +173,46 @@ def _wrap_load_lora() -> None:
     if hasattr(host, MARK):
         return
 
-    def load_lora(lora: dict, to_load: dict, log_missing: bool = True) -> dict:
+    def load_lora(lora: dict, to_load: dict, *args: Any, **kwargs: Any) -> dict:
         if not isinstance(to_load, SanaKeys):
-            return host(lora, to_load, log_missing=log_missing)
-        converted = host_lora(lora, to_load)
-        return checked_patches(host(converted, to_load, log_missing=log_missing), converted, to_load, log_missing)
+            return host(lora, to_load, *args, **kwargs)
+        return load_patches(host, lora, to_load, *args, **kwargs)
 
     comfy.lora.load_lora = _marked(load_lora, host)
 
 
-def _wrap_load_lora_for_models() -> None:
-    """`load_lora_for_models(model, clip, lora, strength_model, strength_clip, lora_metadata=None)`, the only place
-    where a file's tensors and its metadata, in which PEFT states alpha, are together.
+def _wrap_load_torch_file() -> None:
+    """`load_torch_file(ckpt, safe_load=False, device=None, return_metadata=False)` -> tensors, or tensors and metadata.
+
+    All loaders of LoRA files read with it. Most do not ask for the metadata, in which PEFT states alpha.
     """
-    host = comfy.sd.load_lora_for_models
+    host = comfy.utils.load_torch_file
     if hasattr(host, MARK):
         return
     signature = inspect.signature(host)
-    signature.bind(None, None, {}, 1.0, 1.0, lora_metadata={})  # a host with other arguments is not wrapped
+    signature.bind("", safe_load=True, return_metadata=True)  # a host with other arguments is not wrapped
 
-    def load_lora_for_models(*args: Any, **kwargs: Any) -> tuple:
-        given = signature.bind(*args, **kwargs)
-        metadata = given.arguments.get("lora_metadata")
-        if metadata and is_ours(given.arguments["model"], given.arguments["clip"]):
-            given.arguments["lora"] = with_stated_alphas(given.arguments["lora"], metadata)
-        return host(*given.args, **given.kwargs)
+    def load_torch_file(ckpt: str, *args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(ckpt, *args, **kwargs)
+        wanted = given.arguments.get("return_metadata", False)
+        given.arguments["return_metadata"] = True
+        tensors, metadata = host(*given.args, **given.kwargs)
+        tensors = with_config(tensors, ckpt, metadata)
+        return (tensors, metadata) if wanted else tensors
 
-    comfy.sd.load_lora_for_models = _marked(load_lora_for_models, host)
+    comfy.utils.load_torch_file = _marked(load_torch_file, host)
+
+
+def _wrap_lora_training() -> None:
+    """`_setup_lora_adapters(mp, existing_weights, algorithm, lora_dtype, rank)` and its twin for the bypass mode
+    -> (trained parameters by name, ...). The host loads its nodes under file names, before those of packs.
+    """
+    names = ("_setup_lora_adapters", "_setup_lora_adapters_bypass")
+    for module in [module for name, module in sys.modules.items() if name.endswith("nodes_train")]:
+        for name in names:
+            host = getattr(module, name, None)
+            if host is not None and not hasattr(host, MARK):
+                setattr(module, name, _marked(functools.partial(continued, host), host))
 
 
 def _marked(wrapper: Callable, host: Callable) -> Callable:

@@ -10,18 +10,18 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import comfy.sd
-import comfy.utils
 import torch
 from torch import Tensor
 
 from ...sana_core.checkpoint.canonical import canonical_autoencoder
 from ...sana_core.checkpoint.detect import autoencoder_config
-from ...sana_core.checkpoint.files import read_checkpoint
-from ...sana_core.checkpoint.load import check_fit, fitted, naming
-from ...sana_core.config import DOWNSCALE, AutoencoderConfig
+from ...sana_core.checkpoint.fit import check_fit, fitted, naming
+from ...sana_core.config import AutoencoderConfig
 from ...sana_core.dcae.autoencoder import DCAE
 from ...sana_core.errors import InputError
+from ...sana_core.kit import Kit
 from .autoencoder import ComfyDCAE, SanaVAE, decode_memory, encode_memory
+from .reading import read_model
 
 log = logging.getLogger("sana")
 
@@ -42,20 +42,35 @@ def is_dcae(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def init_vae(vae: comfy.sd.VAE, tensors: Mapping[str, Tensor], device: Any = None, dtype: Any = None) -> None:
-    """`VAE.__init__` for DC-AE: the host's own, for its simplest kind, gives every attribute a value. Raises
-    CheckpointError.
+    """`VAE.__init__` for DC-AE. Raises CheckpointError."""
+    config, weights = dcae_weights(tensors)
+    fill_vae(vae, config, weights, device, dtype)
+
+
+def dcae_weights(tensors: Mapping[str, Tensor]) -> tuple[AutoencoderConfig, dict[str, Tensor]]:
+    """The DC-AE in a state dict of any layout, under the network's own names. Raises CheckpointError if a tensor is
+    missing, unexpected or of another shape.
     """
     canonical = canonical_autoencoder(tensors)
     config = autoencoder_config(canonical.tensors)
-    expected = DCAE(config, device="meta").state_dict()
+    expected = DCAE(config, Kit(device="meta")).state_dict()
     weights = fitted(canonical.tensors, expected)
     check_fit(weights, expected, canonical)
+    return config, weights
+
+
+def fill_vae(
+    vae: comfy.sd.VAE, config: AutoencoderConfig, weights: dict[str, Tensor], device: Any = None, dtype: Any = None
+) -> None:
+    """Make a VAE object one of DC-AE. The host's own `__init__`, for its simplest kind, gives each attribute a value."""
     comfy.sd.VAE.__init__(vae, sd={"pixel_space_vae": torch.tensor(1.0)}, device=device, dtype=dtype)
     vae.__class__ = SanaVAE  # of this object alone; the host's shallow copies of it keep the class
     _set_geometry(vae, config)
     vae.vae_dtype = _usable_dtype(vae, dtype or comfy.model_management.vae_dtype(vae.device, vae.working_dtypes))
     vae.first_stage_model = (
-        ComfyDCAE(config, ops=comfy.ops.disable_weight_init, dtype=vae.vae_dtype).eval().requires_grad_(False)
+        ComfyDCAE(config, Kit(layers=comfy.ops.disable_weight_init, device=None, dtype=vae.vae_dtype))
+        .eval()
+        .requires_grad_(False)
     )
     comfy.model_management.archive_model_dtypes(vae.first_stage_model)
     offload_device = comfy.model_management.vae_offload_device()
@@ -68,15 +83,12 @@ def init_vae(vae: comfy.sd.VAE, tensors: Mapping[str, Tensor], device: Any = Non
 
 
 def load_vae(path: str) -> comfy.sd.VAE:
-    """DC-AE from a file of either naming, as the host's VAE. It is checked before a tensor is read. Raises
-    CheckpointError.
-    """
+    """DC-AE from a file of either naming, as the host's VAE. Raises CheckpointError."""
+    checkpoint = read_model(path)
     with naming(path):
-        canonical = canonical_autoencoder(read_checkpoint(path, "meta").tensors)
-        expected = DCAE(autoencoder_config(canonical.tensors), device="meta").state_dict()
-        check_fit(fitted(canonical.tensors, expected), expected, canonical)
+        config, weights = dcae_weights(checkpoint.tensors)
     vae = comfy.sd.VAE.__new__(comfy.sd.VAE)
-    init_vae(vae, comfy.utils.load_torch_file(path))
+    fill_vae(vae, config, weights)
     vae.patcher.cached_patcher_init = (load_vae_patcher, (path,))
     return vae
 
@@ -106,8 +118,8 @@ def load_vae_patcher(path: str, disable_dynamic: bool = False) -> comfy.model_pa
 
 
 def _set_geometry(vae: comfy.sd.VAE, config: AutoencoderConfig) -> None:
-    vae.latent_channels, vae.latent_dim, vae.output_channels = config.latent_channels, 2, 3
-    vae.downscale_ratio = vae.upscale_ratio = DOWNSCALE
+    vae.latent_channels, vae.latent_dim, vae.output_channels = config.geometry.channels, 2, 3
+    vae.downscale_ratio = vae.upscale_ratio = config.geometry.downscale
     vae.disable_offload = False
     vae.process_input = lambda image: image * 2.0 - 1.0
     vae.process_output = lambda image: image.add_(1.0).div_(2.0).clamp_(0.0, 1.0)

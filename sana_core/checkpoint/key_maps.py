@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
+
+from ..errors import CheckpointError
+from .weights import MARK, SIDES, Format, quantised_layers
 
 KeyMap = tuple[tuple[str, tuple[str, ...]], ...]
 
@@ -93,24 +96,53 @@ AUTOENCODER_MIT: KeyMap = (
     *_under("decoder.stages.{i}.op_list.{j}.", "decoder.up_blocks.{i}.{j}.", _STAGE + _UPSAMPLE),
 )
 
-_PLACEHOLDERS = {"i": r"\d+", "j": r"\d+", "p": "weight|bias", "qk": "[qk]", "conv": "inverted|depth|point"}
+_PLACEHOLDERS = {"i": "[0-9]+", "j": "[0-9]+", "p": "weight|bias", "qk": "[qk]", "conv": "inverted|depth|point"}
 
 
 def rename(tensors: Mapping[str, Tensor], key_map: KeyMap) -> dict[str, Tensor]:
-    """Tensors under their canonical names; fused ones are cut; keys the table does not know keep their names."""
+    """Tensors under their canonical names. Fused ones are cut, keys that the table does not know keep their names.
+
+    Side tensors of a quantised layer go where its weight goes. Raises CheckpointError for a fused weight in a format
+    whose rows cannot be cut.
+    """
     rules = [(_pattern(key), targets) for key, targets in key_map]
+    layers = quantised_layers(tensors)
     renamed: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
-        matches = ((pattern.fullmatch(key), targets) for pattern, targets in rules)
-        match, targets = next(((match, targets) for match, targets in matches if match), (None, (key,)))
+        layer, _, name = key.rpartition(".")
+        side = layer in layers and name not in ("weight", "bias")
+        sought = f"{layer}.weight" if side else key
+        matches = ((pattern.fullmatch(sought), targets) for pattern, targets in rules)
+        match, targets = next(((match, targets) for match, targets in matches if match), (None, (sought,)))
         values = match.groupdict() if match else {}
-        parts = tensor.chunk(len(targets)) if len(targets) > 1 else (tensor,)
-        renamed.update((target.format(**values), part) for target, part in zip(targets, parts))
+        names = [target.format(**values) for target in targets]
+        if side:
+            names = [target.removesuffix("weight") + name for target in names]
+        if len(names) > 1 and layer in layers:
+            _check_rows(layer, layers[layer], len(names))
+        rows = tensors.get(sought, tensor).shape[:1]  # a side tensor of as many rows as the weight belongs to the rows
+        shared = side and (name == MARK or tensor.shape[:1] != rows)
+        renamed.update(zip(names, (tensor,) * len(names) if shared else _rows(tensor, len(names))))
     return renamed
+
+
+def _rows(tensor: Tensor, count: int) -> Sequence[Tensor]:
+    return tensor.chunk(count) if count > 1 and tensor.ndim else (tensor,)
+
+
+def _check_rows(layer: str, form: Format, count: int) -> None:
+    if not form.rows:
+        raise CheckpointError(
+            f"{layer} holds {count} layers in one, quantised as {form.name}, which cannot be cut: quantise the model "
+            "under diffusers' names"
+        )
 
 
 def foreign_key(key: str, key_map: KeyMap) -> str:
     """The inverse of `rename` for one key: what a canonical key is called in the layout of `key_map`."""
+    layer, _, side = key.rpartition(".")
+    if side in SIDES:
+        return foreign_key(f"{layer}.weight", key_map).removesuffix("weight") + side
     for foreign, targets in key_map:
         for target in targets:
             match = _pattern(target).fullmatch(key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 # What it is, and the ends of keys that show it; the first match wins.
-KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
+NETWORK_KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a SANA ControlNet", ("controlnet_blocks.0.weight", "input_block.weight")),
     ("a SANA ControlNet", ("controlnet.0.before_proj.weight",)),
     ("a Nunchaku-quantised SANA transformer", ("ff.inverted_conv.qweight",)),
@@ -53,7 +53,7 @@ LORA_KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
 def describe(keys: Iterable[str]) -> str:
     """What a state dict with these keys is, in words."""
     keys = list(keys)
-    for kind, ends in KINDS:
+    for kind, ends in NETWORK_KINDS:
         if all(any(key.endswith(end) for key in keys) for end in ends):
             return kind
     return f"a model of an unknown kind (one of its keys is {keys[0]})" if keys else "an empty file"

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..dcae.autoencoder import DCAE
 from ..device import pick_device
-from ..errors import CheckpointError, SanaError
+from ..kit import Kit
 from ..precision import full_range, loaded_dtype, precision_warning
 from ..transformer.controlnet import SanaControlNet
 from ..transformer.model import SanaTransformer
 from .canonical import Canonical, canonical_autoencoder, canonical_controlnet, canonical_transformer
-from .detect import autoencoder_config, controlnet_config, detect_transformer, has_embedders, stated_config
+from .detect import autoencoder_config, controlnet_config, detect, has_embedders
 from .files import Checkpoint, component_folder, read_checkpoint
+from .fit import check_fit, fitted, naming
+from .move import moved
+from .quantised import refuse_quantised
+from .statements import stated_config
 
 log = logging.getLogger("sana")
 Network = TypeVar("Network", bound=nn.Module)
-NAMED = 6  # keys a message names of each sort
 
 
 def load_transformer(
@@ -42,7 +43,7 @@ def load_transformer(
     every key and shape without reading tensors. Raises CheckpointError, and InputError for a device that is not there.
     """
     device = pick_device(device)
-    checkpoint = read_checkpoint(component_folder(path, "transformer"), device)
+    checkpoint = _read(path, device, "transformer")
     return build_transformer(checkpoint, device, dtype, variant, trained_precision)
 
 
@@ -54,7 +55,7 @@ def load_autoencoder(path: str | Path, *, device: str | torch.device = "cpu", dt
     shape without reading tensors. Raises CheckpointError, and InputError for a device that is not there.
     """
     device = pick_device(device)
-    return build_autoencoder(read_checkpoint(component_folder(path, "vae"), device), device, dtype)
+    return build_autoencoder(_read(path, device, "vae"), device, dtype)
 
 
 def load_controlnet(
@@ -68,13 +69,14 @@ def load_controlnet(
     without reading tensors. Raises CheckpointError, and InputError for another order or a device that is not there.
     """
     device = pick_device(device)
-    checkpoint = read_checkpoint(component_folder(path, "controlnet"), device)
+    checkpoint = _read(path, device, "controlnet")
     with naming(checkpoint.source):
         canonical = canonical_controlnet(checkpoint.tensors)
+        refuse_quantised(canonical.tensors, checkpoint.metadata, checkpoint.config)
     stated = stated_config(checkpoint.metadata, checkpoint.config)
     with naming(checkpoint.source, canonical.original_key):
         config = controlnet_config(canonical.tensors, stated)
-    model = SanaControlNet(config, embedders=has_embedders(canonical.tensors), order=order, device="meta")
+    model = SanaControlNet(config, Kit(device="meta"), embedders=has_embedders(canonical.tensors), order=order)
     with naming(checkpoint.source, canonical.original_key):
         return load_strictly(model, canonical, device, dtype)
 
@@ -89,19 +91,20 @@ def build_transformer(
     """`load_transformer` for an opened checkpoint."""
     with naming(checkpoint.source):
         canonical = canonical_transformer(checkpoint.tensors)
-    stated = stated_config(checkpoint.metadata, checkpoint.config)
+        refuse_quantised(canonical.tensors, checkpoint.metadata, checkpoint.config)
     with naming(checkpoint.source, canonical.original_key):
-        config, found = detect_transformer(
+        found = detect(
             canonical.tensors,
             source=checkpoint.tensors,
-            stated=stated,
+            metadata=checkpoint.metadata,
+            folder_config=checkpoint.config,
             variant=variant,
             trained_precision=trained_precision,
         )
-        dtype = dtype or loaded_dtype(config, canonical.tensors["patch_embed.proj.weight"].dtype)
-        model = load_strictly(SanaTransformer(config, device="meta"), canonical, device, dtype)
-    log.info("%s: %s", checkpoint.source, found)
-    if warning := precision_warning(config, dtype):
+        dtype = dtype or loaded_dtype(found.config, canonical.tensors["patch_embed.proj.weight"].dtype, device)
+        model = load_strictly(SanaTransformer(found.config, Kit(device="meta")), canonical, device, dtype)
+    log.info("%s: %s", checkpoint.source, found.words)
+    if warning := precision_warning(found.config, dtype):
         log.warning("%s: %s", checkpoint.source, warning)
     return model
 
@@ -112,74 +115,27 @@ def build_autoencoder(
     """`load_autoencoder` for an opened checkpoint."""
     with naming(checkpoint.source):
         canonical = canonical_autoencoder(checkpoint.tensors)
+        refuse_quantised(canonical.tensors, checkpoint.metadata, checkpoint.config)
     with naming(checkpoint.source, canonical.original_key):
         dtype = full_range(dtype or canonical.tensors["decoder.conv_in.weight"].dtype, "DC-AE")
-        return load_strictly(DCAE(autoencoder_config(canonical.tensors), device="meta"), canonical, device, dtype)
+        return load_strictly(DCAE(autoencoder_config(canonical.tensors), Kit(device="meta")), canonical, device, dtype)
 
 
 def load_strictly(
     model: Network, canonical: Canonical, device: str | torch.device, dtype: torch.dtype | None
 ) -> Network:
-    """Fill a model made on the meta device, in evaluation mode. Raises CheckpointError and names the keys that do not
-    fit.
+    """Fill a model made on the meta device and put it in evaluation mode. Raises CheckpointError that names the keys
+    that do not fit.
+
+    dtype: None keeps the type of each tensor.
     """
-    tensors = fitted(canonical.tensors, model.state_dict())
-    check_fit(tensors, model.state_dict(), canonical)
-    cast = {
-        key: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
-        for key, tensor in tensors.items()
-    }
-    model.load_state_dict(cast, assign=True)
+    expected = model.state_dict()
+    tensors = fitted(canonical.tensors, expected)
+    check_fit(tensors, expected, canonical)
+    model.load_state_dict(moved(tensors, device, dtype), assign=True)
     return model.eval().requires_grad_(False)
 
 
-def fitted(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """1x1 convolutions as matrices and the other way round, wherever the model has them so."""
-
-    def fit(key: str, tensor: Tensor) -> Tensor:
-        shape = expected[key].shape if key in expected else tensor.shape
-        same_kernel = {len(shape), tensor.ndim} == {2, 4} and (*shape, 1, 1)[:4] == (*tensor.shape, 1, 1)[:4]
-        return tensor.reshape(shape) if same_kernel else tensor
-
-    return {key: fit(key, tensor) for key, tensor in tensors.items()}
-
-
-def check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], canonical: Canonical) -> None:
-    """Raise CheckpointError if a key is missing, unexpected or of another shape; keys are named as in the file."""
-    name = canonical.original_key
-    problems = {
-        "missing": [name(key) for key in expected if key not in tensors],
-        "unexpected": [name(key) for key in tensors if key not in expected],
-        "of another shape": [
-            f"{name(key)} {tuple(tensors[key].shape)} instead of {tuple(expected[key].shape)}"
-            for key in expected
-            if key in tensors and tensors[key].shape != expected[key].shape
-        ],
-    }
-    said = [
-        f"{len(keys)} {what} ({', '.join(keys[:NAMED] + ['...'] * (len(keys) > NAMED))})"
-        for what, keys in problems.items()
-        if keys
-    ]
-    if said:
-        remedy = "The file is damaged or of another model; nothing was loaded"
-        raise CheckpointError(f"the tensors do not fit the model: {'; '.join(said)}. {remedy}")
-
-
-@contextmanager
-def naming(source: str, original_key: Callable[[str], str] = str) -> Iterator[None]:
-    """Put the file's name before the message of whatever is wrong with it, and call its keys as it does."""
-    try:
-        yield
-    except SanaError as error:
-        if str(error).startswith(source):
-            raise
-        raise CheckpointError(f"{source}: {error}") from error
-    except KeyError as error:
-        raise CheckpointError(
-            f"{source}: the tensor {original_key(error.args[0])} is missing; the file is damaged or of another model"
-        ) from error
-    except (TypeError, ValueError, ArithmeticError, AttributeError, IndexError) as error:
-        raise CheckpointError(
-            f"{source}: its configuration cannot be read ({error}); the file is damaged or of another model"
-        ) from error
+def _read(path: str | Path, device: torch.device, component: str) -> Checkpoint:
+    """The file of one component; its tensors are on the CPU, or on the meta device where the network will be."""
+    return read_checkpoint(component_folder(path, component), "meta" if device.type == "meta" else "cpu")

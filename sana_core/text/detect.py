@@ -2,75 +2,102 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from dataclasses import fields
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from statistics import mode
 from typing import Any
 
 from torch import Tensor
 
-from ..checkpoint.detect import stated_config
+from ..checkpoint.canonical import Canonical
+from ..checkpoint.detect import block_count
 from ..checkpoint.files import Checkpoint
 from ..checkpoint.kinds import describe
-from ..config import TextConfig
+from ..checkpoint.numbers import read_number
+from ..checkpoint.quantised import refuse_quantised
+from ..checkpoint.read_json import read_object
+from ..checkpoint.statements import stated_config
+from ..checkpoint.wrappers import is_extra, unwrapped
+from ..config import LARGEST_DEPTH, LARGEST_SIZE, TextConfig
 from ..errors import CheckpointError
 
 SPIECE_KEY = "spiece_model"
-"""Key of the SentencePiece model, as bytes, in ComfyUI's Gemma file."""
+"""Last part of the key of the SentencePiece model, as bytes, in ComfyUI's Gemma file and in checkpoints it saves."""
+
+GEMMA_CONFIG_KEY = "gemma_config"
+"""Last part of the key of a tensor of JSON in UTF-8 beside it: the configuration of a Gemma-2 of another size."""
 
 HEAD_DIM = 256  # of Gemma-2-2B
-LARGEST = 1_000_000  # no number in a configuration of this family is larger
-QUANTISED = (
-    ".comfy_quant",
-    "scaled_fp8",
-    ".weight_scale",
-    ".scale_weight",
-    ".qweight",
-    ".quant_state",
-    ".absmax",
-)  # parts of keys
 FIXED = {
     "rms_norm_eps": 1e-6,
     "rope_theta": 10000.0,
     "hidden_activation": "gelu_pytorch_tanh",
 }  # the same in every Gemma-2
+HEAD = "lm_head.weight"  # of the language model; tied to the embeddings, and no prompt needs it
+_LAYER = re.compile(r"(?P<prefix>(?:\w+\.)*?)layers\.[0-9]+\.pre_feedforward_layernorm\.")
+# Other networks in an all-in-one file.
+_COMPANIONS = ("model.diffusion_model.", "diffusion_model.", "vae.", "first_stage_model.", "text_encoders.")
 
 
-def check_gemma2(checkpoint: Checkpoint) -> None:
-    """Raise CheckpointError unless these are the unquantised tensors of a Gemma-2."""
-    keys = checkpoint.tensors
-    if not any(".pre_feedforward_layernorm." in key for key in keys) or any(
-        ".self_attn.q_norm." in key for key in keys
-    ):
+@dataclass(frozen=True)
+class GemmaTensors:
+    """The parts of a file with a Gemma-2: the network's tensors under the names of `Gemma2Model`, the SentencePiece
+    model and the configuration beside them, None where there is none.
+    """
+
+    canonical: Canonical
+    spiece: Tensor | None = None
+    config: Tensor | None = None
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return self.canonical.tensors
+
+
+def gemma2_tensors(tensors: Mapping[str, Tensor]) -> GemmaTensors:
+    """The Gemma-2 in a state dict, under any prefix: ComfyUI's "model.", nothing in a pipeline's text_encoder folder,
+    "text_encoders.gemma2_2b.transformer.model." in a checkpoint that ComfyUI has saved.
+
+    Raises CheckpointError if there is none.
+    """
+    keys, wrapped = unwrapped(tensors)
+    prefix = next((match["prefix"] for match in map(_LAYER.match, keys) if match), None)
+    if prefix is None or any(".self_attn.q_norm." in key for key in keys if key.startswith(prefix)):
         raise CheckpointError(
             f"expected a Gemma-2 text encoder, found {describe(keys)}: choose Gemma-2-2B, for example "
             "gemma_2_2b_fp16.safetensors"
         )
-    if quantised := _quantised(checkpoint):
-        raise CheckpointError(
-            f"the weights of this Gemma-2 are quantised ({quantised}), expected float32, bfloat16 or float16: "
-            "use gemma_2_2b_fp16.safetensors, or load the quantised file in ComfyUI"
-        )
+    own, beside = {}, {}
+    for key, tensor in keys.items():
+        last = key.rpartition(".")[2]
+        if last in (SPIECE_KEY, GEMMA_CONFIG_KEY):
+            beside[last] = tensor
+        elif key.startswith(prefix) and not is_extra(key) and not key.endswith(HEAD):
+            own[key.removeprefix(prefix)] = tensor
+        elif not (is_extra(key) or key.endswith(HEAD) or key.startswith(_COMPANIONS)):
+            own[key] = tensor  # belongs to nothing that is known; a strict load names it
+            wrapped[prefix + key] = key
+    return GemmaTensors(Canonical(own, prefix, wrapped=wrapped), beside.get(SPIECE_KEY), beside.get(GEMMA_CONFIG_KEY))
 
 
-def key_prefix(checkpoint: Checkpoint) -> str:
-    """What stands before the keys: "model." in ComfyUI's file and in a language model, nothing in a pipeline's
-    text_encoder folder.
-    """
-    return "model." if any(key.startswith("model.layers.") for key in checkpoint.tensors) else ""
+def check_unquantised(found: GemmaTensors, checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError if the weights are quantised."""
+    instead = "or use gemma_2_2b_fp16.safetensors"
+    original = {found.canonical.original_key(key): tensor for key, tensor in found.tensors.items()}
+    refuse_quantised(original, checkpoint.metadata, checkpoint.config, instead=instead)
 
 
-def text_config(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> TextConfig:
-    """Configuration of a Gemma-2 with `tensors` (keys of `Gemma2Model`).
+def text_config(checkpoint: Checkpoint, found: GemmaTensors) -> TextConfig:
+    """Configuration of a Gemma-2.
 
     A file that states nothing is Gemma-2-2B. Otherwise each field comes from the safetensors metadata (own keys before
-    JSON under `config`), else from config.json, else from the shapes, with query_pre_attn_scalar equal to the size of a
-    head.
+    JSON under `config`), else from the tensor `gemma_config`, else from config.json, else from the shapes, with
+    query_pre_attn_scalar equal to the size of a head. Raises CheckpointError, InputError.
     """
-    stated = _stated(checkpoint)
+    stated = _stated(checkpoint, found.config)
     for name, value in FIXED.items():
-        if name in stated and not _equal(stated[name], value):
+        if name in stated and not _equal(name, stated[name], value):
             raise CheckpointError(
                 f"it states {name} = {stated[name]}, every Gemma-2 has {value}: this is another model"
             )
@@ -78,58 +105,42 @@ def text_config(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> TextConfi
     numbers: dict[str, Any] = {name: _number(name, stated[name]) for name in names}
     if not numbers:
         return TextConfig()
-    config = TextConfig(**{**_from_shapes(tensors, numbers), **numbers})
-    if config.num_hidden_layers > len(tensors):
+    layers = block_count(found.tensors, "layers")
+    config = TextConfig(**{**_from_shapes(found.tensors, numbers), "num_hidden_layers": layers, **numbers})
+    if config.num_hidden_layers != layers:
+        stated_layers = config.num_hidden_layers
         raise CheckpointError(
-            f"it states {config.num_hidden_layers} layers but has {len(tensors)} tensors: the configuration is not its "
-            "own"
-        )
-    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    if heads % kv_heads or config.hidden_size % heads or config.head_dim % 2:
-        raise CheckpointError(
-            f"hidden size {config.hidden_size}, {heads} heads of {config.head_dim} and {kv_heads} key/value heads do "
-            "not fit together: "
-            "correct num_attention_heads, num_key_value_heads and head_dim in its metadata or config.json"
+            f"it states {stated_layers} layers but has the tensors of {layers}: the configuration is not its own"
         )
     return config
 
 
-def _quantised(checkpoint: Checkpoint) -> str | None:
-    """The key that shows it, if the weights are quantised."""
-    for key, tensor in checkpoint.tensors.items():
-        if any(mark in key for mark in QUANTISED) or not (tensor.is_floating_point() or key == SPIECE_KEY):
-            return key
-    return "quantization_config" if "quantization_config" in (checkpoint.config or {}) else None
-
-
-def _stated(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What config.json and the safetensors metadata say, the latter on top."""
+def _stated(checkpoint: Checkpoint, beside: Tensor | None) -> dict[str, Any]:
+    """What config.json, the tensor beside the weights and the safetensors metadata say; the later ones win."""
     config = stated_config(checkpoint.metadata, checkpoint.config)
     rope = config.get("rope_parameters")  # where transformers 5 puts rope_theta
-    return {**config, **(rope if isinstance(rope, dict) else {}), **checkpoint.metadata}
+    own = {} if beside is None else read_object(beside.cpu().numpy().tobytes(), f"the tensor {GEMMA_CONFIG_KEY}")
+    stated = {**config, **(rope if isinstance(rope, dict) else {}), **own, **checkpoint.metadata}
+    return {name: value for name, value in stated.items() if value is not None}
 
 
-def _float(value: object) -> float:
-    """NaN for what is no number."""
+def _equal(name: str, value: object, fixed: object) -> bool:
+    if not isinstance(fixed, float):
+        return value == fixed
     try:
-        return float(value)  # pyright: ignore[reportArgumentType]
-    except (TypeError, ValueError):
-        return math.nan
-
-
-def _equal(value: object, fixed: object) -> bool:
-    return _float(value) == fixed if isinstance(fixed, float) else value == fixed
+        return read_number(name, value) == fixed
+    except CheckpointError:
+        return False
 
 
 def _number(name: str, value: object) -> int | float:
-    number = _float(value)
-    whole = name != "attn_logit_softcapping"
-    if not 0 < number <= LARGEST or (whole and number != int(number)):
-        raise CheckpointError(f"it states {name} = {value!r}, expected a positive {'whole ' if whole else ''}number")
-    return int(number) if whole else number
+    if name == "attn_logit_softcapping":
+        return read_number(name, value, least=1e-6, most=LARGEST_SIZE)
+    most = LARGEST_DEPTH if name == "num_hidden_layers" else LARGEST_SIZE
+    return read_number(name, value, whole=True, least=1, most=most)
 
 
-def _from_shapes(tensors: dict[str, Tensor], stated: dict[str, Any]) -> dict[str, int]:
+def _from_shapes(tensors: Mapping[str, Tensor], stated: dict[str, Any]) -> dict[str, int]:
     """What most tensors agree on, so that the one that is missing or of another shape can be named afterwards."""
 
     def size(dim: int, *leaves: str) -> int:
@@ -143,9 +154,6 @@ def _from_shapes(tensors: dict[str, Tensor], stated: dict[str, Any]) -> dict[str
         "vocab_size": size(0, "embed_tokens.weight"),
         "hidden_size": size(1, "embed_tokens.weight", "self_attn.q_proj.weight", "mlp.gate_proj.weight"),
         "intermediate_size": size(0, "mlp.gate_proj.weight", "mlp.up_proj.weight"),
-        "num_hidden_layers": mode(
-            Counter(key.split(".", 2)[-1] for key in tensors if key.startswith("layers.")).values()
-        ),
         "head_dim": head_dim,
         "num_attention_heads": max(queries // head_dim, 1),
         "num_key_value_heads": max(keys // head_dim, 1),

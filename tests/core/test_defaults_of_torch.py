@@ -48,10 +48,6 @@ TASKS = {
 }
 
 
-HOST_TENSORS = pytest.mark.xfail(strict=True, reason="some tensors are made without naming the device")
-DEVICE_CASES = [pytest.param(name, marks=[HOST_TENSORS] * (name != "soft edges")) for name in TASKS]
-
-
 @functools.cache
 def usual(name):
     """What a task gives without unusual defaults."""
@@ -66,7 +62,7 @@ def restored():
     torch.set_default_dtype(dtype)
 
 
-@pytest.mark.parametrize("name", DEVICE_CASES)
+@pytest.mark.parametrize("name", TASKS)
 def test_default_device(restored, name):
     expected = usual(name)
     torch.set_default_device("meta")

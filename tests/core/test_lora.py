@@ -17,9 +17,11 @@ from tiny_lora import ALPHA, DIALECTS, RANK
 
 from sana_core.cli import main
 from sana_core.errors import CheckpointError, InputError
+from sana_core.kit import Kit
 from sana_core.lora import apply_lora, load_lora, names
 from sana_core.pipeline import load_pipeline
 from sana_core.text.gemma import GemmaTextEncoder
+from sana_core.transformer.model import SanaTransformer
 
 MODELS = {"1.0": {}, "1.5": {"qk_norm": True}, "sprint": {"qk_norm": True, "guidance_embed": True}}
 TO_Q, DEPTH = "transformer_blocks.0.attn1.to_q", "transformer_blocks.0.ff.conv_depth"
@@ -351,8 +353,7 @@ def test_nothing_changes_where_something_is_wrong(lora, case):
 
 
 def test_the_message_names_both_releases(lora):
-    with torch.device("meta"):
-        model = tiny.transformer(hidden_size=2240, depth=1)
+    model = SanaTransformer(tiny.transformer_config(hidden_size=2240, depth=1), Kit(device="meta"))
     name = "transformer.transformer_blocks.0.attn1.to_q"
     with pytest.raises(
         CheckpointError,

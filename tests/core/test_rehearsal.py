@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_leaves
 from bench.networks import AUTOENCODERS
 from sana_core.config import TextConfig
 from sana_core.dcae.autoencoder import DCAE
-from sana_core.pipeline.start import start_from_picture
+from sana_core.kit import Kit
+from sana_core.pipeline.start import Start
 from sana_core.presets import RELEASES
 from sana_core.samplers.denoiser import make_denoiser
 from sana_core.samplers.methods import SAMPLERS
@@ -46,11 +47,10 @@ BATCH, TOKENS, STEPS = 2, 77, 3
 FULL, LITE = AUTOENCODERS["DC-AE 1.0, 1.1"], AUTOENCODERS["DC-AE Lite"]
 DIFFERENT = {(release.config, release.native_size): release for release in reversed(RELEASES)}.values()
 QUICK = ("Sana_Sprint_1.6B_1024px", "Sana_1600M_2Kpx_BF16")  # the others take as many seconds each
-TABLE_ON_THE_CPU = pytest.mark.xfail(strict=True, reason="the position table is made on the CPU in every forward")
 
 
 def marks(release):
-    return [pytest.mark.slow] * (release.name not in QUICK) + [TABLE_ON_THE_CPU] * bool(release.config.position)
+    return [pytest.mark.slow] * (release.name not in QUICK)
 
 
 releases = pytest.mark.parametrize(
@@ -60,7 +60,7 @@ releases = pytest.mark.parametrize(
 
 def made(network, *arguments, **options):
     """A network of bfloat16 weights on the GPU; the one place that knows how networks are built."""
-    return network(*arguments, device=GPU, dtype=BF16, **options)
+    return network(*arguments, Kit(device=GPU, dtype=BF16), **options)
 
 
 class Uploads(TorchDispatchMode):
@@ -139,11 +139,9 @@ def test_a_run_with_a_controlnet(gpu, order):
 
 @pytest.mark.slow
 def test_a_run_that_redraws_a_part_of_a_picture(gpu):
-    settings = replace(BASE.sampling, width=512)
-    mask = torch.rand(1, 1024, 512)
-
     def start(x, denoise, sigma):
-        return start_from_picture(x, denoise, torch.empty_like(x[:1]), mask, settings, sigma)
+        redrawn = empty(1, 1, *x.shape[-2:])
+        return Start(noise=x, step_noise=(), picture=torch.empty_like(x[:1]), redrawn=redrawn).begin(denoise, sigma)
 
     sampled(BASE, "flow_dpm", start=start)
 

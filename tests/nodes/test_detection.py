@@ -97,23 +97,63 @@ def test_a_plain_model_is_saved_without_additions(file, plain):
     assert set(patcher.state_dict_for_saving()) == {f"model.diffusion_model.{key}" for key in plain}
 
 
-def test_quantised_layers_pass_the_check(plain):
-    layer = "transformer_blocks.0.attn1.to_q"
-    marks = {f"{layer}.comfy_quant": torch.tensor(list(json.dumps({"format": "nvfp4"}).encode()), dtype=torch.uint8)}
-    packed = {
-        **plain,
-        f"{layer}.weight": torch.zeros(224, 112, dtype=torch.uint8),
-        f"{layer}.weight_scale": torch.ones(1),
-        **marks,
+LAYER = "transformer_blocks.0.attn1.to_q"
+
+
+def packed(plain, **changes):
+    """The model with one layer in nvfp4; changes: other tensors of that layer, None for one that is missing."""
+    mark = torch.tensor(list(json.dumps({"format": "nvfp4"}).encode()), dtype=torch.uint8)
+    own = {
+        "weight": torch.zeros(224, 112, dtype=torch.uint8),
+        "weight_scale": torch.ones(256, 16).to(torch.float8_e4m3fn),
+        "weight_scale_2": torch.ones(()),
+        "comfy_quant": mark,
     }
-    weights = detection.canonical_weights(packed, detection.detect(packed)["config"])
-    assert weights.keys() == packed.keys()
+    own.update(changes)
+    layer = {f"{LAYER}.{name}": tensor for name, tensor in own.items() if tensor is not None}
+    return {**{key: tensor for key, tensor in plain.items() if key != f"{LAYER}.weight"}, **layer}
 
 
-@pytest.mark.parametrize("content", ["not json", '{"steps": 5', "[1]"])
-def test_unreadable_sampling_is_refused(plain, content):
+def test_a_whole_quantised_layer_passes_the_check(plain):
+    tensors = packed(plain)
+    weights = detection.canonical_weights(tensors, detection.detect(tensors)["config"])
+    assert weights.keys() == tensors.keys()
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"weight": None}, f"1 missing ({LAYER}.weight)"),
+    ({"weight_scale": None}, f"1 missing ({LAYER}.weight_scale)"),
+    ({"weight": torch.zeros(224, 100, dtype=torch.uint8)}, f"{LAYER}.weight (224, 100) instead of (224, 112) (nvfp4)"),
+    ({"other": torch.zeros(1)}, f"1 unexpected ({LAYER}.other)"),
+])  # fmt: skip
+@pytest.mark.parametrize("load", [sd.load_diffusion_model, loading.load_model])
+def test_a_quantised_layer_that_does_not_fit_is_named(tmp_path, plain, load, changes, said):
+    save_file(packed(plain, **changes), tmp_path / "packed.safetensors")
+    with pytest.raises(errors.CheckpointError) as raised:
+        load(str(tmp_path / "packed.safetensors"))
+    assert said in str(raised.value)
+
+
+BAD_SAMPLING = ["not json", '{"steps": 5', "[1]", '{"steps": "many"}', '{"steps": 0}', '{"shift": -1}', "[" * 100_000]
+
+
+@pytest.mark.parametrize("content", BAD_SAMPLING)
+@pytest.mark.parametrize("load", [sd.load_diffusion_model, loading.load_model])
+def test_unreadable_sampling_is_refused(tmp_path, plain, load, content):
+    save_file(plain, tmp_path / "stated.safetensors", {"sampling": content})
     with pytest.raises(errors.CheckpointError, match="sampling"):
-        detection.detect(plain, {"sampling": content})
+        load(str(tmp_path / "stated.safetensors"))
+
+
+@pytest.mark.parametrize("load", [sd.load_diffusion_model, loading.load_model])
+def test_sampling_is_read_as_by_the_library(tmp_path, plain, load):
+    """Numbers as other tools write them: "20", 20.0, null."""
+    said = {"steps": "7", "width": 128.0, "shift": "2.5", "guidance_scale": None}
+    save_file(plain, tmp_path / "stated.safetensors", {"sampling": json.dumps(said)})
+    model = load(str(tmp_path / "stated.safetensors")).model
+    found, expected = model.model_config.sampling_defaults, config.SamplingDefaults(steps=7, width=128, shift=2.5)
+    assert found == expected and (type(found.steps), type(found.width)) == (int, int)
+    assert model.model_sampling.shift == 2.5
 
 
 def test_files_that_are_not_sana_are_refused(tmp_path, file):

@@ -98,7 +98,7 @@ def test_a_host_without_a_server_is_left_alone(monkeypatch, caplog):
 def test_the_file_that_a_published_name_means(monkeypatch, kind, name, files, found):
     monkeypatch.setattr(paths, "model_files", lambda _: files)
     monkeypatch.setattr(paths, "model_path", lambda _, file: file)
-    assert paths.is_choice(kind, name) is True
+    assert paths.choice_error(kind, name) is None
     assert paths.choice_path(kind, name) == files[found]
     assert paths.choice_path(kind, files[0]) == files[0]
 
@@ -111,5 +111,5 @@ def test_every_published_name_has_an_address(monkeypatch):
                 errors.InputError, match=r"download https://huggingface\.co/[\w-]+/.+ and save it there as .+"
             ):
                 paths.choice_path(kind, part.repository)
-    assert paths.is_choice("vae", "kl-f8.safetensors").startswith("there is no kl-f8.safetensors in models/vae")
-    assert paths.is_choice("vae", "somebody/else") is not True
+    assert paths.choice_error("vae", "kl-f8.safetensors").startswith("there is no kl-f8.safetensors in models/vae")
+    assert paths.choice_error("vae", "somebody/else")

@@ -56,11 +56,18 @@ def test_schema(name):
     assert len(inspect.getsource(node.execute).split("io.NodeOutput:")[-1].strip().splitlines()) <= 15
 
 
-def test_nodes_fit_the_hosts_interface():
-    for node in pack_nodes.NODES:
-        info = node.GET_NODE_INFO_V1()
-        assert info["input"] and info["output"] and info["display_name"]
-        assert not info["output_node"]  # previews and final pictures never share a node
+@pytest.mark.parametrize("name", BY_ID)
+def test_nodes_fit_the_hosts_interface(name):
+    """What the host passes is what `execute` takes, under the names that the editor shows."""
+    info = BY_ID[name].GET_NODE_INFO_V1()
+    parameters = inspect.signature(BY_ID[name].execute).parameters
+    required, optional = (list(info["input"].get(section, {})) for section in ("required", "optional"))
+    assert set(parameters) == {*required, *optional}
+    assert {key for key, value in parameters.items() if value.default is inspect.Parameter.empty} == set(required)
+    assert info["input_order"].get("required", []) == required and info["name"] == name
+    assert info["display_name"].startswith(("SANA", "Load SANA", "Empty SANA"))
+    assert len(info["output"]) == len(info["output_name"]) == len(info["output_tooltips"]) > 0
+    assert not info["output_node"]  # previews and final pictures never share a node
 
 
 def test_source_is_ascii():

@@ -18,6 +18,7 @@ core = pytest.importorskip("sana_pack.sana_core.checkpoint.load", reason=REASON)
 errors = pytest.importorskip("sana_pack.sana_core.errors", reason=REASON)
 sd = pytest.importorskip("comfy.sd", reason=REASON)
 host = pytest.importorskip("comfy.model_management", reason=REASON)
+model_patcher = pytest.importorskip("comfy.model_patcher", reason=REASON)
 utils = pytest.importorskip("comfy.utils", reason=REASON)
 comfy_nodes = pytest.importorskip("nodes", reason=REASON)
 
@@ -51,40 +52,6 @@ def test_the_host_finds_every_attribute(vae):
     assert (vae.latent_channels, vae.spacial_compression_encode(), vae.spacial_compression_decode()) == (32, 32, 32)
     assert vae.working_dtypes == [torch.bfloat16, torch.float32]
     assert vae.model_size() == sum(tensor.nbytes for tensor in vae.get_sd().values())
-
-
-@pytest.mark.parametrize("size, limit", [(1024, 1.1e9), (2048, 1.2e9), (4096, 2.0e9)])
-def test_the_host_is_asked_for_the_memory_of_usual_tiles(size, limit):
-    """Not for that of the whole picture, which would drive out the diffusion model: 26 GB at 4096."""
-    encoder, decoder = (
-        tuple(
-            config.StageConfig(channels=width, depth=depth, block=block)
-            for width, depth, block in zip(WIDTHS, depths, BLOCKS)
-        )
-        for depths in ((2, 2, 2, 3, 3, 3), (3,) * 6)
-    )
-    released = config.AutoencoderConfig(encoder=encoder, decoder=decoder)
-    for estimate, shape, counted in (
-        (autoencoder.decode_memory, (1, 32, size // 32, size // 32), memory.decode_peak_bytes),
-        (autoencoder.encode_memory, (1, 3, size, size), memory.encode_peak_bytes),
-    ):
-        asked = estimate(released, shape, torch.bfloat16)
-        assert counted(released, size, size, 1024, torch.bfloat16) < asked < limit
-
-
-def test_memory_estimates_are_those_of_the_model(vae):
-    tiny = vae.first_stage_model.config
-    shape, pixels = (3, 32, 40, 36), (3, 3, 1280, 1152)
-    assert vae.memory_used_decode(shape, torch.float32) == autoencoder.decode_memory(tiny, shape, torch.float32)
-    assert vae.memory_used_encode(pixels, torch.float32) == autoencoder.encode_memory(tiny, pixels, torch.float32)
-
-
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_free_memory_is_what_the_host_says(monkeypatch, vae, dynamic):
-    monkeypatch.setattr(host, "get_free_memory", lambda device: 1000)
-    monkeypatch.setattr("comfy_aimdo.model_vbar.vbars_analyze", lambda device: 234)
-    monkeypatch.setattr("comfy.memory_management.aimdo_enabled", dynamic)
-    assert autoencoder.free_memory(vae.device) == vae.patcher.get_free_memory(vae.device) == (1234 if dynamic else 1000)
 
 
 def test_sizes_that_are_no_multiple_of_32_are_cropped(vae):
@@ -127,47 +94,12 @@ def test_stock_tiled_nodes_are_exact(file, tiles, name, tile):
         assert tiles[-1] == (2 * TILES[tile], 2 * TILES[tile])
 
 
-@pytest.mark.parametrize("method", ["decode", "encode"])
-def test_stock_nodes_choose_tiles_by_the_free_memory(vae, tiles, free_bytes, method):
-    given = torch.randn(1, 32, 20, 16) if method == "decode" else torch.rand(1, 640, 512, 3)
-    expected = getattr(vae, method)(given)
-    assert tiles[-1] == (1, 1)
-    tiles.clear()
-    peak = memory.decode_peak_bytes if method == "decode" else memory.encode_peak_bytes
-    free_bytes(memory.MARGIN * peak(vae.first_stage_model.config, 640, 512, 384, torch.float32) + 1)
-    assert_agree(getattr(vae, method)(given), expected, 1e-5)
-    assert tiles[-1] == (2 * 2, 2 * 2)  # of 320 x 256
-
-
-def test_too_little_memory_for_any_tile_is_said_with_what_is_needed(vae, free_bytes):
-    free_bytes(1e6)
-    with pytest.raises(errors.InputError, match=r"in tiles of 128 needs 0\.\d\d GB"):
-        vae.decode(torch.randn(1, 32, 20, 16))
-
-
-@pytest.mark.parametrize("method", ["decode", "encode"])
-def test_running_out_of_memory_falls_back_to_exact_tiles(monkeypatch, vae, tiles, method):
-    given = torch.randn(1, 32, 20, 16) if method == "decode" else torch.rand(1, 1088, 512, 3)
-    expected = getattr(vae, method)(given)
-    whole = getattr(vae.first_stage_model, method)
-    failures = iter([host.OOM_EXCEPTION("out of memory")])
-
-    def fails_once(*arguments, **options):
-        if error := next(failures, None):
-            raise error
-        return whole(*arguments, **options)
-
-    monkeypatch.setattr(vae.first_stage_model, method, fails_once)
-    tiles.clear()
-    assert_agree(getattr(vae, method)(given), expected, 1e-5)
-    assert tiles[-1] == ((6, 6) if method == "decode" else (3, 3))  # tiles of 256 and of 512
-    assert next(failures, None) is None
-
-
 @pytest.mark.parametrize("run", [
     lambda vae: comfy_nodes.VAEDecodeTiled().decode(vae, {"samples": torch.randn(1, 32, 8, 16)}, 128, 32),
     lambda vae: comfy_nodes.VAEEncodeTiled().encode(vae, torch.rand(1, 256, 512, 3), 128, 32),
-    lambda vae: vae_nodes.SanaNativeDecodeTiled.execute({"samples": torch.randn(1, 32, 8, 16)}, vae, "256", {"method": "exact"}),
+    lambda vae: vae_nodes.SanaNativeDecodeTiled.execute(
+        {"samples": torch.randn(1, 32, 8, 16)}, vae, "256", {"method": "exact"}
+    ),
     lambda vae: vae_bridge.decode_in_tiles(vae, torch.randn(1, 32, 8, 16), 256, overlap=128),
 ])  # fmt: skip
 def test_an_interrupt_stops_between_tiles(vae, run):

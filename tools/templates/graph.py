@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sana_core.presets import Part
+from sana_core.presets import PublishedFile
 
 NOTES = Path(__file__).parent / "notes"
 OURS = {"cnr_id": "sana-native", "ver": "0.1.0"}  # how the editor knows which pack a missing node belongs to
@@ -77,7 +77,7 @@ class Template:
         title: str | None = None,
         color: str | None = None,
         height: int | None = None,
-        models: tuple[Part, ...] = (),
+        models: tuple[PublishedFile, ...] = (),
         **inputs: Any,
     ) -> Node:
         """A node. Inputs are values of widgets or outputs of other nodes; "__" in a name stands for the dot of a

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graph import Node, Output, Template
 
-from sana_core.presets import AUTOENCODERS, CONTROLNETS, RELEASES, TEXT_ENCODER, Part
+from sana_core.presets import AUTOENCODERS, CONTROLNETS, RELEASES, TEXT_ENCODER, PublishedFile
 
 BLUE, GREEN, BROWN, PURPLE, RED = "#3f789e", "#3a7a4a", "#8a6a3a", "#7a5a9a", "#9a4a4a"
 PARTS = {part.name: part for part in (*RELEASES, *CONTROLNETS)}
@@ -25,7 +25,7 @@ BALLOON = "A red hot-air balloon floating in a clear sky, photograph"
 HOUSE = "A small wooden house at a lake in autumn, morning mist, reflections on the water, photograph"
 
 
-def load(t: Template, release: Part) -> Node:
+def load(t: Template, release: PublishedFile) -> Node:
     """The three parts of a released model."""
     t.group("1 Model", BLUE, 1)
     files = {"model": release.file_name, "text_encoder": TEXT_ENCODER.file_name, "vae": DCAE.file_name}
@@ -107,7 +107,7 @@ def decode(t: Template, samples: Output, vae: Output, *, tile: str | None = None
 
 
 def text_to_image(
-    name: str, model: Part, class_label: str, size_label: str, text: str, *, tile: str | None = None
+    name: str, model: PublishedFile, class_label: str, size_label: str, text: str, *, tile: str | None = None
 ) -> Template:
     t = Template(name)
     loaded = load(t, model)

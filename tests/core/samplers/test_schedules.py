@@ -12,6 +12,7 @@ from sana_core.samplers.schedules import (
     img2img_tail,
     scm_sigmas,
     scm_tail,
+    shifted,
 )
 
 RELEASED = {  # (steps, shift) -> timesteps the released model sees, all but the first, which is 999
@@ -124,4 +125,24 @@ def test_no_strength_below_1_begins_at_pure_noise(steps, strength):
 )
 def test_timestep_the_model_sees(sigma, whole, exact):
     assert model_timestep(sigma, truncate=True) == whole
-    torch.testing.assert_close(model_timestep(sigma, truncate=False), torch.tensor(exact))
+    assert model_timestep(sigma, truncate=False) == pytest.approx(exact, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("time", "shift", "expected"), [(0.5, 3.0, 0.75), (0.5, 1.0, 0.5), (1.0, 6.0, 1.0), (0.0, 6.0, 0.0)]
+)
+def test_shift(time, shift, expected):
+    assert shifted(torch.tensor(time), shift) == expected
+
+
+def test_pytorchs_defaults_do_not_matter():
+    grids = [(flow_dpm_sigmas, (7, 3.0)), (flow_euler_sigmas, (7, 3.0)), (scm_sigmas, (2,)), (scm_sigmas, (3,))]
+    expected = [grid(*arguments) for grid, arguments in grids]
+    torch.set_default_device("meta")
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = [grid(*arguments) for grid, arguments in grids]
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(*pair) and pair[0].dtype == torch.float32 for pair in zip(found, expected))

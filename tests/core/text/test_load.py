@@ -189,15 +189,16 @@ def test_another_model(tmp_path, kind):
 def test_quantised(tmp_path, state_dict, spiece, mark):
     path = comfy(tmp_path / "a.safetensors", state_dict, spiece)
     tensors = {f"model.{key}": tensor for key, tensor in state_dict.items()}
-    save_file({**tensors, mark: torch.zeros(1)}, path, HEADS)
-    with pytest.raises(CheckpointError, match=f"quantised \\({mark}\\)"):
+    content = torch.tensor(list(b'{"format": "nvfp4"}'), dtype=torch.uint8)
+    save_file({**tensors, mark: content if mark.endswith("comfy_quant") else torch.zeros(1)}, path, HEADS)
+    with pytest.raises(CheckpointError, match=rf"quantised \(.*{mark.removesuffix('.comfy_quant')}\)"):
         load_text_encoder(path)
 
 
 def test_whole_number_weights_are_quantised(tmp_path, state_dict, spiece):
     key = "layers.1.mlp.up_proj.weight"
     path = comfy(tmp_path / "a.safetensors", {**state_dict, key: state_dict[key].to(torch.int8)}, spiece)
-    with pytest.raises(CheckpointError, match=rf"quantised \(model\.{key}\)"):
+    with pytest.raises(CheckpointError, match=rf"quantised \(stored as int8, see model\.{key}\)"):
         load_text_encoder(path)
 
 
@@ -221,18 +222,23 @@ def test_tokenizer_of_another_size(tmp_path, state_dict, config, spiece):
 @pytest.mark.parametrize(
     "metadata, message",
     [
-        ({"num_attention_heads": "three"}, "num_attention_heads = 'three', expected a positive whole number"),
-        ({"num_attention_heads": "0"}, "num_attention_heads = '0', expected a positive whole number"),
-        ({"head_dim": "7.5"}, "head_dim = '7.5', expected a positive whole number"),
-        ({"attn_logit_softcapping": "nan"}, "attn_logit_softcapping = 'nan', expected a positive number"),
-        ({**HEADS, "num_hidden_layers": "1000000"}, "1000000 layers but has 35 tensors"),
+        ({"num_attention_heads": "three"}, "num_attention_heads = 'three', expected a whole number"),
+        ({"num_attention_heads": "0"}, "num_attention_heads = '0', expected a whole number from 1"),
+        ({"head_dim": "7.5"}, "head_dim = '7.5', expected a whole number"),
+        ({"attn_logit_softcapping": "nan"}, "attn_logit_softcapping = 'nan', expected a number"),
+        (
+            {**HEADS, "num_hidden_layers": "1000000"},
+            "num_hidden_layers = '1000000', expected a whole number from 1 to 1000",
+        ),
+        ({**HEADS, "num_hidden_layers": "900"}, "900 layers but has the tensors of 3"),
         (
             {"num_attention_heads": "4", "num_key_value_heads": "3"},
             "4 heads of 8 and 3 key/value heads do not fit together",
         ),
         ({**HEADS, "rms_norm_eps": "1e-5"}, "rms_norm_eps = 1e-5, every Gemma-2 has 1e-06"),
         ({**HEADS, "hidden_activation": "silu"}, "hidden_activation = silu, every Gemma-2 has gelu_pytorch_tanh"),
-        ({"config": '{"num_attention_heads": null}'}, "num_attention_heads = None, expected"),
+        ({"config": '{"num_attention_heads": null}'}, "do not fit the model"),  # null states nothing: Gemma-2-2B
+        ({"num_attention_heads": "true"}, "num_attention_heads = 'true', expected a whole number"),
         ({}, "do not fit the model"),
     ],
 )

@@ -1,0 +1,161 @@
+"""Read the tensors of a .pth, .pt, .ckpt or .bin file, which is a pickle, and run nothing that it asks for.
+
+PyTorch's weights-only mode builds tensors, numbers, texts and containers, and refuses everything else. Trainers save
+more beside the weights: random states of NumPy, settings, optimizers. For these an inert object is put in: their class
+is never imported, and what the file says of them is dropped. So it does not matter for safety which names a file may
+mention. A file that asks for functions of Python's own library, such as os.system, is refused all the same, because no
+trainer writes that.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import threading
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, listed
+from .safetensors_file import TEXTS
+from .statements import CONFIG_KEY, saved_statement
+
+# Where training scripts put the weights inside a pickle, in the order in which they are looked for. params_ema stands
+# before params because BasicSR's own scripts take it; elsewhere the plain weights come first.
+WRAPPERS = (
+    "state_dict",
+    "model_state_dict",
+    "params_ema",
+    "params",
+    "model",
+    "module",
+    "net",
+    "network",
+    "generator",
+    "generator_ema",
+    "state_dict_ema",
+    "ema",
+    "model_ema",
+)
+DEEPEST = 5  # levels of dicts in dicts
+# Modules of Python's library with classes of plain data, which settings and states of trainers are made of.
+DATA = frozenset({"argparse", "collections", "copyreg", "datetime", "decimal", "enum", "fractions", "pathlib", "random",
+                  "types", "typing", "uuid"})  # fmt: skip
+_LOCK = threading.Lock()  # PyTorch's table of allowed names is of the whole process
+
+
+class Inert:
+    """Stands for an object of any class. It has no behaviour and forgets what it is given."""
+
+    def __new__(cls, *_: Any) -> Any:
+        return object.__new__(cls)
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class InertDict:
+    """The same for classes that are dicts, into which a pickle writes entries."""
+
+    def __new__(cls, *_: Any) -> Any:
+        return OrderedDict()
+
+
+def read_pickle(path: Path, meta: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file, and its statement in the form of safetensors metadata. meta: tensors on the meta device,
+    except those that hold JSON.
+
+    Raises CheckpointError for a damaged file, one that asks for code, and one without a state dict.
+    """
+    tensors = state_dict(_load(path))
+    if not tensors:
+        raise CheckpointError(f"{path} holds no state dict of tensors: it is not a model file")
+    statement = {}
+    for key in [key for key in tensors if key.rpartition(".")[2] == CONFIG_KEY]:
+        statement.update(saved_statement(tensors.pop(key)))
+    if meta:
+        tensors = {key: t if key.rpartition(".")[2] in TEXTS else t.to("meta") for key, t in tensors.items()}
+    return tensors, statement
+
+
+def state_dict(content: object, depth: int = DEEPEST) -> dict[str, Tensor]:
+    """The state dict of the network in what a trainer saved: under a known name, else the largest dict of tensors."""
+    if not isinstance(content, dict) or depth == 0:
+        return {}
+    for name in WRAPPERS:
+        if found := state_dict(content.get(name), depth - 1):
+            return found
+    own = {key: value for key, value in content.items() if isinstance(key, str) and _is_dense(value)}
+    inner = [state_dict(value, depth - 1) for key, value in content.items() if "optim" not in str(key)]
+    return max([own, *inner], key=len)
+
+
+def _is_dense(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
+
+
+def _load(path: Path) -> Any:
+    mapped = zipfile.is_zipfile(path)
+    try:
+        names = _foreign_names(path) if mapped else []
+        return _load_inert(path, mapped, names)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds Python objects besides tensors, which could run code when opened ({error}); it was not "
+            "loaded. Use a .safetensors version of this model"
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError,
+            AssertionError, RecursionError, zipfile.BadZipFile) as error:  # fmt: skip
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"{path} is not a whole PyTorch file ({error}): it is truncated or damaged, download it again"
+        ) from error
+
+
+def _foreign_names(path: Path) -> list[str]:
+    """Full names of the classes and functions in a pickle that the weights-only mode does not know."""
+    with zipfile.ZipFile(path) as archive:
+        members = [name.rpartition("/")[2] for name in archive.namelist()]
+    if "constants.pkl" in members:
+        raise CheckpointError(f"{path} is a TorchScript program, expected weights: use a .safetensors version")
+    if "data.pkl" not in members:
+        raise CheckpointError(
+            f"{path} is a zip archive without a PyTorch model in it: unpack it, or choose another file"
+        )
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    hostile = [name for name in names if _is_library(name.partition(".")[0]) and name.partition(".")[0] not in DATA]
+    if hostile:
+        raise pickle.UnpicklingError(listed(sorted(hostile)))
+    return names
+
+
+def _is_library(module: str) -> bool:
+    return module in sys.stdlib_module_names or module == "__builtin__"
+
+
+def _load_inert(path: Path, mapped: bool, names: list[str]) -> Any:
+    """Load with an inert object in place of every named class; of the kind that takes entries if the first does not."""
+    try:
+        return _load_with(path, mapped, [(Inert, name) for name in names])
+    except pickle.UnpicklingError:
+        if not names:
+            raise
+        kinds = [(Inert if name.startswith("numpy.") else InertDict, name) for name in names]
+        return _load_with(path, mapped, kinds)
+
+
+def _load_with(path: Path, mapped: bool, allowed: list[tuple[Any, str]]) -> Any:
+    # torch.load takes a path that ends in .safetensors at its word, and maps into memory from a path alone
+    with _LOCK, torch.serialization.safe_globals(allowed):
+        if mapped and path.suffix != ".safetensors":
+            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
