@@ -14,10 +14,10 @@ if torch.accelerator.is_available():
     DEVICES.append(torch.accelerator.current_accelerator().type)  # cuda (ROCm too), xpu or mps
 
 
-@pytest.fixture(params=DEVICES)
-def device(request, monkeypatch):
+@pytest.fixture(params=DEVICES, scope="session")
+def device(request):
     """A device of this machine. Its convolutions calculate in float32, not in TF32, so that results can be compared."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    torch.backends.cudnn.allow_tf32 = False
     return torch.device(request.param)
 
 
