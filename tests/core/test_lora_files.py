@@ -226,7 +226,9 @@ def test_wrapped_networks(lora, wrapper):
     read = lora(tensors_for(plain))
     report = apply_lora(WRAPPED[wrapper](plain), read, 0.5)
     assert len(report.matched) == 24 and report.unmatched == ()
-    weights = [tensor for _, tensor in sorted(plain.named_parameters(), key=lambda pair: pair[0].replace("_orig_mod.", ""))]
+    weights = [
+        tensor for _, tensor in sorted(plain.named_parameters(), key=lambda pair: pair[0].replace("_orig_mod.", ""))
+    ]
     wanted = expected(0.5)
     for tensor, name in zip(weights, sorted(wanted)):
         torch.testing.assert_close(tensor.data, wanted[name], rtol=0, atol=1e-5)
@@ -250,7 +252,9 @@ def test_quantised_weights_are_refused(lora, dtype):
     model.get_submodule(TO_Q).weight = packed
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     read = lora(tensors_for(tiny.transformer()))
-    with pytest.raises(InputError, match=rf"{TO_Q} has quantised weights \(torch\..*\), to which a LoRA cannot be added"):
+    with pytest.raises(
+        InputError, match=rf"{TO_Q} has quantised weights \(torch\..*\), to which a LoRA cannot be added"
+    ):
         apply_lora(model, read)
     for key, tensor in model.state_dict().items():
         assert torch.equal(before[key].view(torch.uint8), tensor.view(torch.uint8))

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from sana_core.checkpoint import load as loading
 from sana_core.config import TextConfig
 from sana_core.dcae.autoencoder import DCAE
+from sana_core.kit import Kit
 from sana_core.presets import FP16_16
 from sana_core.text import load as text_loading
 from sana_core.text.gemma import build_gemma2
@@ -89,14 +90,14 @@ def autoencoder():
     widths, kinds = (128, 256, 512, 512, 1024, 1024), ("res",) * 3 + ("vit",) * 3
     stages = [tuple(StageConfig(channels=c, depth=d, block=b) for c, d, b in zip(widths, depths, kinds))
               for depths in ((2, 2, 2, 3, 3, 3), (3, 3, 3, 3, 3, 3))]  # fmt: skip
-    return DCAE(AutoencoderConfig(encoder=stages[0], decoder=stages[1]), device="meta")
+    return DCAE(AutoencoderConfig(encoder=stages[0], decoder=stages[1]), Kit(device="meta"))
 
 
 NETWORKS = {
-    "transformer": (lambda: SanaTransformer(FP16_16, device="meta"), loading.load_transformer),
+    "transformer": (lambda: SanaTransformer(FP16_16, Kit(device="meta")), loading.load_transformer),
     "autoencoder": (autoencoder, loading.load_autoencoder),
     "controlnet": (
-        lambda: SanaControlNet(replace(FP16_16, depth=7), embedders=True, order="upstream", device="meta"),
+        lambda: SanaControlNet(replace(FP16_16, depth=7), Kit(device="meta"), embedders=True),
         loading.load_controlnet,
     ),
 }  # fmt: skip
@@ -150,7 +151,7 @@ def test_the_text_encoder_too(tmp_path, monkeypatch):
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
 def test_tensors_in_their_own_type_stay_in_the_mapped_file(tmp_path, suffix):
     """Reading the 1.6B model's 6.4 GB takes no memory of its own before a tensor is used."""
-    shapes = shapes_of(SanaTransformer(FP16_16, device="meta"))
+    shapes = shapes_of(SanaTransformer(FP16_16, Kit(device="meta")))
     path = (sparse if suffix == "safetensors" else pickled)(tmp_path / f"m.{suffix}", shapes)
     before = resident()
     network = loading.load_transformer(path, device="cpu")
