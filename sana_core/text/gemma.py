@@ -5,6 +5,8 @@ The network is transformers' `Gemma2Model`, imported when a model is built.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +129,7 @@ def build_gemma2(config: TextConfig, state_dict: dict[str, Tensor] | None = None
     model.load_state_dict(state_dict, assign=True)
     # what no file holds (rotary frequencies, embedding scale) is computed by the class: take it from the same model
     # without layers
-    with torch.random.fork_rng(devices=[]):
+    with _plain_defaults(), torch.random.fork_rng(devices=[]):
         bare = build(replace(config, num_hidden_layers=0, vocab_size=BOS_ID + 1))
     device = model.embed_tokens.weight.device
     for name, buffer in bare.named_buffers():
@@ -136,7 +138,19 @@ def build_gemma2(config: TextConfig, state_dict: dict[str, Tensor] | None = None
     return model
 
 
+@contextmanager
+def _plain_defaults() -> Iterator[None]:
+    """New tensors are float32 on the CPU, whatever defaults the process has set."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
 def _pad(rows: list[list[int]], value: int, longest: int = 0) -> Tensor:
     """Lists of different length -> (B, longest) int64, filled up on the right. longest: 0 for that of the rows."""
     longest = longest or max(map(len, rows))
-    return torch.tensor([row + [value] * (longest - len(row)) for row in rows])
+    return torch.tensor([row + [value] * (longest - len(row)) for row in rows], dtype=torch.int64, device="cpu")
