@@ -49,9 +49,9 @@ def noises(shape: Sequence[int], seed: int) -> Iterator[Tensor]:
     """
     if not -(2**63) <= seed < 2**64:
         raise InputError(f"the seed {seed} is out of range: a seed is a whole number of at most 64 bits")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device="cpu").manual_seed(seed)
     while True:
-        yield torch.randn(tuple(shape), generator=generator, dtype=torch.float32)
+        yield torch.randn(tuple(shape), generator=generator, dtype=torch.float32, device="cpu")
 
 
 def closest_bin(height: int, width: int, native: int) -> tuple[int, int]:
