@@ -33,7 +33,8 @@ from bench.meter import weight_bytes
 from bench.networks import AUTOENCODERS, TINY_AUTOENCODER, diffusers_autoencoder
 from sana_core.checkpoint.files import Checkpoint
 from sana_core.checkpoint.load import build_autoencoder
-from sana_core.config import DOWNSCALE, AutoencoderConfig
+from sana_core.config import AutoencoderConfig
+from sana_core.geometry import DC_AE_F32
 
 Decode = Callable[[Tensor], Tensor]
 TARGETS = {
@@ -123,7 +124,9 @@ def run(setting: Setting) -> dict[str, Any]:
     theirs.enable_tiling(
         setting.diffusers_tile, setting.diffusers_tile, setting.diffusers_stride, setting.diffusers_stride
     )
-    variants: dict[str, Decode] = {REFERENCE: lambda z: theirs.decode(z / setting.config.scaling_factor).sample}
+    variants: dict[str, Decode] = {
+        REFERENCE: lambda z: theirs.decode(z / setting.config.geometry.scaling_factor).sample
+    }
     variants[CONTROL] = variants[REFERENCE]
     variants |= {f"sana_core, tiles of {tile}": partial(ours.decode, tile=tile) for tile in setting.tiles}
     latent = latents(setting, setting.pixels)
@@ -164,7 +167,7 @@ def compare(setting: Setting, theirs: Any, ours: Any) -> dict[str, float]:
     pairs = {
         "sana_core and diffusers, both without tiles": (
             whole,
-            theirs.decode(latent / setting.config.scaling_factor).sample,
+            theirs.decode(latent / setting.config.geometry.scaling_factor).sample,
         ),
         f"sana_core in tiles of {smallest} and without": (ours.decode(latent, tile=smallest), whole),
     }
@@ -246,7 +249,7 @@ def peak(decode: Decode, latent: Tensor) -> int:
 
 
 def latents(setting: Setting, pixels: int) -> Tensor:
-    side = pixels // DOWNSCALE
+    side = pixels // DC_AE_F32.downscale
     return torch.randn(1, 32, side, side, generator=torch.Generator().manual_seed(pixels)).to(
         setting.device, setting.dtype
     )

@@ -32,8 +32,9 @@ from bench.networks import (
     randomized,
     transformer,
 )
-from sana_core.config import DOWNSCALE, POSITIONS, AutoencoderConfig, TextConfig, TransformerConfig
+from sana_core.config import POSITIONS, AutoencoderConfig, TextConfig, TransformerConfig
 from sana_core.dcae.memory import decode_peak_bytes, encode_peak_bytes
+from sana_core.geometry import DC_AE_F32
 from sana_core.presets import BASE_06, BASE_16
 from sana_core.samplers.denoiser import make_denoiser
 from sana_core.text.gemma import GemmaTextEncoder
@@ -115,7 +116,7 @@ def measure_autoencoder(
     ):  # Lite's encoder is the full one
         part: nn.Module = ours.decoder if task == "decode" else ours.encoder
         formula = decode_peak_bytes if task == "decode" else encode_peak_bytes
-        given = zeros(1, 32, pixels // DOWNSCALE, pixels // DOWNSCALE, device=device)
+        given = zeros(1, 32, pixels // DC_AE_F32.downscale, pixels // DC_AE_F32.downscale, device=device)
         given = given if task == "decode" else zeros(1, 3, pixels, pixels, device=device)
         row = Row(network=name, task=task, pixels=pixels, how="", weights=weight_bytes(part), activations=None)
         for how, switch in (("diffusers", theirs.disable_tiling), ("diffusers, tiles of 512", theirs.enable_tiling)):
@@ -136,7 +137,7 @@ def measure_transformer(
     pipeline.
     """
     for pixels in pictures:
-        side = pixels // DOWNSCALE
+        side = pixels // DC_AE_F32.downscale
         sized = replace(config, position=POSITIONS.get({2048: "2k", 4096: "4k"}.get(pixels, "1024")))
         theirs = diffusers_transformer(sized, side, device, DTYPE)
         row = Row(

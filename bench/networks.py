@@ -11,6 +11,7 @@ from torch import nn
 
 from sana_core.config import AutoencoderConfig, StageConfig, TransformerConfig
 from sana_core.dcae.autoencoder import DCAE
+from sana_core.kit import Kit
 from sana_core.transformer.model import SanaTransformer
 
 WIDTHS = (128, 256, 512, 512, 1024, 1024)
@@ -36,11 +37,11 @@ TINY_AUTOENCODER = AutoencoderConfig(encoder=TINY, decoder=TINY)
 
 
 def autoencoder(config: AutoencoderConfig, device: torch.device, dtype: torch.dtype) -> DCAE:
-    return randomized(DCAE(config, device=device, dtype=dtype))
+    return randomized(DCAE(config, Kit(device=device, dtype=dtype)))
 
 
 def transformer(config: TransformerConfig, device: torch.device, dtype: torch.dtype) -> SanaTransformer:
-    return randomized(SanaTransformer(config, device=device, dtype=dtype))
+    return randomized(SanaTransformer(config, Kit(device=device, dtype=dtype)))
 
 
 def diffusers_autoencoder(config: AutoencoderConfig, device: torch.device, dtype: torch.dtype) -> Any:
@@ -52,9 +53,9 @@ def diffusers_autoencoder(config: AutoencoderConfig, device: torch.device, dtype
         upsampling = {"upsample_block_type": "pixel_shuffle", "decoder_conv_act_fn": "silu"}
     with _made(device, dtype):
         model = AutoencoderDC(
-            latent_channels=config.latent_channels,
+            latent_channels=config.geometry.channels,
             downsample_block_type="Conv",
-            scaling_factor=config.scaling_factor,
+            scaling_factor=config.geometry.scaling_factor,
             **_side("encoder", config.encoder),
             **_side("decoder", config.decoder),
             **upsampling,

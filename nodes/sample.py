@@ -6,9 +6,13 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .bridge.sampling import SAMPLER_NAMES, Settings, generate, make_sampler, make_sigmas
+from ..sana_core.pipeline.request import Request
+from .bridge.sampling import SAMPLER_NAMES, generate, make_sampler, make_sigmas
 
-SAMPLER_TIP = "flow_dpm is Flow-DPM-Solver++, which SANA was released with; flow_euler needs more steps; scm is for SANA-Sprint alone."
+SAMPLER_TIP = (
+    "flow_dpm is Flow-DPM-Solver++, which SANA was released with; flow_euler needs more steps; "
+    "scm is for SANA-Sprint alone."
+)
 
 
 class SanaNativeSigmas(io.ComfyNode):
@@ -57,7 +61,7 @@ class SanaNativeSigmas(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, schedule: str, steps: int, shift: float, denoise: float) -> io.NodeOutput:
-        return io.NodeOutput(make_sigmas(model, schedule, steps, shift, denoise))
+        return io.NodeOutput(make_sigmas(model, schedule, steps, shift or None, denoise))
 
 
 class SanaNativeSampler(io.ComfyNode):
@@ -89,7 +93,8 @@ class SanaNativeGenerate(io.ComfyNode):
             node_id="SanaNativeGenerate",
             display_name="SANA Generate",
             category="SANA",
-            description="Prompt to latent in one node, sampled the way the model was released. Decode the result with VAE Decode.",
+            description="Prompt to latent in one node, sampled the way the model was released. "
+            "Decode the result with VAE Decode.",
             search_aliases=["sana simple", "sana text to image", "sana txt2img", "sana ksampler"],
             inputs=[
                 io.Model.Input("model", tooltip="A SANA model."),
@@ -153,7 +158,8 @@ class SanaNativeGenerate(io.ComfyNode):
                 io.Latent.Input(
                     "latent",
                     optional=True,
-                    tooltip="In place of width and height: an empty latent, or a picture from VAE Encode to start from.",
+                    tooltip="In place of width and height: an empty latent, or a picture from VAE Encode to start "
+                    "from.",
                 ),
             ],
             outputs=[io.Latent.Output(tooltip="The picture as a latent, for VAE Decode.")],
@@ -174,7 +180,7 @@ class SanaNativeGenerate(io.ComfyNode):
         denoise: float,
         latent: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
-        settings = Settings(width=width, height=height, steps=steps, guidance_scale=cfg, denoise=denoise)
-        return io.NodeOutput(
-            generate(model, clip, prompt, negative_prompt, seed=seed, settings=settings, latent=latent)
-        )
+        size = {} if latent else {"width": width or None, "height": height or None}
+        settings = {**size, "steps": steps or None, "guidance_scale": cfg or None}  # 0: the model's own
+        request = Request(prompt, negative_prompt=negative_prompt, seed=seed, **settings)
+        return io.NodeOutput(generate(model, clip, request, denoise=denoise, latent=latent))

@@ -9,11 +9,10 @@ import math
 from dataclasses import dataclass
 
 from .errors import InputError
+from .geometry import DC_AE_F32, LatentGeometry
 
 LINEAR_HEAD_DIM = 32
 CROSS_HEAD_DIMS = (112, 72)  # 1.6B family, 0.6B family
-SCALING_FACTOR = 0.41407  # latents of DC-AE f32c32 sana-1.0 and 1.1 have unit variance after this factor
-DOWNSCALE = 32  # pixels per latent cell
 LARGEST_SIZE = 1_000_000  # channels and the like; the released models stay below 300,000
 LARGEST_DEPTH = 1_000  # blocks or layers; the released models stay below 100
 SAMPLER_NAMES = ("flow_dpm", "flow_euler", "scm")
@@ -133,9 +132,8 @@ class AutoencoderConfig:
 
     encoder: tuple[StageConfig, ...]
     decoder: tuple[StageConfig, ...]
-    latent_channels: int = 32
     lite: bool = False
-    scaling_factor: float = SCALING_FACTOR
+    geometry: LatentGeometry = DC_AE_F32
 
     def __post_init__(self) -> None:
         if len(self.encoder) != 6 or len(self.decoder) != 6:

@@ -1,6 +1,6 @@
 """Latents of DC-AE f32: their geometry, the noise sampling starts from, and the picture sizes SANA was trained on.
 
-A latent cell stands for 32 x 32 pixels and has 32 channels. The scale factor is `config.SCALING_FACTOR`.
+`geometry.py` says how large a cell is.
 """
 
 from __future__ import annotations
@@ -10,29 +10,27 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .config import DOWNSCALE
 from .errors import InputError
+from .geometry import DC_AE_F32, LatentGeometry
 
 
-def latent_size(width: int, height: int) -> tuple[int, int]:
-    """Picture size in pixels -> (h, w) of its latent. Raises InputError for sizes that are not positive multiples of
-    32.
-    """
-    wrong = [name for name, pixels in (("width", width), ("height", height)) if pixels < 1 or pixels % DOWNSCALE]
+def latent_size(width: int, height: int, geometry: LatentGeometry = DC_AE_F32) -> tuple[int, int]:
+    """Picture size in pixels -> (h, w) of its latent. Raises InputError for sizes that are not whole cells."""
+    cell = geometry.downscale
+    wrong = [name for name, pixels in (("width", width), ("height", height)) if pixels < 1 or pixels % cell]
     if wrong:
-        valid = f"{nearest_sizes(width)} wide and {nearest_sizes(height)} high"
+        valid = f"{nearest_sizes(width, geometry)} wide and {nearest_sizes(height, geometry)} high"
         raise InputError(
-            f"{' and '.join(wrong)} of {width} x {height} must be a positive multiple of {DOWNSCALE}; nearest sizes in "
+            f"{' and '.join(wrong)} of {width} x {height} must be a positive multiple of {cell}; nearest sizes in "
             f"pixels: {valid}"
         )
-    return height // DOWNSCALE, width // DOWNSCALE
+    return height // cell, width // cell
 
 
-def nearest_sizes(pixels: int) -> str:
-    """The multiples of 32 next to a number of pixels, in words: 1024 for 1024, "992 or 1024" for 1000, 32 for anything
-    below 32.
-    """
-    lower, upper = (max(multiple, 1) * DOWNSCALE for multiple in (pixels // DOWNSCALE, -(-pixels // DOWNSCALE)))
+def nearest_sizes(pixels: int, geometry: LatentGeometry = DC_AE_F32) -> str:
+    """The multiples of a cell next to a number of pixels, in words: 1024 for 1024, "992 or 1024" for 1000, 32 for 5."""
+    cell = geometry.downscale
+    lower, upper = (max(multiple, 1) * cell for multiple in (pixels // cell, -(-pixels // cell)))
     return f"{lower}" if lower == upper else f"{lower} or {upper}"
 
 
@@ -51,9 +49,9 @@ def noises(shape: Sequence[int], seed: int) -> Iterator[Tensor]:
     """
     if not -(2**63) <= seed < 2**64:
         raise InputError(f"the seed {seed} is out of range: a seed is a whole number of at most 64 bits")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device="cpu").manual_seed(seed)
     while True:
-        yield torch.randn(tuple(shape), generator=generator, dtype=torch.float32)
+        yield torch.randn(tuple(shape), generator=generator, dtype=torch.float32, device="cpu")
 
 
 def closest_bin(height: int, width: int, native: int) -> tuple[int, int]:
@@ -80,16 +78,17 @@ def _scaled(bins: dict[float, tuple[int, int]], numerator: int, denominator: int
 
 
 _BINS_1024 = {  # height / width as the training data rounded it -> (height, width)
-    0.25: (512, 2048), 0.28: (512, 1856), 0.32: (576, 1792), 0.33: (576, 1728), 0.35: (576, 1664), 0.4: (640, 1600), 0.42: (640, 1536),
-    0.48: (704, 1472), 0.5: (704, 1408), 0.52: (704, 1344), 0.57: (768, 1344), 0.6: (768, 1280), 0.68: (832, 1216), 0.72: (832, 1152),
-    0.78: (896, 1152), 0.82: (896, 1088), 0.88: (960, 1088), 0.94: (960, 1024), 1.0: (1024, 1024), 1.07: (1024, 960), 1.13: (1088, 960),
-    1.21: (1088, 896), 1.29: (1152, 896), 1.38: (1152, 832), 1.46: (1216, 832), 1.67: (1280, 768), 1.75: (1344, 768), 2.0: (1408, 704),
-    2.09: (1472, 704), 2.4: (1536, 640), 2.5: (1600, 640), 3.0: (1728, 576), 4.0: (2048, 512),
+    0.25: (512, 2048), 0.28: (512, 1856), 0.32: (576, 1792), 0.33: (576, 1728), 0.35: (576, 1664), 0.4: (640, 1600),
+    0.42: (640, 1536), 0.48: (704, 1472), 0.5: (704, 1408), 0.52: (704, 1344), 0.57: (768, 1344), 0.6: (768, 1280),
+    0.68: (832, 1216), 0.72: (832, 1152), 0.78: (896, 1152), 0.82: (896, 1088), 0.88: (960, 1088), 0.94: (960, 1024),
+    1.0: (1024, 1024), 1.07: (1024, 960), 1.13: (1088, 960), 1.21: (1088, 896), 1.29: (1152, 896), 1.38: (1152, 832),
+    1.46: (1216, 832), 1.67: (1280, 768), 1.75: (1344, 768), 2.0: (1408, 704), 2.09: (1472, 704), 2.4: (1536, 640),
+    2.5: (1600, 640), 3.0: (1728, 576), 4.0: (2048, 512),
 }  # fmt: skip
 
 _EXTREME_2048 = {
-    0.26: (1024, 3968), 0.27: (1024, 3840), 2.89: (3328, 1152), 3.11: (3584, 1152), 3.62: (3712, 1024), 3.75: (3840, 1024),
-    3.88: (3968, 1024),
+    0.26: (1024, 3968), 0.27: (1024, 3840), 2.89: (3328, 1152), 3.11: (3584, 1152), 3.62: (3712, 1024),
+    3.75: (3840, 1024), 3.88: (3968, 1024),
 }  # fmt: skip
 
 _BINS_2048 = dict(sorted({**_scaled(_BINS_1024, 2), **_EXTREME_2048}.items()))

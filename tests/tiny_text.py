@@ -90,3 +90,12 @@ def state_dict(config, seed=0):
         gain = 6.0 if key.endswith(("q_proj.weight", "k_proj.weight")) else 1.0
         tensors[key] = torch.randn(tensor.shape, generator=generator) * scale * gain
     return tensors
+
+
+def gemma_runs_on(device_type):
+    """transformers' Gemma-2 switches autocast off for its device, which older versions of PyTorch refuse for some."""
+    try:
+        torch.autocast(device_type, enabled=False)
+    except RuntimeError:
+        return False
+    return True

@@ -4,7 +4,6 @@ progress.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -14,14 +13,13 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...sana_core.config import DOWNSCALE, AutoencoderConfig
+from ...sana_core.config import AutoencoderConfig
 from ...sana_core.dcae.autoencoder import DCAE
 from ...sana_core.dcae.blending import decode_blended
-from ...sana_core.dcae.memory import MARGIN, TILES, decode_peak_bytes, encode_peak_bytes
+from ...sana_core.dcae.memory import MARGIN, PeakBytes, decode_peak_bytes, encode_peak_bytes, pick_tile
 from ...sana_core.dcae.tiling import MIN_TILE, decode_tiled, encode_tiled
 from ...sana_core.errors import InputError
-
-log = logging.getLogger("sana")
+from ...sana_core.geometry import DC_AE_F32
 
 Tile = int | Literal["auto"] | None
 """Side of a tile in pixels; "auto": chosen by the free memory; None: the whole picture at once."""
@@ -34,9 +32,8 @@ and drives other models out of memory.
 class ComfyDCAE(DCAE):
     """DC-AE on the host's side of the latent scale: raw latents, which the model's latent format scales."""
 
-    comfy_has_chunked_io = (
-        True  # for the host: `encode` takes the picture from any device, `decode` writes into the host's buffer
-    )
+    comfy_has_chunked_io = True
+    """For the host: `encode` takes the picture from any device, `decode` writes into the host's buffer."""
 
     def encode(self, image: Tensor, device: torch.device | None = None, *, tile: Tile = "auto") -> Tensor:
         """(B, 3, H, W) in -1..1 -> raw latent (B, 32, H/32, W/32), on `device`. None: where the picture is."""
@@ -88,29 +85,13 @@ class ComfyDCAE(DCAE):
             dtype=comfy.model_management.intermediate_dtype(),
             device=comfy.model_management.intermediate_device(),
         )
-        sides = [cells * DOWNSCALE for cells in (tile_x, tile_y) if cells]
+        sides = [side for side in self.geometry.in_pixels((tile_y or 0, tile_x or 0)) if side]
         return self.decode(latent, out, tile=usable_tile(*sides or [USUAL_TILE]))
 
-    def _largest_tile(self, peak_bytes: Callable[..., int], height: int, width: int, like: Tensor) -> int | None:
-        """Largest tile of at most USUAL_TILE for which the memory is free; the smallest, with a warning, where none is.
-
-        None: the whole picture at once.  peak_bytes: (config, height, width, tile, dtype) -> bytes.
-        """
-        sizes = [tile for tile in TILES if (tile or max(height, width)) <= USUAL_TILE]
-        free, needed = free_memory(self, like.device), 0.0
-        for tile in sizes:
-            needed = MARGIN * peak_bytes(self.config, height, width, tile, like.dtype)
-            if needed <= free:
-                return tile
-        log.warning(
-            "a picture of %d x %d pixels takes about %.2f GB beside the VAE in its smallest tiles, but %.2f GB are "
-            "free: if it fails, free some memory or choose a smaller picture",
-            width,
-            height,
-            needed / 1e9,
-            free / 1e9,
-        )
-        return sizes[-1]
+    def _largest_tile(self, peak_bytes: PeakBytes, height: int, width: int, like: Tensor) -> int | None:
+        """Largest tile of at most USUAL_TILE for which the memory is free. None: the whole picture at once."""
+        free = free_memory(self, like.device)
+        return pick_tile(self.config, height, width, like.dtype, free, peak_bytes=peak_bytes, largest=USUAL_TILE)
 
 
 class SanaVAE(comfy.sd.VAE):
@@ -127,18 +108,18 @@ class SanaVAE(comfy.sd.VAE):
 
 def picture_shape(config: AutoencoderConfig, shape: Sequence[int]) -> tuple[int, int, int, int]:
     """Shape (B, 32, h, w) of a latent -> (B, 3, 32 h, 32 w) of its picture. Raises InputError for other latents."""
-    channels = config.latent_channels
+    channels = config.geometry.channels
     if len(shape) != 4 or shape[1] != channels:
         raise InputError(
             f"this VAE is SANA's DC-AE, which decodes latents (B, {channels}, h, w), got {tuple(shape)}: they come "
             "from another model"
         )
-    return shape[0], 3, shape[2] * DOWNSCALE, shape[3] * DOWNSCALE
+    return shape[0], 3, *config.geometry.in_pixels(shape)
 
 
 def usable_tile(*sides: int) -> int:
     """The smaller side, made a multiple of 32 from 128: the host's nodes offer any from 64."""
-    return max(MIN_TILE, min(sides) // DOWNSCALE * DOWNSCALE)
+    return max(MIN_TILE, min(sides) // DC_AE_F32.downscale * DC_AE_F32.downscale)
 
 
 def between_tiles() -> Callable[[int, int], None]:
@@ -174,14 +155,15 @@ def encode_memory(config: AutoencoderConfig, shape: Sequence[int], dtype: torch.
     Raises InputError for a picture smaller than a latent cell.
     """
     _, channels, height, width = shape
-    if min(height, width) < DOWNSCALE:  # the host has cut them down to multiples
-        raise InputError(
-            f"SANA's autoencoder encodes pictures of at least {DOWNSCALE} x {DOWNSCALE} pixels: enlarge this one"
-        )
+    cell = config.geometry.downscale
+    if min(height, width) < cell:  # the host has cut them down to multiples
+        raise InputError(f"SANA's autoencoder encodes pictures of at least {cell} x {cell} pixels: enlarge this one")
     picture = channels * height * width * dtype.itemsize
     return int(MARGIN * encode_peak_bytes(config, height, width, USUAL_TILE, dtype)) + picture
 
 
-def _alone(config: AutoencoderConfig, height: int, width: int, tile: int | None, dtype: torch.dtype) -> int:
+def _alone(
+    config: AutoencoderConfig, height: int, width: int, tile: int | None, dtype: torch.dtype, batch: int = 1
+) -> int:
     """Bytes to decode one tile through the whole network."""
     return decode_peak_bytes(config, min(height, tile or height), min(width, tile or width), None, dtype)

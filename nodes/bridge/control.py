@@ -20,15 +20,16 @@ from torch import Tensor
 from ...sana_core.checkpoint.canonical import canonical_controlnet
 from ...sana_core.checkpoint.detect import controlnet_config, has_embedders
 from ...sana_core.checkpoint.fit import check_fit, fitted, naming
-from ...sana_core.config import DOWNSCALE
 from ...sana_core.errors import InputError
+from ...sana_core.geometry import DC_AE_F32
+from ...sana_core.kit import Kit
 from ...sana_core.pictures.control import control_picture
 from ...sana_core.transformer.controlnet import ControlBranch, SanaControlNet
 from .latent_format import SanaLatent
 from .model import SanaModel, keep_small_weights_exact
 from .reading import read_model
 from .steps import step_sigma
-from .transformer import CONTROL, host_attention
+from .transformer import CONTROL, host_kit
 
 
 class SanaControl(comfy.controlnet.ControlNet):
@@ -94,11 +95,11 @@ class SanaControl(comfy.controlnet.ControlNet):
         if self.cond_hint is None or self.cond_hint.shape[-2:] != x.shape[-2:]:
             if self.vae is None:
                 raise InputError("SANA's ControlNet works on latents: connect the VAE of SANA to Apply ControlNet")
-            if (self.vae.latent_channels, self.vae.spacial_compression_encode()) != (x.shape[1], DOWNSCALE):
+            if (self.vae.latent_channels, self.vae.spacial_compression_encode()) != (x.shape[1], DC_AE_F32.downscale):
                 raise InputError(
                     "the VAE at Apply ControlNet is not SANA's: connect DC-AE f32c32, as for decoding the picture"
                 )
-            height, width = (cells * DOWNSCALE for cells in x.shape[-2:])
+            height, width = DC_AE_F32.in_pixels(x.shape)
             latent = self._encode(control_picture(self.cond_hint_original[:, :3], width, height))
             self.cond_hint = self.latent_format.process_in(latent).to(x)
         return self.cond_hint
@@ -135,14 +136,14 @@ def build_control(
     with naming("ControlNet", canonical.original_key):
         config = controlnet_config(canonical.tensors)
     make = partial(SanaControlNet, config, embedders=has_embedders(canonical.tensors), order=order)
-    expected = make(device="meta").state_dict()
+    expected = make(Kit(device="meta")).state_dict()
     weights = fitted(canonical.tensors, expected)
     check_fit(weights, expected, canonical)
     operations = (
         options.get("custom_operations") or comfy.ops.manual_cast
     )  # the weights are cast to the type the model computes in
     dtype = options.get("dtype") or _stored_dtype(weights)
-    network = make(ops=operations, attention=host_attention, device=management.unet_offload_device(), dtype=dtype)
+    network = make(host_kit(operations, management.unet_offload_device(), dtype))
     if dtype.itemsize == 1:
         keep_small_weights_exact(network, torch.float32)
     control = SanaControl(network.eval().requires_grad_(False), load_device=management.get_torch_device())

@@ -16,6 +16,7 @@ from ...sana_core.checkpoint.detect import detect as detect_transformer
 from ...sana_core.checkpoint.fit import check_fit, fitted
 from ...sana_core.checkpoint.statements import CONFIG_KEY, saved_statement
 from ...sana_core.config import SamplingDefaults, TransformerConfig
+from ...sana_core.kit import Kit
 from ...sana_core.transformer.model import SanaTransformer
 
 log = logging.getLogger("sana")
@@ -60,7 +61,7 @@ def canonical_weights(tensors: Mapping[str, Tensor], config: TransformerConfig) 
     """
     canonical = canonical_transformer(tensors)
     canonical.tensors.pop(CONFIG_KEY, None)
-    expected = SanaTransformer(config, device="meta").state_dict()
+    expected = SanaTransformer(config, Kit(device="meta")).state_dict()
     weights = fitted(canonical.tensors, expected)
     check_fit(weights, expected, canonical)
     return weights

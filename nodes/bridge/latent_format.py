@@ -7,9 +7,9 @@ from typing import ClassVar
 import comfy.latent_formats
 from torch import Tensor
 
-from ...sana_core.config import DOWNSCALE, SCALING_FACTOR
+from ...sana_core.geometry import DC_AE_F32
 
-CHANNELS = 32
+CHANNELS = DC_AE_F32.channels
 
 
 class SanaLatent(comfy.latent_formats.LatentFormat):
@@ -22,8 +22,8 @@ class SanaLatent(comfy.latent_formats.LatentFormat):
 
     latent_channels = CHANNELS
     latent_dimensions = 2
-    spacial_downscale_ratio = DOWNSCALE  # the host's spelling
-    scale_factor = SCALING_FACTOR
+    spacial_downscale_ratio = DC_AE_F32.downscale  # the host's spelling
+    scale_factor = DC_AE_F32.scaling_factor
     latent_rgb_factors: ClassVar[list[list[float]]] = [[1.0 / CHANNELS] * 3 for _ in range(CHANNELS)]
     latent_rgb_factors_bias: ClassVar[list[float]] = [0.0] * 3
 

@@ -5,162 +5,157 @@ nodes fit in.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import comfy.model_management
 import comfy.sd
+import comfy.utils
 import torch
 from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
 from ...sana_core.errors import CheckpointError, InputError
-from ...sana_core.lora.factors import Factors
-from ...sana_core.lora.file import METADATA_KEY, load_lora, parse_lora
-from ...sana_core.lora.match import Match, match_lora, nothing_matches
+from ...sana_core.kit import Kit
+from ...sana_core.lora.file import Lora, load_lora, parse_lora
+from ...sana_core.lora.match import match_lora, nothing_matches
 from ...sana_core.lora.names import TEXT_ENCODER, aliases, module_names
+from ...sana_core.lora.peft import stated_config
 from ...sana_core.lora.report import log_unmatched, shortened
 from ...sana_core.transformer.model import SanaTransformer
 from .dora import exact_dora
+from .lora_tensors import Network, host_tensors
 from .model import SanaModel
 from .text_encoder import NAME, SanaGemma
 
 log = logging.getLogger("sana")
 TRANSFORMER, GEMMA = "diffusion_model.", f"{NAME}.transformer."  # before the weights' keys in the host's two models
 GEMMA_DIALECT = f"text_encoders.{GEMMA}"  # before the host's own LoRA names of the text encoder
-TALL = {"up", "hada_w1_a", "hada_w2_a", "diff", "diff_b", "dora_scale", "magnitude"}  # roles with the weight's rows
-SUFFIXES = {"up": "lora_up.weight", "down": "lora_down.weight", "mid": "lora_mid.weight", "magnitude": "dora_scale"}
+
+
+class LoraFile(dict[str, Tensor]):
+    """The tensors of a LoRA file as the host reads it, with PEFT's configuration, which may be all that states alpha."""
+
+    config: str | bytes
+    path: str
 
 
 class SanaKeys(dict[str, str]):
-    """The host's map from LoRA names to weights, of a SANA model, with the weights' shapes (meta tensors)."""
+    """The host's map from LoRA names to weights, and what this pack knows of those that are SANA's."""
 
-    parameters: Mapping[str, Tensor]
+    transformer: Network | None = None
+    text_encoder: Network | None = None
+
+
+def with_config(tensors: Mapping[str, Tensor], path: str, metadata: Mapping[str, str] | None) -> Mapping[str, Tensor]:
+    """The content of a file: the same tensors, with PEFT's configuration if there is one."""
+    config = stated_config(path, metadata)
+    if config is None:
+        return tensors
+    file = LoraFile(tensors)
+    file.config, file.path = config, path
+    return file
+
+
+def read_tensors(tensors: Mapping[str, Tensor]) -> Lora:
+    """A LoRA from the tensors that a node of the host has read."""
+    if isinstance(tensors, LoraFile):
+        return parse_lora(tensors, tensors.config, tensors.path)
+    return parse_lora(tensors)
 
 
 def transformer_keys(model: SanaModel, keys: dict[str, str]) -> SanaKeys:
     """`keys` and every further name that files have for the transformer's modules."""
-    parameters = transformer_parameters(model)
-    for alias, modules in aliases(module_names(parameters)).items():
+    network = transformer_network(model)
+    for alias, modules in aliases(module_names(network.parameters)).items():
         if len(modules) == 1:
             keys.setdefault(alias, f"{TRANSFORMER}{modules[0]}.weight")
-    extended = SanaKeys(keys)
-    extended.parameters = parameters
+    extended = keys if isinstance(keys, SanaKeys) else SanaKeys(keys)
+    extended.transformer = network
     return extended
 
 
 def gemma_keys(text_model: torch.nn.Module, keys: dict[str, str]) -> dict[str, str]:
-    """`keys` with the names that files have for Gemma-2's modules, where this is the pack's text encoder."""
-    if _is_gemma(text_model):
-        for alias, modules in aliases(module_names(_gemma_parameters(text_model))).items():
-            keys.setdefault(alias, f"{GEMMA}{modules[0]}.weight")
-    return keys
-
-
-def is_ours(model: Any, clip: Any) -> bool:
-    """Is this MODEL a SANA model, or this CLIP the pack's text encoder? Either may be None."""
-    return (model is not None and isinstance(model.model, SanaModel)) or (
-        clip is not None and _is_gemma(clip.cond_stage_model)
-    )
+    """`keys` with the names that files have for Gemma-2's modules, if this is the pack's text encoder."""
+    if not _is_gemma(text_model):
+        return keys
+    network = gemma_network(text_model)
+    for alias, modules in aliases(module_names(network.parameters)).items():
+        keys.setdefault(alias, f"{GEMMA}{modules[0]}.weight")
+    extended = keys if isinstance(keys, SanaKeys) else SanaKeys(keys)
+    extended.text_encoder = network
+    return extended
 
 
 def _is_gemma(text_model: torch.nn.Module) -> bool:
     return isinstance(getattr(text_model, NAME, None), SanaGemma)
 
 
-def transformer_parameters(model: SanaModel) -> Mapping[str, Tensor]:
+def transformer_network(model: SanaModel) -> Network:
     """Shapes by the configuration: the weights themselves may be quantised, or not there yet."""
-    return SanaTransformer(model.diffusion_model.config, device="meta").state_dict()
+    shapes = SanaTransformer(model.diffusion_model.config, Kit(device="meta")).state_dict()
+    return Network(shapes, TRANSFORMER, lambda key: _unpatched(model, TRANSFORMER + key))
 
 
-def _gemma_parameters(text_model: torch.nn.Module) -> dict[str, Tensor]:
-    return {key.removeprefix(GEMMA): tensor for key, tensor in text_model.state_dict().items() if key.startswith(GEMMA)}
+def gemma_network(text_model: torch.nn.Module) -> Network:
+    """Shapes by the parameters: quantised ones have their logical shape there, but not in the state dict."""
+    parameters = dict(text_model.named_parameters())
+    own = {key.removeprefix(GEMMA): tensor for key, tensor in parameters.items() if key.startswith(GEMMA)}
+    return Network(own, GEMMA_DIALECT, own.__getitem__)
 
 
-def host_lora(tensors: Mapping[str, Tensor], keys: SanaKeys) -> dict[str, Tensor]:
-    """A LoRA file's tensors with what fits the transformer in the host's own dialect; all other keys as they are.
+def _unpatched(model: SanaModel, key: str) -> Tensor:
+    """A parameter without the LoRAs that the host has added to it; the host keeps it for the time after."""
+    for loaded in comfy.model_management.current_loaded_models:
+        patcher = loaded.model
+        if patcher is not None and patcher.model is model:
+            if key in patcher.hook_backup:
+                return patcher.hook_backup[key][0]
+            if key in patcher.backup:
+                return patcher.backup[key].weight
+    return comfy.utils.get_attr(model, key)
 
-    Raises CheckpointError for a LoRA of a transformer of another width or depth.
+
+def load_patches(
+    load_lora: Callable[..., dict[Any, Any]], tensors: Mapping[str, Tensor], keys: SanaKeys, *args: Any, **kwargs: Any
+) -> dict[Any, Any]:
+    """What the host's `load_lora(tensors, keys, log_missing=True)` makes of a LoRA for SANA, with exact DoRA.
+
+    It gets the tensors that fit one of the networks in its own dialect, and all others as they are. Raises
+    CheckpointError for a LoRA of a transformer of another width or depth, and for one that fits nothing.
     """
-    lora = parse_lora(tensors)
-    matches, _ = match_lora(lora, keys.parameters)
+    lora = read_tensors(tensors)
+    converted, done = _converted(lora, keys)
+    converted = {**{key: tensor for key, tensor in tensors.items() if key not in done}, **converted}
+    patches = load_lora(converted, keys, *args, **kwargs)
+    if keys.transformer is not None:
+        if not patches and not done and (lora.has_transformer or not lora.modules):
+            raise CheckpointError(nothing_matches(lora, keys.transformer.parameters))
+        if not (args[0] if args else kwargs.get("log_missing", True)):  # else the host names them
+            _log_unused(lora.source, converted, patches)
+    return {key: exact_dora(patch) if isinstance(patch, WeightAdapterBase) else patch for key, patch in patches.items()}
+
+
+def _converted(lora: Lora, keys: SanaKeys) -> tuple[dict[str, Tensor], set[str]]:
+    """Tensors in the host's dialect, and the file's keys that they stand for."""
     converted: dict[str, Tensor] = {}
     done: set[str] = set()
-    for match in matches:
-        own = host_tensors(match, keys.parameters, TRANSFORMER)
-        converted.update(own)
-        done.update(lora.keys[match.name] if own else ())
-    return {**{key: tensor for key, tensor in tensors.items() if key not in done}, **converted}
+    for network in (keys.transformer, keys.text_encoder):
+        for match in match_lora(lora, network.parameters)[0] if network is not None else ():
+            tensors = host_tensors(match, network)
+            if tensors is not None:
+                converted.update(tensors)
+                done.update(lora.keys[match.name])
+    return converted, done
 
 
-def host_tensors(match: Match, parameters: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The factors of one match by the host's names. Factors of a fused module are cut into the rows of each of its
-    parts; a DoRA on the columns of one cannot be cut, and none are returned.
-    """
-    weights = [parameters[f"{module}.weight"] for module in match.modules]
-    parts = [match.factors] if len(weights) == 1 else _cut(match.factors, [len(weight) for weight in weights])
-    named = (_named(part, prefix + module, weight.shape) for module, weight, part in zip(match.modules, weights, parts))
-    return {key: tensor for tensors in named for key, tensor in tensors.items()}
-
-
-def _cut(factors: Factors, rows: list[int]) -> list[Factors]:
-    """Factors for each group of rows of a fused weight."""
-    roles = factors.tensors
-    comes_apart = ({"up", "hada_w1_a"} & roles.keys()) and not {"mid", "hada_t1"} & roles.keys()
-    if {"magnitude", "dora_scale"} & roles.keys() and not (comes_apart and factors.per_row(sum(rows))):
-        return []
-    if not comes_apart and not {"diff", "diff_b"} & roles.keys():
-        factors = Factors(tensors={"diff": cast(Tensor, factors.delta())})
-    cut = {
-        role: tensor.split(rows) if role in TALL else [tensor] * len(rows) for role, tensor in factors.tensors.items()
-    }
-    return [
-        Factors(tensors={role: parts[i] for role, parts in cut.items()}, alpha=factors.alpha) for i in range(len(rows))
-    ]
-
-
-def _named(factors: Factors, module: str, shape: torch.Size) -> dict[str, Tensor]:
-    named = {
-        f"{module}.{SUFFIXES.get(role, role)}": _shaped(role, tensor, shape) for role, tensor in factors.tensors.items()
-    }
-    return named if factors.alpha is None else {**named, f"{module}.alpha": torch.tensor(factors.alpha)}
-
-
-def _shaped(role: str, tensor: Tensor, shape: torch.Size) -> Tensor:
-    """As the host's adapters take it: differences in the weight's shape, row lengths one below the other, and matrices
-    for LoHa, LoKr and the Linear layers that are 1x1 convolutions in files.
-    """
-    if role == "diff":
-        return tensor.reshape(shape)
-    if role == "magnitude":
-        return tensor.reshape(-1, 1)
-    as_matrix = len(shape) == 2 or role.startswith(("hada_w", "lokr_w1_", "lokr_w2_"))
-    return tensor.flatten(1) if as_matrix and tensor.ndim > 2 else tensor
-
-
-def with_stated_alphas(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Tensor]:
-    """A LoRA file's tensors and, as tensors too, the alphas that its metadata states."""
-    lora = parse_lora(tensors, metadata.get(METADATA_KEY))
-    stated = {f"{name}.alpha": factors.alpha for name, factors in lora.modules.items() if factors.alpha is not None}
-    return {**{key: torch.tensor(alpha) for key, alpha in stated.items()}, **tensors}
-
-
-def checked_patches(
-    patches: dict[Any, Any], tensors: Mapping[str, Tensor], keys: SanaKeys, log_missing: bool
-) -> dict[Any, Any]:
-    """What the host made of a LoRA for a SANA model, with exact DoRA. log_missing: the host has logged the keys it did
-    not use.
-
-    Raises CheckpointError where it made nothing of a LoRA for a transformer.
-    """
-    lora = parse_lora(tensors)
-    if not patches and (lora.has_transformer or not lora.modules):
-        raise CheckpointError(nothing_matches(lora, keys.parameters))
+def _log_unused(source: str, tensors: Mapping[str, Tensor], patches: Mapping[Any, Any]) -> None:
     adapters = [patch for patch in patches.values() if isinstance(patch, WeightAdapterBase)]
     used = set().union(*(adapter.loaded_keys for adapter in adapters))
     unused = [key for key in tensors if key not in used and not key.startswith(TEXT_ENCODER)]
-    if adapters and unused and not log_missing:
-        log.warning("%d keys of a LoRA fit nothing in this model and are not used: %s", len(unused), shortened(unused))
-    return {key: exact_dora(patch) if isinstance(patch, WeightAdapterBase) else patch for key, patch in patches.items()}
+    if adapters and unused:
+        count, named = len(unused), shortened(unused)
+        log.warning("%s: %d keys fit nothing in this model and are not used: %s", source, count, named)
 
 
 def load_lora_file(
@@ -172,18 +167,20 @@ def load_lora_file(
             f"this node loads a LoRA into SANA models, got {type(model.model).__name__}: use Load LoRA for other models"
         )
     lora = load_lora(path)
-    parts = [(transformer_parameters(model.model), TRANSFORMER, strength_model)]
+    parts = [(transformer_network(model.model), strength_model)]
     if clip is not None:
         if not _is_gemma(clip.cond_stage_model):
             raise InputError("this CLIP is not SANA's Gemma-2: load it with Load SANA or Load SANA Text Encoder")
-        parts.append((_gemma_parameters(clip.cond_stage_model), GEMMA_DIALECT, strength_clip))
-    found = [(*match_lora(lora, parameters, strength), parameters, prefix) for parameters, prefix, strength in parts]
+        parts.append((gemma_network(clip.cond_stage_model), strength_clip))
     tensors: dict[str, Tensor] = {}
-    for matches, report, parameters, prefix in found:
+    reports = []
+    for network, strength in parts:
+        matches, report = match_lora(lora, network.parameters, strength)
         log_unmatched(report)
+        reports += [str(report)] if matches else []
         for match in matches:
-            tensors.update(host_tensors(match, parameters, prefix))
+            tensors.update(host_tensors(match, network) or {})
     if not tensors:
-        raise CheckpointError(nothing_matches(lora, parts[0][0]))
+        raise CheckpointError(nothing_matches(lora, parts[0][0].parameters))
     patched = comfy.sd.load_lora_for_models(model, clip, tensors, strength_model, strength_clip)
-    return *patched, "\n\n".join(str(report) for matches, report, *_ in found if matches)
+    return *patched, "\n\n".join(reports)

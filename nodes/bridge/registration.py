@@ -4,9 +4,10 @@ The model configuration is added to the host's list, and three functions get a w
 and passes everything else through: `model_detection.detect_unet_config`, `sd.VAE.__init__` and
 `controlnet.load_controlnet_state_dict`. The functions that LoRA files go through get one that acts for SANA's models
 alone: `lora.model_lora_keys_unet` and `lora.model_lora_keys_clip` (further names), `lora.load_lora` (what names cannot
-say: fused layers, exact DoRA, wrong files) and `sd.load_lora_for_models` (alpha in the metadata). Where a hook cannot
-be installed, the pack's own loader nodes do without it: while they load a file, they put their own result in the place
-of `model_detection.model_config_from_unet`.
+say: fused layers, exact DoRA, wrong files), `utils.load_torch_file` (PEFT's configuration goes with the tensors of a
+file) and two functions of the node Train LoRA (an existing LoRA goes on from its own effect). If a hook cannot be
+installed, the pack's own loader nodes still work: while they load a file, they put their own result in the place of
+`model_detection.model_config_from_unet`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +33,8 @@ from ...sana_core.checkpoint.canonical import controlnet_prefix
 from ...sana_core.checkpoint.fit import naming
 from .control import build_control
 from .detection import detect, is_sana
-from .lora import SanaKeys, checked_patches, gemma_keys, host_lora, is_ours, transformer_keys, with_stated_alphas
+from .lora import SanaKeys, gemma_keys, load_patches, transformer_keys, with_config
+from .lora_training import continued
 from .model import Sana, SanaModel
 from .vae import init_vae, is_dcae
 
@@ -45,7 +48,7 @@ def install() -> None:
         log.info("this ComfyUI knows SANA itself: its loaders are left as they are")
         return
     loaders = (_add_model_config, _wrap_model_detection, _wrap_vae, _wrap_controlnet)
-    for hook in (*loaders, _wrap_lora_keys, _wrap_load_lora, _wrap_load_lora_for_models):
+    for hook in (*loaders, _wrap_lora_keys, _wrap_load_lora, _wrap_load_torch_file, _wrap_lora_training):
         try:
             hook()
         except (AttributeError, TypeError, ValueError) as error:
@@ -171,33 +174,46 @@ def _wrap_load_lora() -> None:
     if hasattr(host, MARK):
         return
 
-    def load_lora(lora: dict, to_load: dict, log_missing: bool = True) -> dict:
+    def load_lora(lora: dict, to_load: dict, *args: Any, **kwargs: Any) -> dict:
         if not isinstance(to_load, SanaKeys):
-            return host(lora, to_load, log_missing=log_missing)
-        converted = host_lora(lora, to_load)
-        return checked_patches(host(converted, to_load, log_missing=log_missing), converted, to_load, log_missing)
+            return host(lora, to_load, *args, **kwargs)
+        return load_patches(host, lora, to_load, *args, **kwargs)
 
     comfy.lora.load_lora = _marked(load_lora, host)
 
 
-def _wrap_load_lora_for_models() -> None:
-    """`load_lora_for_models(model, clip, lora, strength_model, strength_clip, lora_metadata=None)`, the only place
-    where a file's tensors and its metadata, in which PEFT states alpha, are together.
+def _wrap_load_torch_file() -> None:
+    """`load_torch_file(ckpt, safe_load=False, device=None, return_metadata=False)` -> tensors, or tensors and metadata.
+
+    All loaders of LoRA files read with it. Most do not ask for the metadata, in which PEFT states alpha.
     """
-    host = comfy.sd.load_lora_for_models
+    host = comfy.utils.load_torch_file
     if hasattr(host, MARK):
         return
     signature = inspect.signature(host)
-    signature.bind(None, None, {}, 1.0, 1.0, lora_metadata={})  # a host with other arguments is not wrapped
+    signature.bind("", safe_load=True, return_metadata=True)  # a host with other arguments is not wrapped
 
-    def load_lora_for_models(*args: Any, **kwargs: Any) -> tuple:
-        given = signature.bind(*args, **kwargs)
-        metadata = given.arguments.get("lora_metadata")
-        if metadata and is_ours(given.arguments["model"], given.arguments["clip"]):
-            given.arguments["lora"] = with_stated_alphas(given.arguments["lora"], metadata)
-        return host(*given.args, **given.kwargs)
+    def load_torch_file(ckpt: str, *args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(ckpt, *args, **kwargs)
+        wanted = given.arguments.get("return_metadata", False)
+        given.arguments["return_metadata"] = True
+        tensors, metadata = host(*given.args, **given.kwargs)
+        tensors = with_config(tensors, ckpt, metadata)
+        return (tensors, metadata) if wanted else tensors
 
-    comfy.sd.load_lora_for_models = _marked(load_lora_for_models, host)
+    comfy.utils.load_torch_file = _marked(load_torch_file, host)
+
+
+def _wrap_lora_training() -> None:
+    """`_setup_lora_adapters(mp, existing_weights, algorithm, lora_dtype, rank)` and its twin for the bypass mode
+    -> (trained parameters by name, ...). The host loads its nodes under file names, before those of packs.
+    """
+    names = ("_setup_lora_adapters", "_setup_lora_adapters_bypass")
+    for module in [module for name, module in sys.modules.items() if name.endswith("nodes_train")]:
+        for name in names:
+            host = getattr(module, name, None)
+            if host is not None and not hasattr(host, MARK):
+                setattr(module, name, _marked(functools.partial(continued, host), host))
 
 
 def _marked(wrapper: Callable, host: Callable) -> Callable:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -18,9 +17,11 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 from tqdm.auto import tqdm  # pyright: ignore[reportMissingModuleSource]
 
-from ...sana_core.config import DOWNSCALE, SamplingDefaults
+from ...sana_core.config import SamplingDefaults
 from ...sana_core.errors import InputError
+from ...sana_core.geometry import DC_AE_F32
 from ...sana_core.latents import latent_size, noises
+from ...sana_core.pipeline.request import Request
 from ...sana_core.samplers.methods import SAMPLERS, check_sampler, check_shift
 from .model import SanaModel, flow_shift, padded_context
 from .steps import at_sigma
@@ -31,19 +32,8 @@ log = logging.getLogger("sana")
 SAMPLER_NAMES = tuple(SAMPLERS)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Widget values of a run; 0 stands for the model's own default."""
-
-    width: int = 0
-    height: int = 0
-    steps: int = 0
-    guidance_scale: float = 0.0
-    denoise: float = 1.0
-
-
 def make_sampler(name: str) -> comfy.samplers.KSAMPLER:
-    """SAMPLER of a solver in `SAMPLER_NAMES`. What scm draws in its steps continues the noise of the seed, as in
+    """SAMPLER of a solver in `SAMPLER_NAMES`. The noise of scm's steps continues the noise of the seed, as in
     `sana_core`.
     """
     method = SAMPLERS[name]
@@ -57,9 +47,7 @@ def make_sampler(name: str) -> comfy.samplers.KSAMPLER:
         disable: bool | None = None,
     ) -> Tensor:
         _check(model.inner_model.inner_model, name)
-        draws = (
-            {"step_noise": islice(noises(x.shape, extra_args.get("seed") or 0), 1, None)} if method.step_noise else {}
-        )
+        draws = islice(noises(x.shape, extra_args.get("seed") or 0), 1, None)
         exact = {**extra_args, "model_options": with_option(extra_args["model_options"], EXACT_TIMESTEPS, True)}
         arguments = extra_args if method.truncate_timestep else exact
 
@@ -70,26 +58,26 @@ def make_sampler(name: str) -> comfy.samplers.KSAMPLER:
         with tqdm(total=len(sigmas) - 1, disable=disable) as bar:
 
             def report(index: int, sigma: float, x: Tensor, x0: Tensor) -> None:
-                bar.update()
+                bar.update(index + 1 - bar.n)
                 if callback is not None:
                     callback({"i": index, "sigma": sigma, "sigma_hat": sigma, "x": x, "denoised": x0})
 
-            return method.sample(denoise, x, sigmas, callback=report, **draws)
+            return method.sample(denoise, x, sigmas, step_noise=draws, callback=report)
 
     return comfy.samplers.KSAMPLER(sample)
 
 
-def make_sigmas(model: ModelPatcher, name: str, steps: int, shift: float = 0.0, denoise: float = 1.0) -> Tensor:
-    """Grid of a solver: (steps + 1,), descending to 0. shift 0: the model's own. denoise below 1: the last steps of a
-    longer grid.
+def make_sigmas(model: ModelPatcher, name: str, steps: int, shift: float | None = None, denoise: float = 1.0) -> Tensor:
+    """Grid of a solver: (steps + 1,), descending to 0. shift None: the model's own. denoise below 1: the last steps of
+    a longer grid.
 
-    Raises InputError for Sprint's grid on a base SANA model, and where another node has replaced the model's sampling
-    by another kind.
+    Raises InputError for Sprint's grid on a base SANA model, and if another node has replaced the model's sampling by
+    another kind.
     """
     _check(model.model, name, shift)
     if denoise <= 0.0:
         return torch.FloatTensor([])
-    shift = shift or flow_shift(model.get_model_object("model_sampling"))
+    shift = flow_shift(model.get_model_object("model_sampling")) if shift is None else shift
     method = SAMPLERS[name]
     return method.tail(method.sigmas(int(steps / denoise), shift), denoise)[-(steps + 1) :]
 
@@ -104,18 +92,17 @@ def released(model: ModelPatcher) -> SamplingDefaults:
 
 
 def encode_prompt(clip: Any, text: str, instruction: str | None, positive: list | None = None) -> tuple[list, str]:
-    """CONDITIONING, and the exact text that Gemma reads with its token count. instruction: None, "default", "diffusers"
-    or an own text.
+    """CONDITIONING, and the exact text that Gemma reads with its token count.
 
-    positive: CONDITIONING whose length the text is cut or padded to, as upstream does with negative prompts.
+    instruction: None, "default", "diffusers" or an own text. positive: CONDITIONING to whose length the text is cut or
+    padded, as upstream does with negative prompts.
     """
     if clip is None:
         raise InputError("there is no CLIP: connect the one of Load SANA, at Load SANA LoRA too if it comes from there")
     if not isinstance(clip.tokenizer, SanaTokenizer):
         raise InputError(
             f"this CLIP ({type(clip.cond_stage_model).__name__}) does not take SANA's instruction: load Gemma-2 with "
-            "Load SANA or "
-            "Load SANA Text Encoder, or encode with CLIP Text Encode"
+            "Load SANA or Load SANA Text Encoder, or encode with CLIP Text Encode"
         )
     length = text_length(positive) if positive else None
     tokens = clip.tokenizer.prompt(text, instruction, length)
@@ -138,37 +125,39 @@ def empty_latent(width: int, height: int, batch_size: int = 1) -> dict[str, Any]
     """LATENT of zeros. Raises InputError for sizes that are not positive multiples of 32."""
     rows, columns = latent_size(width, height)
     samples = torch.zeros(batch_size, 32, rows, columns, device=comfy.model_management.intermediate_device())
-    return {"samples": samples, "downscale_ratio_spacial": DOWNSCALE}
+    return {"samples": samples, "downscale_ratio_spacial": DC_AE_F32.downscale}
 
 
 def generate(
     model: ModelPatcher,
     clip: Any,
-    prompt: str,
-    negative_prompt: str,
+    request: Request,
     *,
-    seed: int,
-    settings: Settings,
+    denoise: float = 1.0,
     latent: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Prompt to LATENT as the model was released: instruction on the prompt alone, its own solver, grid, steps and
-    guidance.
+    """A request with one prompt -> LATENT, drawn as the model was released: its own solver, grid, steps and guidance,
+    the instruction before the prompt alone.
+
+    denoise: how much of `latent` is redrawn. latent: LATENT to start from, in place of the request's size.
     """
     defaults = released(model)
-    latent = latent or empty_latent(settings.width or defaults.width, settings.height or defaults.height)
-    guidance_scale = settings.guidance_scale or defaults.guidance_scale
-    positive, negative = encode_prompt(clip, prompt, "default")[0], encode_prompt(clip, negative_prompt, None)[0]
-    if model.model.diffusion_model.config.guidance_embed:
+    config = model.model.diffusion_model.config
+    run = request.resolve(defaults, config)
+    guidance_scale = run.guidance_scale
+    latent = latent or empty_latent(run.width, run.height)
+    positive = _warned(clip, run.prompt[0], run.instruction)
+    negative = _warned(clip, run.negative_prompt[0], None)
+    if config.guidance_embed:
         positive = node_helpers.conditioning_set_values(positive, {"guidance": guidance_scale})
         guidance_scale = 1.0
-    check_sampler(defaults.sampler, model.model.diffusion_model.config)
-    sigmas = make_sigmas(model, defaults.sampler, settings.steps or defaults.steps, denoise=settings.denoise)
+    sigmas = make_sigmas(model, run.sampler, run.steps, request.shift, denoise)
     start = comfy.sample.fix_empty_latent_channels(model, latent["samples"], latent.get("downscale_ratio_spacial"))
     samples = comfy.sample.sample_custom(
         model,
-        comfy.sample.prepare_noise(start, seed, latent.get("batch_index")),
+        comfy.sample.prepare_noise(start, run.seed, latent.get("batch_index")),
         guidance_scale,
-        make_sampler(defaults.sampler),
+        make_sampler(run.sampler),
         sigmas,
         positive,
         negative,
@@ -176,19 +165,26 @@ def generate(
         noise_mask=latent.get("noise_mask"),
         callback=latent_preview.prepare_callback(model, len(sigmas) - 1),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=seed,
+        seed=run.seed,
     )
     return {**{key: value for key, value in latent.items() if key != "downscale_ratio_spacial"}, "samples": samples}
 
 
-def _check(model: Any, sampler: str, shift: float = 0.0) -> None:
-    """Refuse, or warn of, a sampler and a shift (0: the model's own) that do not go with a SANA model; any other model
-    is left alone.
-    """
+def _warned(clip: Any, text: str, instruction: str | None) -> list:
+    """CONDITIONING of a prompt, with a warning if its end is cut off."""
+    conditioning = encode_prompt(clip, text, instruction)[0]
+    warning = clip.tokenizer.prompt(text, instruction).cut_warning()
+    if warning:
+        log.warning(warning)
+    return conditioning
+
+
+def _check(model: Any, sampler: str, shift: float | None = None) -> None:
+    """Refuse a sampler that does not suit a SANA model, or warn of it and of a shift. Other models are left alone."""
     if not isinstance(model, SanaModel):
         return
     warnings = [check_sampler(sampler, model.diffusion_model.config)]
-    if shift and sampler != "scm":
+    if shift is not None and sampler != "scm":
         warnings.append(check_shift(shift, model.model_config.sampling_defaults))
     for warning in filter(None, warnings):
         log.warning(warning)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,8 +11,11 @@ from torch import Tensor
 
 from ...sana_core.config import LINEAR_HEAD_DIM, TransformerConfig
 from ...sana_core.errors import InputError
+from ...sana_core.geometry import Grid
+from ...sana_core.kit import Kit
 from ...sana_core.presets import pag_layer
-from ...sana_core.transformer.attention import Context, SelfAttention
+from ...sana_core.transformer.block import SelfAttention
+from ...sana_core.transformer.caption import Caption
 from ...sana_core.transformer.controlnet import ControlBranch
 from ...sana_core.transformer.model import SanaTransformer
 
@@ -32,19 +34,19 @@ def with_option(model_options: dict[str, Any], key: str, value: Any) -> dict[str
     return {**model_options, "transformer_options": {**model_options.get("transformer_options", {}), key: value}}
 
 
-@dataclass(frozen=True, kw_only=True)
-class HostContext(Context):
-    """A context with the options that other nodes pass to the model's blocks and attention."""
+def host_attention(
+    query: Tensor, key: Tensor, value: Tensor, heads: int, *, bias: Tensor | None, options: dict[str, Any]
+) -> Tensor:
+    """The host's attention, which other nodes may override. query (B, N, C), key and value (B, L, C) -> (B, N, C).
 
-    transformer_options: dict[str, Any]
+    options: the host's transformer_options, which a caption carries to every attention.
+    """
+    return optimized_attention(query, key, value, heads, mask=bias, transformer_options=options)
 
 
-def host_attention(query: Tensor, key: Tensor, value: Tensor, heads: int, context: Context) -> Tensor:
-    """The host's attention, which other nodes may override. query (B, N, C), key and value (B, L, C) -> (B, N, C)."""
-    assert isinstance(context, HostContext)
-    return optimized_attention(
-        query, key, value, heads, mask=context.mask, transformer_options=context.transformer_options
-    )
+def host_kit(operations: Any, device: torch.device | None, dtype: torch.dtype | None) -> Kit:
+    """The host's layers and attention."""
+    return Kit(layers=operations, attention=host_attention, device=device, dtype=dtype)
 
 
 def branches(control: dict[str, Any] | None) -> tuple[ControlBranch, ...]:
@@ -70,7 +72,7 @@ class ComfySana(SanaTransformer):
         device=None,
         operations: Any,
     ) -> None:
-        super().__init__(config, ops=operations, attention=host_attention, device=device, dtype=dtype)
+        super().__init__(config, host_kit(operations, device, dtype))
         self.image_model = image_model
         self.in_channels = config.latent_channels  # some of the host's nodes read it
         self.dtype = dtype  # not read off a weight: under dynamic VRAM there may be none yet
@@ -107,43 +109,40 @@ class ComfySana(SanaTransformer):
         transformer_options.update(total_blocks=self.config.depth, block_type="double")
         if not (self.config.guidance_embed or transformer_options.get(EXACT_TIMESTEPS)):
             timesteps = timesteps.trunc()  # as in training: the released code casts 1000 * sigma to an integer
-        embedded = self.embed_context(context, None if attention_mask is None else attention_mask.bool())
-        hosted = HostContext(
-            embedded.tokens, embedded.mask, states=embedded.states, transformer_options=transformer_options
-        )
+        mask = None if attention_mask is None else attention_mask.bool()
+        caption = self.caption(context, mask, options=transformer_options)
         identity = transformer_options.get(IDENTITY_ATTENTION, ())
         return super().forward(
-            x, timesteps, hosted, guidance=guidance, control=branches(control), identity_attention=identity
+            x, timesteps, caption, guidance=guidance, control=branches(control), identity_attention=identity
         )
 
     def run_block(
         self,
         index: int,
         x: Tensor,
-        context: Context,
+        caption: Caption,
         modulation: Tensor,
-        grid: tuple[int, int],
+        grid: Grid,
         attend: SelfAttention | None = None,
     ) -> Tensor:
-        """Block `index`, or what another node put in its place (`patches_replace["dit"][("double_block", index)]`),
-        with its self-attention or what stands in for that (`patches_replace["attn1"]`).
+        """Block `index`, or what another node put in its place.
+
+        Other nodes replace a block by `patches_replace["dit"][("double_block", index)]`, and its self-attention by
+        `patches_replace["attn1"]`.
         """
-        assert isinstance(context, HostContext)
-        options = context.transformer_options
+        options = caption.options
         options["block_index"] = index
         attend = attend or self._replaced_attention(index, options)
         replacement = options.get("patches_replace", {}).get("dit", {}).get(("double_block", index))
         if replacement is None:
-            return super().run_block(index, x, context, modulation, grid, attend)
+            return super().run_block(index, x, caption, modulation, grid, attend)
 
         def original(args: dict[str, Any]) -> dict[str, Any]:
-            changed = replace(context, tokens=args["txt"])
-            return {
-                **args,
-                "img": super(ComfySana, self).run_block(index, args["img"], changed, args["vec"], grid, attend),
-            }
+            changed = caption.with_tokens(args["txt"])
+            image = super(ComfySana, self).run_block(index, args["img"], changed, args["vec"], grid, attend)
+            return {**args, "img": image}
 
-        args = {"img": x, "txt": context.tokens, "vec": modulation, "transformer_options": options}
+        args = {"img": x, "txt": caption.tokens, "vec": modulation, "transformer_options": options}
         return replacement(args, {"original_block": original})["img"]
 
     def _replaced_attention(self, index: int, options: dict[str, Any]) -> SelfAttention | None:

@@ -16,9 +16,10 @@ from torch import Tensor
 from ...sana_core.checkpoint.canonical import canonical_autoencoder
 from ...sana_core.checkpoint.detect import autoencoder_config
 from ...sana_core.checkpoint.fit import check_fit, fitted, naming
-from ...sana_core.config import DOWNSCALE, AutoencoderConfig
+from ...sana_core.config import AutoencoderConfig
 from ...sana_core.dcae.autoencoder import DCAE
 from ...sana_core.errors import InputError
+from ...sana_core.kit import Kit
 from .autoencoder import ComfyDCAE, SanaVAE, decode_memory, encode_memory
 from .reading import read_model
 
@@ -52,7 +53,7 @@ def dcae_weights(tensors: Mapping[str, Tensor]) -> tuple[AutoencoderConfig, dict
     """
     canonical = canonical_autoencoder(tensors)
     config = autoencoder_config(canonical.tensors)
-    expected = DCAE(config, device="meta").state_dict()
+    expected = DCAE(config, Kit(device="meta")).state_dict()
     weights = fitted(canonical.tensors, expected)
     check_fit(weights, expected, canonical)
     return config, weights
@@ -67,7 +68,9 @@ def fill_vae(
     _set_geometry(vae, config)
     vae.vae_dtype = _usable_dtype(vae, dtype or comfy.model_management.vae_dtype(vae.device, vae.working_dtypes))
     vae.first_stage_model = (
-        ComfyDCAE(config, ops=comfy.ops.disable_weight_init, dtype=vae.vae_dtype).eval().requires_grad_(False)
+        ComfyDCAE(config, Kit(layers=comfy.ops.disable_weight_init, device=None, dtype=vae.vae_dtype))
+        .eval()
+        .requires_grad_(False)
     )
     comfy.model_management.archive_model_dtypes(vae.first_stage_model)
     offload_device = comfy.model_management.vae_offload_device()
@@ -115,8 +118,8 @@ def load_vae_patcher(path: str, disable_dynamic: bool = False) -> comfy.model_pa
 
 
 def _set_geometry(vae: comfy.sd.VAE, config: AutoencoderConfig) -> None:
-    vae.latent_channels, vae.latent_dim, vae.output_channels = config.latent_channels, 2, 3
-    vae.downscale_ratio = vae.upscale_ratio = DOWNSCALE
+    vae.latent_channels, vae.latent_dim, vae.output_channels = config.geometry.channels, 2, 3
+    vae.downscale_ratio = vae.upscale_ratio = config.geometry.downscale
     vae.disable_offload = False
     vae.process_input = lambda image: image * 2.0 - 1.0
     vae.process_output = lambda image: image.add_(1.0).div_(2.0).clamp_(0.0, 1.0)

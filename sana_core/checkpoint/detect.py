@@ -15,7 +15,6 @@ from typing import Any
 from torch import Tensor
 
 from ..config import (
-    DOWNSCALE,
     LARGEST_DEPTH,
     LARGEST_SIZE,
     LINEAR_HEAD_DIM,
@@ -29,6 +28,7 @@ from ..config import (
     cross_heads,
 )
 from ..errors import CheckpointError, listed
+from ..geometry import DC_AE_F32
 from ..precision import precision_words, trained_in_fp16
 from ..presets import network_name, sampling_defaults
 from .numbers import read_number
@@ -180,7 +180,7 @@ def native_size(source: Mapping[str, Tensor], stated: Mapping, variant: str | No
         return NATIVE_SIZES.get(variant)
     sample_size = stated.get("sample_size")
     cells = math.isqrt(_position_tokens(source)) if sample_size is None else _whole("sample_size", sample_size)
-    return cells * DOWNSCALE or None
+    return cells * DC_AE_F32.downscale or None
 
 
 def _position_tokens(source: Mapping[str, Tensor]) -> int:

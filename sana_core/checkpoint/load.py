@@ -11,6 +11,7 @@ from torch import nn
 
 from ..dcae.autoencoder import DCAE
 from ..device import pick_device
+from ..kit import Kit
 from ..precision import full_range, loaded_dtype, precision_warning
 from ..transformer.controlnet import SanaControlNet
 from ..transformer.model import SanaTransformer
@@ -75,7 +76,7 @@ def load_controlnet(
     stated = stated_config(checkpoint.metadata, checkpoint.config)
     with naming(checkpoint.source, canonical.original_key):
         config = controlnet_config(canonical.tensors, stated)
-    model = SanaControlNet(config, embedders=has_embedders(canonical.tensors), order=order, device="meta")
+    model = SanaControlNet(config, Kit(device="meta"), embedders=has_embedders(canonical.tensors), order=order)
     with naming(checkpoint.source, canonical.original_key):
         return load_strictly(model, canonical, device, dtype)
 
@@ -101,7 +102,7 @@ def build_transformer(
             trained_precision=trained_precision,
         )
         dtype = dtype or loaded_dtype(found.config, canonical.tensors["patch_embed.proj.weight"].dtype, device)
-        model = load_strictly(SanaTransformer(found.config, device="meta"), canonical, device, dtype)
+        model = load_strictly(SanaTransformer(found.config, Kit(device="meta")), canonical, device, dtype)
     log.info("%s: %s", checkpoint.source, found.words)
     if warning := precision_warning(found.config, dtype):
         log.warning("%s: %s", checkpoint.source, warning)
@@ -117,7 +118,7 @@ def build_autoencoder(
         refuse_quantised(canonical.tensors, checkpoint.metadata, checkpoint.config)
     with naming(checkpoint.source, canonical.original_key):
         dtype = full_range(dtype or canonical.tensors["decoder.conv_in.weight"].dtype, "DC-AE")
-        return load_strictly(DCAE(autoencoder_config(canonical.tensors), device="meta"), canonical, device, dtype)
+        return load_strictly(DCAE(autoencoder_config(canonical.tensors), Kit(device="meta")), canonical, device, dtype)
 
 
 def load_strictly(

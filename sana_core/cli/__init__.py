@@ -1,5 +1,10 @@
-"""The command line: `python -m sana_core "a red apple" -o apple.png`."""
+"""The command line: `python -m sana_core "a red apple" -o apple.png`.
 
-from .draw import main
+`main.py` has the table of commands. `draw.py` is the default one, with its options, its prompt files, the names of its
+pictures and what they record each in a file of their own.
+"""
 
-__all__ = ["main"]
+from .draw import draw_one as _draw
+from .main import main
+
+__all__ = ["_draw", "main"]

@@ -14,7 +14,6 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from ..config import DOWNSCALE
 from ..errors import InputError
 from .networks import Decoder, Encoder
 from .tiling import OnTile, check_tile, counter, result_like
@@ -36,12 +35,13 @@ def decode_blended(
     overlap: a multiple of 32 smaller than `tile`. tile, out, on_tile, batches and gradients: as in
     `tiling.decode_tiled`. A picture no larger than a tile is decoded at once. Raises InputError.
     """
-    cells = latent.shape[-2], latent.shape[-1]
-    starts = _starts(cells, tile, overlap)
-    out = result_like(latent, (latent.shape[0], 3, cells[0] * DOWNSCALE, cells[1] * DOWNSCALE), out)
+    geometry = decoder.geometry
+    cell = check_tile(tile, geometry)
+    starts = _starts((latent.shape[-2], latent.shape[-1]), tile, overlap, cell)
+    out = result_like(latent, (latent.shape[0], 3, *geometry.in_pixels(latent.shape)), out)
     report = counter(on_tile, latent.shape[0] * len(starts[0]) * len(starts[1]))
     for item, picture in zip(latent.split(1), out.split(1)):
-        _blend(decoder, (item, 1), (picture, DOWNSCALE), starts, tile // DOWNSCALE, overlap // DOWNSCALE, report)
+        _blend(decoder, (item, 1), (picture, cell), starts, tile // cell, overlap // cell, report)
     return out
 
 
@@ -58,26 +58,26 @@ def encode_blended(
     """Picture (B, 3, H, W) in -1..1, H and W divisible by 32 -> raw latent (B, 32, H/32, W/32). Arguments: as in
     `decode_blended`.
     """
-    cells = image.shape[-2] // DOWNSCALE, image.shape[-1] // DOWNSCALE
-    starts = _starts(cells, tile, overlap)
-    out = result_like(image, (image.shape[0], encoder.latent_channels, *cells), out)
+    geometry = encoder.geometry
+    cell = check_tile(tile, geometry)
+    cells = geometry.in_cells(image.shape)
+    starts = _starts(cells, tile, overlap, cell)
+    out = result_like(image, (image.shape[0], geometry.channels, *cells), out)
     report = counter(on_tile, image.shape[0] * len(starts[0]) * len(starts[1]))
     for item, latent in zip(image.split(1), out.split(1)):
-        _blend(encoder, (item, DOWNSCALE), (latent, 1), starts, tile // DOWNSCALE, overlap // DOWNSCALE, report)
+        _blend(encoder, (item, cell), (latent, 1), starts, tile // cell, overlap // cell, report)
     return out
 
 
-def _starts(cells: tuple[int, int], tile: int, overlap: int) -> tuple[range, range]:
+def _starts(cells: tuple[int, int], tile: int, overlap: int, cell: int) -> tuple[range, range]:
     """Where the tiles' rows and columns begin, in latent cells."""
-    check_tile(tile)
-    if overlap % DOWNSCALE or not 0 <= overlap < tile:
+    if overlap % cell or not 0 <= overlap < tile:
         raise InputError(
-            f"overlap {overlap}, expected a multiple of {DOWNSCALE} pixels from 0 and smaller than the tile, which is "
-            f"{tile}"
+            f"overlap {overlap}, expected a multiple of {cell} pixels from 0 and smaller than the tile, which is {tile}"
         )
-    if max(cells) * DOWNSCALE <= tile:
+    if max(cells) * cell <= tile:
         return range(1), range(1)
-    stride = (tile - overlap) // DOWNSCALE
+    stride = (tile - overlap) // cell
     return range(0, cells[0], stride), range(0, cells[1], stride)
 
 

@@ -9,14 +9,12 @@ of the branch.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import LINEAR_HEAD_DIM
-from ..kernels.linear_attention import linear_attention
+from ..kit import Kit
 
 ATTENTION_EPS = 1e-15
 
@@ -26,10 +24,10 @@ class RMSNorm2d(nn.Module):
     cast once.
     """
 
-    def __init__(self, channels: int, *, device=None, dtype=None) -> None:
+    def __init__(self, channels: int, kit: Kit) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.zeros(channels, device=device, dtype=dtype))
+        self.weight = kit.ones(channels)
+        self.bias = kit.zeros(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)
@@ -49,11 +47,11 @@ class ResBlock(nn.Module):
 
     scale = 1
 
-    def __init__(self, channels: int, *, ops: Any, device=None, dtype=None) -> None:
+    def __init__(self, channels: int, kit: Kit) -> None:
         super().__init__()
-        self.conv1 = ops.Conv2d(channels, channels, 3, padding=1, device=device, dtype=dtype)
-        self.conv2 = ops.Conv2d(channels, channels, 3, padding=1, bias=False, device=device, dtype=dtype)
-        self.norm = RMSNorm2d(channels, device=device, dtype=dtype)
+        self.conv1 = kit.conv2d(channels, channels, 3, padding=1)
+        self.conv2 = kit.conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = RMSNorm2d(channels, kit)
         self.out_channels = channels
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,11 +73,10 @@ class MultiscaleProjection(nn.Module):
     channels.
     """
 
-    def __init__(self, channels: int, *, ops: Any, device=None, dtype=None) -> None:
+    def __init__(self, channels: int, kit: Kit) -> None:
         super().__init__()
-        factory = {"bias": False, "device": device, "dtype": dtype}
-        self.proj_in = ops.Conv2d(channels, channels, 5, padding=2, groups=channels, **factory)
-        self.proj_out = ops.Conv2d(channels, channels, 1, groups=channels // LINEAR_HEAD_DIM, **factory)
+        self.proj_in = kit.depthwise(channels, 5, bias=False)
+        self.proj_out = kit.conv2d(channels, channels, 1, groups=channels // LINEAR_HEAD_DIM, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj_out(self.proj_in(x))
@@ -93,21 +90,19 @@ class LiteMLA(nn.Module):
 
     scale = 1
 
-    def __init__(self, channels: int, *, ops: Any, device=None, dtype=None) -> None:
+    def __init__(self, channels: int, kit: Kit) -> None:
         super().__init__()
-        factory = {"bias": False, "device": device, "dtype": dtype}
-        self.to_q = ops.Linear(channels, channels, **factory)
-        self.to_k = ops.Linear(channels, channels, **factory)
-        self.to_v = ops.Linear(channels, channels, **factory)
-        self.to_qkv_multiscale = nn.ModuleList(
-            [MultiscaleProjection(3 * channels, ops=ops, device=device, dtype=dtype)]
-        )
-        self.to_out = ops.Linear(2 * channels, channels, **factory)
-        self.norm_out = RMSNorm2d(channels, device=device, dtype=dtype)
+        self.to_q = kit.linear(channels, channels, bias=False)
+        self.to_k = kit.linear(channels, channels, bias=False)
+        self.to_v = kit.linear(channels, channels, bias=False)
+        self.to_qkv_multiscale = nn.ModuleList([MultiscaleProjection(3 * channels, kit)])
+        self.to_out = kit.linear(2 * channels, channels, bias=False)
+        self.norm_out = RMSNorm2d(channels, kit)
+        self.linear_attention = kit.linear_attention
         self.out_channels = channels
 
     def forward(self, x: Tensor) -> Tensor:
-        attended = linear_attention(*self.heads(self.scales(x)), eps=ATTENTION_EPS)
+        attended = self.linear_attention(*self.heads(self.scales(x)), eps=ATTENTION_EPS)
         return x + self.merge(attended, x)
 
     def scales(self, x: Tensor) -> Tensor:
@@ -142,14 +137,13 @@ class GLUMBConv(nn.Module):
 
     scale = 1
 
-    def __init__(self, channels: int, *, ops: Any, device=None, dtype=None) -> None:
+    def __init__(self, channels: int, kit: Kit) -> None:
         super().__init__()
-        factory = {"device": device, "dtype": dtype}
         hidden = 4 * channels
-        self.conv_inverted = ops.Conv2d(channels, 2 * hidden, 1, **factory)
-        self.conv_depth = ops.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, **factory)
-        self.conv_point = ops.Conv2d(hidden, channels, 1, bias=False, **factory)
-        self.norm = RMSNorm2d(channels, **factory)
+        self.conv_inverted = kit.conv2d(channels, 2 * hidden, 1)
+        self.conv_depth = kit.depthwise(2 * hidden, 3)
+        self.conv_point = kit.conv2d(hidden, channels, 1, bias=False)
+        self.norm = RMSNorm2d(channels, kit)
         self.out_channels = channels
 
     def forward(self, x: Tensor) -> Tensor:
@@ -171,10 +165,10 @@ class GLUMBConv(nn.Module):
 class EfficientViTBlock(nn.Module):
     """Global linear attention, then a local gated convolution."""
 
-    def __init__(self, channels: int, *, ops: Any, device=None, dtype=None) -> None:
+    def __init__(self, channels: int, kit: Kit) -> None:
         super().__init__()
-        self.attn = LiteMLA(channels, ops=ops, device=device, dtype=dtype)
-        self.conv_out = GLUMBConv(channels, ops=ops, device=device, dtype=dtype)
+        self.attn = LiteMLA(channels, kit)
+        self.conv_out = GLUMBConv(channels, kit)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv_out(self.attn(x))
@@ -185,9 +179,9 @@ class Downsample(nn.Module):
 
     scale = 0.5
 
-    def __init__(self, in_channels: int, out_channels: int, *, ops: Any, device=None, dtype=None) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kit: Kit) -> None:
         super().__init__()
-        self.conv = ops.Conv2d(in_channels, out_channels, 3, stride=2, padding=1, device=device, dtype=dtype)
+        self.conv = kit.conv2d(in_channels, out_channels, 3, stride=2, padding=1)
         self.in_channels, self.out_channels = in_channels, out_channels
 
     def forward(self, x: Tensor) -> Tensor:
@@ -208,9 +202,9 @@ class InterpolateUpsample(nn.Module):
 
     scale = 2
 
-    def __init__(self, in_channels: int, out_channels: int, *, ops: Any, device=None, dtype=None) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kit: Kit) -> None:
         super().__init__()
-        self.conv = ops.Conv2d(in_channels, out_channels, 3, padding=1, device=device, dtype=dtype)
+        self.conv = kit.conv2d(in_channels, out_channels, 3, padding=1)
         self.in_channels, self.out_channels = in_channels, out_channels
 
     def forward(self, x: Tensor) -> Tensor:
@@ -231,11 +225,9 @@ class ShuffleUpsample(nn.Module):
 
     scale = 2
 
-    def __init__(
-        self, in_channels: int, out_channels: int, *, shortcut: bool, ops: Any, device=None, dtype=None
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kit: Kit, *, shortcut: bool) -> None:
         super().__init__()
-        self.conv = ops.Conv2d(in_channels, 4 * out_channels, 3, padding=1, device=device, dtype=dtype)
+        self.conv = kit.conv2d(in_channels, 4 * out_channels, 3, padding=1)
         self.out_channels = out_channels
         self.shortcut = shortcut
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..config import DOWNSCALE, AutoencoderConfig
-from ..errors import InputError
+from ..config import AutoencoderConfig
+from ..device import free_memory
+from ..kit import Kit
 from .networks import Decoder, Encoder, tiled_stages
-from .strips import IN_PLACE, Box, Local, plan, strips
+from .strips import IN_PLACE, Box, Local, columns_taken, plan, strips
 from .tiling import tile_boxes
 
 TILES = (None, 2048, 1024, 768, 512, 384, 256, 128)
 UNKNOWN_MEMORY_TILE = 1024
+PeakBytes = Callable[..., int]
+"""(config, height, width, tile, dtype, batch=1) -> bytes"""
+log = logging.getLogger("sana")
 MARGIN = 1.2  # for what the counts leave out
 
 
@@ -29,48 +32,41 @@ def pick_tile(
     free_bytes: int,
     *,
     batch: int = 1,
-    encode: bool = False,
+    peak_bytes: PeakBytes | None = None,
+    largest: int | None = None,
 ) -> int | None:
-    """Largest of `TILES` (None: no tiles) whose peak, with a margin of a fifth, fits into `free_bytes`. Sizes in
-    pixels.
+    """Largest of `TILES` (None: no tiles) whose peak, with a margin of a fifth, fits into `free_bytes`.
 
-    The weights are taken to be loaded already. Raises InputError if not even the smallest tile fits.
+    Sizes in pixels. The weights are taken to be loaded already. peak_bytes: `decode_peak_bytes`, the default, or
+    `encode_peak_bytes`. largest: no larger tile than this. If not even the smallest tile fits it is returned all the
+    same, with a warning: this is an estimate, and only the allocator knows what it can give.
     """
-    peak_bytes, needed = encode_peak_bytes if encode else decode_peak_bytes, 0.0
-    for tile in TILES:
+    peak_bytes, needed = peak_bytes or decode_peak_bytes, 0.0
+    sizes = [tile for tile in TILES if largest is None or (tile or max(height, width)) <= largest]
+    for tile in sizes:
         needed = MARGIN * peak_bytes(config, height, width, tile, dtype, batch)
         if needed <= free_bytes:
             return tile
-    raise InputError(
-        f"{'encoding' if encode else 'decoding'} {batch} x {width} x {height} pixels in tiles of {TILES[-1]} needs "
-        f"{needed / 1e9:.2f} GB "
-        f"of memory besides the weights, but {free_bytes / 1e9:.2f} GB are free: free some, or choose a smaller "
-        "picture or batch"
+    log.warning(
+        "a picture of %d x %d pixels in its smallest tiles takes about %.2f GB of memory besides the autoencoder, and "
+        "%.2f GB are free: if this fails, free some memory or choose a smaller picture",
+        width,
+        height,
+        needed / 1e9,
+        free_bytes / 1e9,
     )
+    return sizes[-1]
 
 
 def auto_tile(
     config: AutoencoderConfig, height: int, width: int, like: torch.Tensor, *, encode: bool = False
 ) -> int | None:
-    """`pick_tile` for the device, number type and batch of `like`; 1024 where it cannot be told how much memory is
-    free.
-    """
+    """`pick_tile` for the device, number type and batch of `like`; 1024 if free memory is unknown."""
     free = free_memory(like.device)
     if free is None:
         return UNKNOWN_MEMORY_TILE
-    return pick_tile(config, height, width, like.dtype, free, batch=like.shape[0], encode=encode)
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that new tensors on `device` can have, or None if that cannot be told."""
-    if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + unused
-    meminfo = Path("/proc/meminfo")
-    if device.type == "cpu" and meminfo.is_file():
-        available = re.search(r"^MemAvailable:\s+(\d+) kB$", meminfo.read_text(), re.MULTILINE)
-        return int(available[1]) * 1024 if available else None
-    return None
+    peak_bytes = encode_peak_bytes if encode else decode_peak_bytes
+    return pick_tile(config, height, width, like.dtype, free, batch=like.shape[0], peak_bytes=peak_bytes)
 
 
 def decode_peak_bytes(
@@ -92,7 +88,7 @@ def decode_peak_bytes(
     batch multiplies the result alone. Workspaces of convolutions and the allocator's rounding are not counted.
     """
     low, high = _skeleton(Decoder, config).chains()
-    size, cells = dtype.itemsize, (height // DOWNSCALE, width // DOWNSCALE)
+    size, cells = dtype.itemsize, config.geometry.in_cells((height, width))
     result = batch * 3 * height * width * size
     stem = config.decoder[-1].channels * _area(cells) * size
     whole = Box.of((height, width))
@@ -100,7 +96,7 @@ def decode_peak_bytes(
         return result + _untiled_peak([*low, *high], whole, stem, size)
     seen = plan(high, whole, whole.size)[0]
     low_peak, held = _chain_peak(low, plan(low, seen, seen.size), stem, size)
-    tiles = (plan(high, box, whole.size) for box in tile_boxes(whole.size, tile))
+    tiles = (plan(high, box, whole.size) for box in tile_boxes(whole.size, tile, config.geometry))
     return result + max(low_peak, held + max(_chain_peak(high, boxes, 0, size)[0] for boxes in tiles))
 
 
@@ -115,14 +111,16 @@ def encode_peak_bytes(
     `strips.STRIP_BYTES`.
     """
     high, low = _skeleton(Encoder, config).chains()
-    size, cells = dtype.itemsize, (height // DOWNSCALE, width // DOWNSCALE)
-    result = batch * config.latent_channels * _area(cells) * size
+    size, cells = dtype.itemsize, config.geometry.in_cells((height, width))
+    result = batch * config.geometry.channels * _area(cells) * size
     if tile is None:
         return result + _untiled_peak([*high, *low], Box.of(cells), 0, size)
     needs = plan(low, Box.of(cells), cells)
     seen = needs[0].size
     held = config.encoder[tiled_stages(config.encoder)].channels * _area(seen) * size
-    tiles = (plan(high, box.divided(height // seen[0]), seen) for box in tile_boxes((height, width), tile))
+    tiles = (
+        plan(high, box.divided(height // seen[0]), seen) for box in tile_boxes((height, width), tile, config.geometry)
+    )
     return result + max(
         held + max(_chain_peak(high, boxes, 0, size)[0] for boxes in tiles), _chain_peak(low, needs, held, size)[0]
     )
@@ -131,19 +129,23 @@ def encode_peak_bytes(
 @lru_cache(maxsize=8)
 def _skeleton(network: type[Any], config: AutoencoderConfig) -> Any:
     """The network without weights."""
-    return network(config, ops=torch.nn, device="meta")
+    return network(config, Kit(device="meta"))
 
 
 def _chain_peak(layers: Sequence[Local], boxes: Sequence[Box], owned: int, size: int) -> tuple[int, int]:
     """Peak bytes of `strips.run`, and the bytes of its result. owned: bytes of its input, 0 if others hold it; size:
     bytes of a number.
     """
-    peak = owned
+    peak, have = owned, boxes[0]
     for layer, need, want in zip(layers, boxes, boxes[1:]):
-        in_place = isinstance(layer, IN_PLACE)
-        made = 0 if in_place else _area(want.size) * layer.out_channels * size
-        peak = max(peak, owned + made + _strip_bytes(layer, need.size if in_place else want.size, size))
-        owned = made or owned
+        left, right = columns_taken(layer, have, need)
+        if isinstance(layer, IN_PLACE):
+            peak = max(peak, owned + _strip_bytes(layer, (need.size[0], right - left), size))
+            continue
+        made = _area(want.size) * layer.out_channels * size
+        computed = (want.size[0], int((right - left) * layer.scale))
+        peak = max(peak, owned + made + _strip_bytes(layer, computed, size))
+        owned, have = made, want
     return peak, owned
 
 

@@ -6,18 +6,20 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise, takewhile
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import AutoencoderConfig, StageConfig
+from ..kit import Kit
 from .layers import Downsample, EfficientViTBlock, InterpolateUpsample, ResBlock, RMSNorm2d, ShuffleUpsample, norm_bytes
-from .strips import Local, Part, conv3x3_reach
+from .strips import ChainLayer, Local, conv3x3_reach
 
 BLOCKS = {"res": ResBlock, "vit": EfficientViTBlock}
 
 
-def stage_blocks(stage: StageConfig, **factory: Any) -> list[nn.Module]:
-    return [BLOCKS[stage.block](stage.channels, **factory) for _ in range(stage.depth)]
+def stage_blocks(stage: StageConfig, kit: Kit) -> list[nn.Module]:
+    return [BLOCKS[stage.block](stage.channels, kit) for _ in range(stage.depth)]
 
 
 def tiled_stages(stages: Sequence[StageConfig]) -> int:
@@ -32,27 +34,26 @@ def tiled_stages(stages: Sequence[StageConfig]) -> int:
 class Encoder(nn.Module):
     """(B, 3, H, W) in -1..1 -> raw latent (B, 32, H/32, W/32). Deterministic: there is no KL sampling."""
 
-    def __init__(self, config: AutoencoderConfig, *, ops: Any, device=None, dtype=None) -> None:
+    def __init__(self, config: AutoencoderConfig, kit: Kit) -> None:
         super().__init__()
-        factory = {"device": device, "dtype": dtype}
         self.stages = stages = config.encoder
-        self.latent_channels = config.latent_channels
+        self.geometry = config.geometry
         self.map_channels = stages[tiled_stages(stages)].channels
-        self.conv_in = ops.Conv2d(3, stages[0].channels, 3, padding=1, **factory)
-        layers = [stage_blocks(stage, ops=ops, **factory) for stage in stages]
+        self.conv_in = kit.conv2d(3, stages[0].channels, 3, padding=1)
+        layers = [stage_blocks(stage, kit) for stage in stages]
         for blocks, (stage, deeper) in zip(layers, pairwise(stages)):
-            blocks.append(Downsample(stage.channels, deeper.channels, ops=ops, **factory))
+            blocks.append(Downsample(stage.channels, deeper.channels, kit))
         self.down_blocks = nn.ModuleList(nn.Sequential(*blocks) for blocks in layers)
-        self.conv_out = ops.Conv2d(stages[-1].channels, config.latent_channels, 3, padding=1, **factory)
+        self.conv_out = kit.conv2d(stages[-1].channels, config.geometry.channels, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
-        x = self.conv_in(image)
+        x = self.conv_in(channels_last(image))
         for block in _blocks(self.down_blocks):
             x = block(x)
         return self.head(x)
 
     def head(self, x: Tensor) -> Tensor:
-        return self.conv_out(x) + x.unflatten(1, (self.latent_channels, -1)).mean(dim=2)
+        return self.conv_out(x) + x.unflatten(1, (self.geometry.channels, -1)).mean(dim=2)
 
     def chains(self) -> tuple[list[Local], list[Local]]:
         """All layers up to the head in two chains: picture to the map that the low-resolution stages see whole, and on
@@ -60,32 +61,31 @@ class Encoder(nn.Module):
         """
         tiled = tiled_stages(self.stages)
         top = self.stages[0].channels
-        conv_in = Part(run=self.conv_in, reach=conv3x3_reach, out_channels=top, working_bytes=lambda size: top * size)
+        conv_in = ChainLayer(
+            run=self.conv_in, reach=conv3x3_reach, out_channels=top, working_bytes=lambda size: top * size
+        )
         return [conv_in, *_layers(self.down_blocks[:tiled])], _layers(self.down_blocks[tiled:])
 
 
 class Decoder(nn.Module):
     """Raw latent (B, 32, h, w) -> (B, 3, 32 h, 32 w), about -1..1, not clamped."""
 
-    def __init__(self, config: AutoencoderConfig, *, ops: Any, device=None, dtype=None) -> None:
+    def __init__(self, config: AutoencoderConfig, kit: Kit) -> None:
         super().__init__()
-        factory = {"ops": ops, "device": device, "dtype": dtype}
         self.stages = stages = config.decoder
-        self.conv_in = ops.Conv2d(config.latent_channels, stages[-1].channels, 3, padding=1, device=device, dtype=dtype)
-        layers = [stage_blocks(stage, **factory) for stage in stages]
+        self.geometry = config.geometry
+        self.conv_in = kit.conv2d(config.geometry.channels, stages[-1].channels, 3, padding=1)
+        layers = [stage_blocks(stage, kit) for stage in stages]
         for blocks, (stage, deeper) in zip(layers, pairwise(stages)):
             if stage.depth:
-                blocks.insert(0, _upsample(config.lite, deeper.channels, stage.channels, **factory))
+                blocks.insert(0, _upsample(config.lite, deeper.channels, stage.channels, kit))
         self.up_blocks = nn.ModuleList(nn.Sequential(*blocks) for blocks in layers)
         self.top_channels = next(stage.channels for stage in stages if stage.depth)
-        self.norm_out = RMSNorm2d(self.top_channels, device=device, dtype=dtype)
+        self.norm_out = RMSNorm2d(self.top_channels, kit)
         if config.lite:
-            self.activation, self.conv_out = F.silu, ShuffleUpsample(self.top_channels, 3, shortcut=False, **factory)
+            self.activation, self.conv_out = F.silu, ShuffleUpsample(self.top_channels, 3, kit, shortcut=False)
         else:
-            self.activation, self.conv_out = (
-                F.relu,
-                ops.Conv2d(self.top_channels, 3, 3, padding=1, device=device, dtype=dtype),
-            )
+            self.activation, self.conv_out = F.relu, kit.conv2d(self.top_channels, 3, 3, padding=1)
 
     def forward(self, latent: Tensor) -> Tensor:
         x = self.stem(latent)
@@ -94,7 +94,7 @@ class Decoder(nn.Module):
         return self.head(x)
 
     def stem(self, latent: Tensor) -> Tensor:
-        x = self.conv_in(latent)
+        x = self.conv_in(channels_last(latent))
         return x + latent.repeat_interleave(x.shape[1] // latent.shape[1], dim=1)
 
     def head(self, x: Tensor) -> Tensor:
@@ -109,15 +109,20 @@ class Decoder(nn.Module):
         reach, scale = (out.reach, out.scale) if isinstance(out, ShuffleUpsample) else (conv3x3_reach, 1)
 
         def working_bytes(size: int) -> int:
-            """The normed map, and what makes it or what is made of it; not the input, which is there anyway."""
+            """The normalised map, and the larger of the norm's and the convolution's temporaries; without the input."""
             return top * max(norm_bytes(size) - size, 2 * size) // scale**2
 
-        head = Part(run=self.head, reach=reach, scale=scale, out_channels=3, working_bytes=working_bytes)
+        head = ChainLayer(run=self.head, reach=reach, scale=scale, out_channels=3, working_bytes=working_bytes)
         return _layers(reversed(self.up_blocks[tiled:])), [*_layers(reversed(self.up_blocks[:tiled])), head]
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """The same map with its channels side by side in memory, as all maps after it then are."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 def _blocks(stages: Iterable[nn.Module]) -> list[nn.Module]:
-    """Of all stages in a row, so that nothing holds the map that a stage began with."""
+    """All blocks in order. Iterating over them, not calling `nn.Sequential`, frees the input of a stage early."""
     return [block for stage in stages for block in stage.children()]
 
 
@@ -130,7 +135,7 @@ def _layers(stages: Iterable[nn.Module]) -> list[Any]:
     ]
 
 
-def _upsample(lite: bool, in_channels: int, out_channels: int, **factory: Any) -> nn.Module:
+def _upsample(lite: bool, in_channels: int, out_channels: int, kit: Kit) -> nn.Module:
     if lite:
-        return ShuffleUpsample(in_channels, out_channels, shortcut=True, **factory)
-    return InterpolateUpsample(in_channels, out_channels, **factory)
+        return ShuffleUpsample(in_channels, out_channels, kit, shortcut=True)
+    return InterpolateUpsample(in_channels, out_channels, kit)

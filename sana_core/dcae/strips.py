@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from ..kernels.linear_attention import attend, attention_state
@@ -63,7 +64,7 @@ class Local(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class ChainLayer:
     """A few modules as one layer of a chain."""
 
     run: Callable[[Tensor], Tensor]
@@ -110,6 +111,7 @@ def run(layers: Sequence[Local], x: Tensor, boxes: Sequence[Box]) -> Tensor:
     """
     have = boxes[0]
     for layer, need, want in zip(layers, boxes, boxes[1:]):
+        need = Box(need.rows, columns_taken(layer, have, need))
         needed = crop(x, have, need)
         if isinstance(layer, (ResBlock, GLUMBConv)):
             _add(needed, layer.branch, layer)
@@ -121,6 +123,19 @@ def run(layers: Sequence[Local], x: Tensor, boxes: Sequence[Box]) -> Tensor:
     return crop(x, have, boxes[-1])
 
 
+def columns_taken(layer: Local, have: Box, need: Box) -> Span:
+    """Columns that a layer is given: all there are where it can take them, since whole rows lie in one piece.
+
+    Attention must not see columns that are not right, and a layer of stride 2 has to begin where a pair of columns does.
+    """
+    return need.columns if isinstance(layer, LiteMLA) or layer.scale < 1 else have.columns
+
+
+def new_map(x: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
+    """An empty map (1, channels, height, width) like x, channels-last: convolutions take strips of its rows uncopied."""
+    return torch.empty((1, channels, *size), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
 def crop(x: Tensor, have: Box, want: Box) -> Tensor:
     """View of the box `want` of a map of which x holds the box `have`."""
     (top, _), (left, _) = have
@@ -129,7 +144,7 @@ def crop(x: Tensor, have: Box, want: Box) -> Tensor:
 
 def _resized(layer: Local, x: Tensor, have: Box, want: Box) -> Tensor:
     """Box `want` of the output of a layer that changes size or channels, from the box `have` of its input."""
-    out = x.new_empty(1, layer.out_channels, *want.size)
+    out = new_map(x, layer.out_channels, want.size)
     for start, stop in strips(layer, want.size, x.element_size()):
         strip = Box((want.rows[0] + start, want.rows[0] + stop), want.columns)
         need = Box(_within(layer.reach(*strip.rows), have.rows), have.columns)

@@ -16,10 +16,10 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from ..config import DOWNSCALE
 from ..errors import InputError
+from ..geometry import LatentGeometry
 from .networks import Decoder, Encoder
-from .strips import Box, crop, plan, run, spans
+from .strips import Box, crop, new_map, plan, run, spans
 
 MIN_TILE = 128  # pixels; below, most of the work would be halo
 
@@ -39,8 +39,8 @@ def decode_tiled(
     batch. What it raises, such as an interrupt, passes through. Items of a batch run one after another: but for `out`,
     memory does not grow with the batch. No gradients.  Raises InputError.
     """
-    size = latent.shape[-2] * DOWNSCALE, latent.shape[-1] * DOWNSCALE
-    boxes = tile_boxes(size, tile)
+    size = decoder.geometry.in_pixels(latent.shape)
+    boxes = tile_boxes(size, tile, decoder.geometry)
     out = result_like(latent, (latent.shape[0], 3, *size), out)
     report = counter(on_tile, latent.shape[0] * len(boxes))
     for item, picture in zip(latent.split(1), out.split(1)):
@@ -61,9 +61,9 @@ def encode_tiled(
 
     tile, out, on_tile, batches, gradients and errors: as in `decode_tiled`.
     """
-    size = image.shape[-2], image.shape[-1]
-    boxes = tile_boxes(size, tile)
-    out = result_like(image, (image.shape[0], encoder.latent_channels, size[0] // DOWNSCALE, size[1] // DOWNSCALE), out)
+    geometry = encoder.geometry
+    boxes = tile_boxes((image.shape[-2], image.shape[-1]), tile, geometry)
+    out = result_like(image, (image.shape[0], geometry.channels, *geometry.in_cells(image.shape)), out)
     report = counter(on_tile, image.shape[0] * len(boxes))
     for item, latent in zip(image.split(1), out.split(1)):
         if tile is None:
@@ -74,13 +74,13 @@ def encode_tiled(
     return out
 
 
-def tile_boxes(size: tuple[int, int], tile: int | None) -> list[Box]:
+def tile_boxes(size: tuple[int, int], tile: int | None, geometry: LatentGeometry) -> list[Box]:
     """The tiles of a picture of `size` (height, width), row by row. Raises InputError for a tile that cannot be."""
     if tile is None:
         return [Box.of(size)]
-    check_tile(tile)
+    cell = check_tile(tile, geometry)
     rows, columns = (
-        [(a * DOWNSCALE, b * DOWNSCALE) for a, b in spans(length // DOWNSCALE, tile // DOWNSCALE)] for length in size
+        [(first * cell, last * cell) for first, last in spans(length // cell, tile // cell)] for length in size
     )
     return [Box(top, left) for top in rows for left in columns]
 
@@ -101,12 +101,13 @@ def _encode(encoder: Encoder, image: Tensor, boxes: list[Box], report: Callable[
     """One picture (1, 3, H, W) to its latent (1, 32, H/32, W/32)."""
     high, low = encoder.chains()
     height, width = image.shape[-2:]
-    needs = plan(low, Box.of((height // DOWNSCALE, width // DOWNSCALE)), (height // DOWNSCALE, width // DOWNSCALE))
+    cells = encoder.geometry.in_cells(image.shape)
+    needs = plan(low, Box.of(cells), cells)
     seen = needs[0]
     step = height // seen.size[0]  # pixels per position of the map that the low stages see
 
     def seen_map() -> Tensor:
-        x = image.new_empty(1, encoder.map_channels, *seen.size)
+        x = new_map(image, encoder.map_channels, seen.size)
         for box in boxes:
             part = box.divided(step)
             tile_needs = plan(high, part, seen.size)
@@ -117,9 +118,12 @@ def _encode(encoder: Encoder, image: Tensor, boxes: list[Box], report: Callable[
     return encoder.head(run(low, seen_map(), needs))
 
 
-def check_tile(tile: int) -> None:
-    if not isinstance(tile, int) or tile < MIN_TILE or tile % DOWNSCALE:
-        raise InputError(f"tile size {tile!r}, expected a multiple of {DOWNSCALE} pixels from {MIN_TILE}")
+def check_tile(tile: int, geometry: LatentGeometry) -> int:
+    """The side of a cell in pixels. Raises InputError for a tile that is not made of cells, or too small."""
+    cell = geometry.downscale
+    if not isinstance(tile, int) or tile < MIN_TILE or tile % cell:
+        raise InputError(f"tile size {tile!r}, expected a multiple of {cell} pixels from {MIN_TILE}")
+    return cell
 
 
 def result_like(given: Tensor, shape: tuple[int, ...], out: Tensor | None) -> Tensor:

@@ -1,6 +1,8 @@
-"""ReLU linear attention, the one operation that the transformer and the autoencoder share."""
+"""ReLU linear attention, which the transformer and the autoencoder share."""
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -10,37 +12,36 @@ from torch import Tensor
 def linear_attention(query: Tensor, key: Tensor, value: Tensor, *, eps: float) -> Tensor:
     """ReLU linear attention (SANA, arXiv:2410.10629, sec. 2.2; EfficientViT, arXiv:2205.14756).
 
-    query, key, value: (B, heads, N, D) -> (B, heads, N, D), float32 or wider whatever the input is: the sums over N
-    leave the range of float16 at 4096 tokens.
+    query, key, value: (B, heads, N, D) -> (B, heads, N, D), in float32 or wider whatever the input is, under autocast
+    too: the sums over N leave the range of float16 at 4096 tokens.
     """
     return attend(query, *attention_state(key, value), eps=eps)
 
 
 def attention_state(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """All that linear attention keeps of keys and values (B, heads, N, D): sums over N, which add up over parts of the
-    N tokens.
+    """All that linear attention keeps of keys and values (B, heads, N, D): sums over N.
 
-    Returns the state (B, heads, D, D) and the normalizer (B, heads, D, 1).
+    The sums of the parts of a sequence add up to those of the whole. Returns the state (B, heads, D, D) and the
+    normalizer (B, heads, D, 1).
     """
     key, value = _widened(F.relu(key)), _widened(value)
-    return key.transpose(-2, -1) @ value, key.sum(dim=-2).unsqueeze(-1)
+    with _no_autocast(key.device):
+        return key.transpose(-2, -1) @ value, key.sum(dim=-2).unsqueeze(-1)
 
 
 def attend(query: Tensor, state: Tensor, normalizer: Tensor, *, eps: float) -> Tensor:
     """Answers of `attention_state` to queries (B, heads, N, D) -> (B, heads, N, D)."""
     query = _widened(F.relu(query))
-    return (query @ state) / (query @ normalizer + eps)
+    with _no_autocast(query.device):
+        return (query @ state) / (query @ normalizer + eps)
 
 
 def _widened(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def split_heads(tokens: Tensor, head_dim: int) -> Tensor:
-    """(B, N, heads * D) -> (B, heads, N, D)."""
-    return tokens.unflatten(-1, (-1, head_dim)).transpose(1, 2)
-
-
-def merge_heads(heads: Tensor) -> Tensor:
-    """(B, heads, N, D) -> (B, N, heads * D)."""
-    return heads.transpose(1, 2).flatten(-2)
+def _no_autocast(device: torch.device) -> AbstractContextManager:
+    """Autocast would compute the matrix products in 16 bit: errors of some percent, infinities in float16."""
+    has_autocast = torch.amp.is_autocast_available(device.type)  # asking the meta device whether it is enabled raises
+    enabled = has_autocast and torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if enabled else nullcontext()

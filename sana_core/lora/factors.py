@@ -2,40 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-# Tensors that have to be there together for each kind of adapter. LoKr's two factors may each be given as a product.
-KINDS: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
-    ("LoRA", (("up", "down"),)),
-    ("LoHa", (("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),)),
+# Each kind of adapter, the sets of tensors of which one makes it, and the tensors that may stand beside them. Each factor
+# of a LoKr may be given as a product of two.
+KINDS: tuple[tuple[str, tuple[tuple[str, ...], ...], tuple[str, ...]], ...] = (
+    ("LoRA", (("up", "down"),), ("mid", "up_bias", "singular_values")),
+    ("LoHa", (("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),), ("hada_t1", "hada_t2")),
     ("LoKr", tuple((*first, *second) for first in (("lokr_w1",), ("lokr_w1_a", "lokr_w1_b"))
-                   for second in (("lokr_w2",), ("lokr_w2_a", "lokr_w2_b")))),
-    ("full difference", (("diff",), ("diff_b",))),
+                   for second in (("lokr_w2",), ("lokr_w2_a", "lokr_w2_b"))), ("lokr_t2",)),
+    ("full difference", (("diff",), ("diff_b",)), ()),
+    ("bias", (("bias",),), ()),
 )  # fmt: skip
+LENGTHS = ("dora_scale", "magnitude")  # of rows or columns, which makes a DoRA
+_BESIDE_ALL = {"alpha", "diff_b", "bias", *LENGTHS}
 RANKED = ("down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")  # the first dimension of the first one present is the rank
+
+
+def kind_of(roles: Collection[str]) -> tuple[str | None, set[str]]:
+    """Name of the method that tensors of these roles make, None for an incomplete set, and the roles it uses."""
+    for kind, sets, beside in KINDS:
+        for needed in sets:
+            if set(needed) <= set(roles):
+                used = set(roles) & {*needed, *beside, *_BESIDE_ALL}
+                return (f"DoRA {kind}" if used & set(LENGTHS) else kind), used
+    return None, set()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Factors:
-    """What a file says of one module: its tensors by role, and alpha, None where the file states none (the scale is
-    then 1).
+    """What a file says of one module: its tensors by role, and how they are scaled.
+
+    The scale is alpha / divisor. alpha is None if the file states none: the scale is then 1. divisor is None if the
+    file states none: it is then the rank that the tensors show.
     """
 
     tensors: dict[str, Tensor]
     alpha: float | None = None
+    divisor: float | None = None
 
     @property
     def kind(self) -> str | None:
-        """Name of the method, with "DoRA" before it where the file also sets the lengths of rows or columns; None for
-        an incomplete set.
-        """
-        found = next(
-            (kind for kind, sets in KINDS if any(all(role in self.tensors for role in roles) for roles in sets)), None
-        )
-        return f"DoRA {found}" if found and {"dora_scale", "magnitude"} & self.tensors.keys() else found
+        """Name of the method; None for an incomplete set of tensors."""
+        return kind_of(self.tensors)[0]
 
     @property
     def rank(self) -> int | None:
@@ -43,7 +56,8 @@ class Factors:
 
     @property
     def scale(self) -> float:
-        return 1.0 if self.alpha is None or self.rank is None else self.alpha / self.rank
+        divisor = self.divisor or self.rank
+        return self.alpha / divisor if self.alpha is not None and divisor else 1.0
 
     def to(self, device: str | torch.device) -> Factors:
         return replace(self, tensors={role: tensor.to(device) for role, tensor in self.tensors.items()})
@@ -62,11 +76,24 @@ class Factors:
         if not {"lokr_w1", "lokr_w1_a"} & t.keys():
             return t.get("diff")
         first, second = _kronecker_part(t, 1), _kronecker_part(t, 2)
-        return self.scale * torch.kron(first.reshape(*first.shape, *[1] * (second.ndim - first.ndim)), second)
+        first = first.reshape(*first.shape, *[1] * (second.ndim - first.ndim))
+        return self.scale * torch.kron(first, second.contiguous())
+
+    def bias_change(self, bias: Tensor) -> Tensor | None:
+        """What is added to `bias` (out,), float32, at strength 1; None if it does not change.
+
+        A file has a difference, a bias of the up-projection (PEFT's `lora_bias`), or the whole trained bias.
+        """
+        t = {role: self.tensors[role].float() for role in ("diff_b", "up_bias", "bias") if role in self.tensors}
+        changes = [t["diff_b"]] if "diff_b" in t else []
+        changes += [self.scale * t["up_bias"]] if "up_bias" in t else []
+        changes += [t["bias"] - bias.float()] if "bias" in t else []
+        return sum(changes[1:], changes[0]) if changes else None
 
     def change(self, weight: Tensor) -> Tensor | None:
-        """What is added to `weight` (float32) at strength 1. DoRA (arXiv:2402.09353, eq. 5) depends on the weight it
-        meets.
+        """What is added to `weight` (float32) at strength 1.
+
+        The change of a DoRA (arXiv:2402.09353, eq. 5) depends on the weight that it is added to.
         """
         delta = self.delta()
         if delta is None:
@@ -78,7 +105,7 @@ class Factors:
         return rescaled(weight + delta, lengths.float(), per_row=self.per_row(weight.shape[0])) - weight
 
     def per_row(self, rows: int) -> bool:
-        """Does DoRA set the lengths of rows (PEFT's always, else where the shape says so) or of columns, over all rows?"""
+        """True if DoRA sets the lengths of rows, as PEFT's does; False if it sets those of columns, over all rows."""
         return "magnitude" in self.tensors or self.tensors["dora_scale"].shape[0] == rows
 
 
@@ -109,7 +136,7 @@ def _kronecker_part(t: dict[str, Tensor], index: int) -> Tensor:
 
 
 def rescaled(weight: Tensor, lengths: Tensor, *, per_row: bool) -> Tensor:
-    """`weight` (out, in, ...) with each row, or each column over all rows, at its length in `lengths`."""
+    """`weight` (out, in, ...) with each row, or each column over all rows, scaled to its length in `lengths`."""
     axis = 0 if per_row else 1
     norm = weight.transpose(0, axis).flatten(1).norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
     shape = [1] * weight.ndim

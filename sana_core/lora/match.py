@@ -15,9 +15,10 @@ from .factors import Factors
 from .file import Lora
 from .names import TEXT_ENCODER, aliases, module_names
 from .report import NETWORKS, LoraReport
+from .shapes import change_shape, fits
 
-RELEASES = {1152: "SANA 0.6B", 2240: "SANA 1.6B or 4.8B"}  # by width
-_BLOCK = re.compile(r"(?:transformer_blocks|blocks|layers)[._](\d+)[._]")
+RELEASES_BY_WIDTH = {1152: "SANA 0.6B", 2240: "SANA 1.6B or 4.8B"}
+_BLOCK = re.compile(r"(?:transformer_blocks|blocks|layers)[._](\d{1,9})[._]")
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,20 @@ class Match:
 
 
 def match_lora(lora: Lora, parameters: Mapping[str, Tensor], strength: float = 1.0) -> tuple[list[Match], LoraReport]:
-    """Which modules of a network with these parameters a LoRA changes, perhaps none.
+    """Which modules of a network with these parameters a LoRA changes, perhaps none. Only shapes are read.
 
     Raises CheckpointError for a LoRA of a network of another width or depth.
     """
     known = aliases(module_names(parameters))
     matches = [Match(name, factors, known[name]) for name, factors in lora.modules.items() if name in known]
     is_text_encoder = _is_text_encoder(parameters)
-    rest = [key for name, keys in lora.keys.items() if name not in known for key in keys]
-    elsewhere = tuple(key for key in rest if key.startswith(TEXT_ENCODER) != is_text_encoder)
-    unmatched = tuple(key for key in rest if key not in elsewhere)
+    rest = [name for name in lora.modules if name not in known]
+    other = [name for name in rest if name.startswith(TEXT_ENCODER) != is_text_encoder]
+    elsewhere = tuple(key for name in other for key in lora.keys[name])
+    unmatched = tuple(key for name in rest if name not in other for key in lora.keys[name])
     for match in matches:
-        _check_shapes(lora, match, parameters)
+        _check_weight(lora, match, parameters)
+        _check_bias(lora, match, parameters)
     if matches:
         _check_depth(lora, parameters, unmatched)
     by_module = {module: match.factors for match in matches for module in match.modules}
@@ -58,55 +61,55 @@ def match_lora(lora: Lora, parameters: Mapping[str, Tensor], strength: float = 1
     )
 
 
-def _check_shapes(lora: Lora, match: Match, parameters: Mapping[str, Tensor]) -> None:
-    """The change is computed on the meta device, which costs nothing and meets every shape error there is."""
-    weights = [parameters[f"{name}.weight"] for name in match.modules]
-    expected = torch.empty(sum(len(weight) for weight in weights), *weights[0].shape[1:], device="meta")
-    factors = match.factors.to("meta")
+def parameter_shape(parameters: Mapping[str, Tensor], key: str) -> torch.Size:
+    """The logical shape of a parameter, (out, in, ...): that of the numbers it stands for, however they are stored."""
+    return parameters[key].shape
+
+
+def fused_shape(parameters: Mapping[str, Tensor], match: Match) -> torch.Size:
+    """The logical shape of the weight that a match changes: the rows of all its modules."""
+    shapes = [parameter_shape(parameters, f"{module}.weight") for module in match.modules]
+    return torch.Size((sum(shape[0] for shape in shapes), *shapes[0][1:]))
+
+
+def _check_weight(lora: Lora, match: Match, parameters: Mapping[str, Tensor]) -> None:
+    expected = tuple(fused_shape(parameters, match))
     try:
-        delta = factors.delta()
-        if delta is None or _matrix_shape(delta) == _matrix_shape(expected) or _is_grouped(delta, expected):
-            factors.change(expected)
-        else:
-            raise CheckpointError(_mismatch(lora, match.name, delta.shape, expected.shape))
-    except (RuntimeError, IndexError) as error:
-        shapes = ", ".join(f"{role} {tuple(tensor.shape)}" for role, tensor in factors.tensors.items())
+        fitting = fits(match.factors, expected)
+    except ValueError as error:
+        shapes = ", ".join(f"{role} {tuple(tensor.shape)}" for role, tensor in match.factors.tensors.items())
         raise CheckpointError(
-            f"{lora.source}: the tensors of {match.name} ({shapes}) do not make a change of a {tuple(expected.shape)} "
-            "weight; "
-            "the file is damaged or of another model. Nothing was changed"
+            f"{lora.source}: the tensors of {match.name} ({shapes}) do not make a change of a {expected} weight "
+            f"({error}); the file is damaged or of another model. Nothing was changed"
         ) from error
-    if "diff_b" in factors.tensors:
-        size = sum(parameters[f"{name}.bias"].numel() for name in match.modules if f"{name}.bias" in parameters)
-        if factors.tensors["diff_b"].shape != (size,):
-            raise CheckpointError(_mismatch(lora, f"{match.name} (bias)", factors.tensors["diff_b"].shape, (size,)))
+    if not fitting:
+        raise CheckpointError(_mismatch(lora, match.name, change_shape(match.factors) or (), expected))
 
 
-def _matrix_shape(tensor: Tensor) -> tuple[int, ...]:
-    return tuple(tensor.flatten(1).shape) if tensor.ndim > 1 else tuple(tensor.shape)
-
-
-def _is_grouped(delta: Tensor, weight: Tensor) -> bool:
-    """OneTrainer's factors of a depthwise convolution: the up-projection has out / groups = 1 rows, the down-projection
-    all channels.
-
-    Their product has the weight's elements in its order, which is how Microsoft's loralib and ComfyUI take it.
-    """
-    return weight.ndim == 4 and weight.shape[1] == 1 and delta.shape[0] == 1 and delta.numel() == weight.numel()
+def _check_bias(lora: Lora, match: Match, parameters: Mapping[str, Tensor]) -> None:
+    keys = [f"{module}.bias" for module in match.modules]
+    size = sum(parameter_shape(parameters, key).numel() for key in keys if key in parameters)
+    for role in {"diff_b", "up_bias", "bias"} & match.factors.tensors.keys():
+        found = match.factors.tensors[role].shape
+        if size == 0:
+            raise CheckpointError(
+                f"{lora.source}: this LoRA changes the bias of {match.name}, which has none in this model: train it "
+                "again without it (lora_bias=False in PEFT). Nothing was changed"
+            )
+        if found != (size,):
+            raise CheckpointError(_mismatch(lora, f"{match.name} (bias)", found, (size,)))
 
 
 def _mismatch(lora: Lora, name: str, found: Sequence[int], expected: Sequence[int]) -> str:
     return (
         f"{lora.source}: this LoRA is of another model. Its change of {name} is {tuple(found)}{_release(found)}, the "
-        "weight here is "
-        f"{tuple(expected)}{_release(expected)}. Use a LoRA that was trained on this release, or load the model it was "
-        "trained on. "
-        "Nothing was changed"
+        f"weight here is {tuple(expected)}{_release(expected)}. Use a LoRA that was trained on this release, or load "
+        "the model it was trained on. Nothing was changed"
     )
 
 
 def _release(shape: Sequence[int]) -> str:
-    return next((f" ({RELEASES[size]})" for size in shape if size in RELEASES), "")
+    return next((f" ({RELEASES_BY_WIDTH[size]})" for size in shape if size in RELEASES_BY_WIDTH), "")
 
 
 def _check_depth(lora: Lora, parameters: Mapping[str, Tensor], unmatched: tuple[str, ...]) -> None:
@@ -124,17 +127,21 @@ def _check_depth(lora: Lora, parameters: Mapping[str, Tensor], unmatched: tuple[
 
 
 def nothing_matches(lora: Lora, parameters: Mapping[str, Tensor]) -> str:
-    """What to say of a LoRA of which nothing fits a network with these parameters."""
+    """The error for a LoRA of which nothing fits a network with these parameters."""
     is_text_encoder, names = _is_text_encoder(parameters), list(lora.modules)
-    if names and not is_text_encoder and not lora.has_transformer:
-        return f"{lora.source}: this LoRA changes a text encoder only (such as {names[0]}), not the transformer: give it the text encoder"
     if not names:
-        return f"{lora.source}: expected a LoRA, found none of a known kind (one of its keys is {next(iter(lora.unknown), None)})"
+        example = next(iter(lora.unknown), None)
+        return f"{lora.source}: expected a LoRA, found none of a known kind (one of its keys is {example})"
+    if not is_text_encoder and not lora.has_transformer:
+        return (
+            f"{lora.source}: this LoRA changes a text encoder only (such as {names[0]}), not the transformer: "
+            "give it the text encoder"
+        )
     example = next(name for name in parameters if "blocks.0." in name or "layers.0." in name)
     return (
         f"{lora.source}: expected a LoRA of this SANA {NETWORKS[is_text_encoder]}, found {describe_lora(names)}. "
-        "Nothing in it fits: "
-        f"it changes {names[0]}, this model has weights such as {example}. Use a LoRA that was trained on SANA"
+        f"Nothing in it fits: it changes {names[0]}, this model has weights such as {example}. Use a LoRA that was "
+        "trained on SANA"
     )
 
 

@@ -1,7 +1,7 @@
 """The picture that a ControlNet follows, fitted to the picture to make.
 
 Resized bicubically, as in NVlabs/Sana `tools/controlnet/utils.py`. Pictures of another aspect ratio, which are
-stretched there, are cropped at the centre, as ComfyUI's nodes do. The autoencoder makes of it the latent of a
+stretched there, are cropped at the centre, as ComfyUI's nodes do. The autoencoder turns the result into the latent of a
 `ControlBranch`.
 """
 
@@ -14,20 +14,22 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError
-from .images import Picture, eight_bit
+from .images import Picture, read_picture
+from .modes import rgb
 
 
 def control_picture(picture: Picture, width: int, height: int) -> Tensor:
     """A control picture of any size -> (B, 3, height, width), float32, in 0..1.
 
-    picture: PIL, or a tensor (3, H, W) or (B, 3, H, W) in 0..1.  Raises InputError for a tensor of another shape.
+    picture: PIL, where transparent pixels count as black, a uint8 array, a file name, or a tensor (3, H, W) or
+    (B, 3, H, W) in 0..1. Raises InputError.
     """
-    if isinstance(picture, Image.Image):
-        picture = torch.from_numpy(np.array(eight_bit(picture).convert("RGB"))).permute(2, 0, 1) / 255.0
-    pixels = picture[None] if picture.ndim == 3 else picture
-    if pixels.ndim != 4 or pixels.shape[1] != 3:
-        raise InputError(f"a control picture as a tensor is (B, 3, H, W), got {tuple(picture.shape)}")
-    pixels = F.interpolate(_centre_crop(pixels.float(), width, height), (height, width), mode="bicubic", antialias=True)
+    pixels = read_picture(picture, "control picture")
+    if isinstance(pixels, Image.Image):
+        pixels = torch.from_numpy(np.array(rgb(pixels, "black"))).permute(2, 0, 1)[None].float() / 255.0
+    if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.numel():
+        raise InputError(f"a control picture as a tensor is (B, 3, H, W), got {tuple(pixels.shape)}")
+    pixels = F.interpolate(_centre_crop(pixels, width, height), (height, width), mode="bicubic", antialias=True)
     return pixels.clamp(0.0, 1.0)
 
 

@@ -1,7 +1,7 @@
 """Edge maps in the form that SANA's ControlNets were trained on: binary lines of one width, white on black.
 
-As in NVlabs/Sana `tools/controlnet/utils.py` once the edge map is given: thin to ridges, blur, threshold, set the line
-width. All pixel values there are 8-bit, and OpenCV's 8-bit blur weighs in 256ths; that decides where a line ends, so
+The steps of NVlabs/Sana `tools/controlnet/utils.py` after the edge map: thin to ridges, blur, threshold, set the line
+width. Pixel values there are 8-bit, and OpenCV's 8-bit blur uses weights in 256ths. They decide where a line ends, so
 the same weights are used here.
 """
 
@@ -28,30 +28,34 @@ log = logging.getLogger("sana")
 def soft_edge(edges: Tensor, *, thickness: int = 2, thin: bool = False) -> Tensor:
     """An edge map (B, C, H, W) in 0..1, white on black -> lines (B, 3, H, W), float32, of 0 and 1.
 
-    thin: the lines are a pixel wide already, as Canny's; else they are soft and several pixels wide, as HED's, and are
-    thinned first, which deletes lines less than about 5 pixels wide.  thickness: 0 to 24; lines are 11 pixels wide,
-    with 0 narrower by 3, from 4 on wider by half of it less 1.  Raises InputError for another thickness or pictures
+    thin: the lines are one pixel wide, as Canny makes them. Otherwise they are soft and several pixels wide, as HED
+    makes them, and are thinned first; lines less than about 5 pixels wide get lost. thickness: 0 to 24. Lines are 8
+    pixels wide at 0, 11 at 1 to 3, and 10 + thickness // 2 from 4 on. Runs on the CPU, in float64, which several
+    kinds of device lack; the result is where `edges` is. Raises InputError for another thickness, and for pictures
     below 16 pixels.
     """
+    if not isinstance(edges, Tensor):
+        raise InputError(f"an edge map is a tensor (B, C, H, W) in 0..1, got {type(edges).__name__}")
     if not 0 <= thickness <= MAX_THICKNESS:
         raise InputError(f"the thickness of soft edges is 0 to {MAX_THICKNESS}, got {thickness}")
     if edges.ndim != 4 or min(edges.shape[-2:]) < 16:
         raise InputError(f"an edge map is (B, C, H, W) of at least 16 x 16 pixels, got {tuple(edges.shape)}")
-    grey = edges.float().mean(dim=1, keepdim=True) * 255.0
+    white = 1.0 if edges.dtype == torch.uint8 else 255.0
+    grey = edges.cpu().float().mean(dim=1, keepdim=True) * white
     ridges = grey > RIDGE if thin else _ridges(grey)
     lines = (_blur(ridges.float() * 255.0, LINE_WEIGHTS, 256).round() > LINE).float()
     if not ridges.any() and (grey > RIDGE).any():
         log.warning(
-            'no line of the edge map is wide enough to be taken for a soft edge: for thin lines, such as Canny\'s, choose "thin"'
+            "no line of the edge map is wide enough to be taken for a soft edge: for thin lines, such as Canny's, "
+            'choose "thin"'
         )
-    return _with_thickness(lines, thickness).repeat(1, 3, 1, 1)
+    return _with_thickness(lines, thickness).repeat(1, 3, 1, 1).to(edges.device)
 
 
 def _ridges(grey: Tensor) -> Tensor:
-    """(B, 1, H, W) in 0..255 -> bool: bright where blurred, and nowhere darker than both neighbours of one direction."""
-    blurred = _blur(
-        grey.double(), RIDGE_WEIGHTS, sum(RIDGE_WEIGHTS)
-    ).float()  # summed in double: what is equal stays so
+    """(B, 1, H, W) in 0..255 -> bool: blurred, brighter than RIDGE, and in some direction no neighbour is brighter."""
+    # summed in float64, so that equal sums stay equal after rounding
+    blurred = _blur(grey.double(), RIDGE_WEIGHTS, sum(RIDGE_WEIGHTS)).float()
     padded = F.pad(blurred, (1, 1, 1, 1), value=-math.inf)
     height, width = blurred.shape[-2:]
 

@@ -1,5 +1,7 @@
-"""Prompt to picture: the three networks, a request, and what a run starts from."""
+"""Prompt to picture: the request, the networks, and what a run starts from."""
 
-from .pipeline import SanaPipeline, load_pipeline
+from .load import load_pipeline
+from .pipeline import Result, SanaPipeline
+from .request import Request, Resolved
 
-__all__ = ["SanaPipeline", "load_pipeline"]
+__all__ = ["Request", "Resolved", "Result", "SanaPipeline", "load_pipeline"]

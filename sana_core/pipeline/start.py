@@ -3,37 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
 from torch import Tensor
 
-from ..config import SamplingDefaults
 from ..errors import InputError
-from ..latents import latent_size, noise, noises
-from ..pictures.images import Picture, mask_latents
-from ..samplers.flow_euler import Denoise
+from ..geometry import DC_AE_F32
+from ..latents import noises
 from ..samplers.methods import SAMPLERS
 from ..samplers.schedules import FIRST_TIME, check_strength
+from ..samplers.types import Denoise
+from ..transformer.controlnet import ControlBranch
 
-REDRAWN = 0.6  # strength of img2img where none is given; with a mask everything under it is redrawn
+DEFAULT_STRENGTH = 0.6  # of a start picture without a mask; everything under a mask is redrawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """noise: (B, 32, h, w), float32. step_noise: what the solver adds in its steps, drawn as it is taken. picture: the
+    latent of the start picture (1 or B, 32, h, w) and redrawn: (1 or B, 1, h, w) of 0 and 1, or None. control: the
+    ControlNet at work, or none.
+    """
+
+    noise: Tensor
+    step_noise: Iterable[Tensor]
+    picture: Tensor | None = None
+    redrawn: Tensor | None = None
+    control: tuple[ControlBranch, ...] = ()
+
+    def begin(self, denoise: Denoise, sigma: float) -> tuple[Tensor, Denoise]:
+        """A denoiser -> x at noise level sigma, and a denoiser that keeps what lies outside `redrawn`.
+
+        Outside, the model sees the picture under the same noise in every step, as in ComfyUI. The first level of
+        SANA's grids is 1 - 1/3000 or more and counts as pure noise.
+        """
+        picture, redrawn = self.picture, self.redrawn
+        if picture is None:
+            return self.noise, denoise
+
+        def noisy(sigma: float) -> Tensor:
+            return self.noise if sigma >= FIRST_TIME else sigma * self.noise + (1.0 - sigma) * picture
+
+        if redrawn is None:
+            return noisy(sigma), denoise
+
+        def inside(x: Tensor, sigma: float) -> Tensor:
+            return torch.lerp(picture, denoise(torch.lerp(noisy(sigma), x, redrawn), sigma), redrawn)
+
+        return noisy(sigma), inside
 
 
 def start_noise(
-    channels: int, settings: SamplingDefaults, batch: int, seed: int, latents: Tensor | None = None
-) -> Tensor:
-    """`latents`, or the noise of a seed, (batch, channels, h, w). Raises InputError for latents of another shape."""
-    shape = (batch, channels, *latent_size(settings.width, settings.height))
-    if latents is None:
-        return noise(shape, seed)
-    if tuple(latents.shape) != shape:
-        size = f"{settings.width} x {settings.height}"
-        raise InputError(f"latents of shape {tuple(latents.shape)}, expected {shape} for {batch} pictures of {size}")
-    return latents
+    shape: tuple[int, ...], seed: int, latents: Tensor | None, step_noise: Tensor | None
+) -> tuple[Tensor, Iterable[Tensor]]:
+    """The noise of a run and that of its steps: as given, or from one generator, the first noise first."""
+    first = next(noises(shape, seed)) if latents is None else latents
+    return first, islice(noises(shape, seed), 1, None) if step_noise is None else step_noise
 
 
-def redrawn_share(image: object | None, strength: float | None, mask: object | None) -> float | None:
-    """How much of a start picture is redrawn: as given, else 0.6 of it, or all that a mask covers; None without a
+def resolve_strength(image: object | None, strength: float | None, mask: object | None) -> float | None:
+    """How much of a start picture is redrawn: as given, else DEFAULT_STRENGTH, or 1 with a mask. None without a
     picture.
 
     Raises InputError for a strength outside (0, 1], and for a strength or a mask without a picture.
@@ -42,55 +73,31 @@ def redrawn_share(image: object | None, strength: float | None, mask: object | N
         if strength is not None or mask is not None:
             raise InputError("strength and mask say how to redraw a picture: give the picture, too, as image")
         return None
-    share = strength if strength is not None else REDRAWN if mask is None else 1.0
-    check_strength(share)
-    return share
+    if strength is None:
+        return DEFAULT_STRENGTH if mask is None else 1.0
+    check_strength(strength)
+    return strength
 
 
-def start_from_picture(
-    x: Tensor, denoise: Denoise, original: Tensor, mask: Picture | None, settings: SamplingDefaults, sigma: float
-) -> tuple[Tensor, Denoise]:
-    """Noise x (B, 32, h, w) and a denoiser -> the picture at noise level sigma, and a denoiser that keeps what lies
-    outside the mask.
-
-    Outside, the model sees the picture under the same noise in every step, as in ComfyUI. The first level of SANA's
-    grids counts as pure noise, which it is but for 1/3000. original: the picture's latent, (B or 1, 32, h, w). Raises
-    InputError for another number of pictures.
+def check_noise(
+    latents: Tensor | None, step_noise: Tensor | None, shape: tuple[int, ...], sampler: str, steps: int
+) -> None:
+    """Raise InputError for noise of another shape than (B, 32, h, w), and for step noise that the sampler does not
+    use. steps: of the run.
     """
-    if len(original) not in (1, len(x)):
-        raise InputError(f"{len(original)} start pictures for {len(x)} pictures: give one for all, or one for each")
-    drawn = x
-
-    def picture(sigma: float) -> Tensor:
-        return drawn if sigma >= FIRST_TIME else sigma * drawn + (1.0 - sigma) * original
-
-    if mask is None:
-        return picture(sigma), denoise
-    redrawn = mask_latents(mask, settings.width, settings.height).to(x)
-    if len(redrawn) not in (1, len(x)):
-        raise InputError(f"{len(redrawn)} masks for {len(x)} pictures: give one for all, or one for each")
-    return picture(sigma), lambda x, sigma: torch.lerp(
-        original, denoise(torch.lerp(picture(sigma), x, redrawn), sigma), redrawn
-    )
-
-
-def step_noises(sampler: str, x: Tensor, count: int, seed: int, given: Tensor | None) -> dict[str, Iterable[Tensor]]:
-    """The further argument of a solver that adds noise to x in `count` of its steps, which is all but the last:
-    `step_noise` as given, or drawn from the seed after the first noise; none for the other solvers. Raises InputError
-    for noise of another shape, or without use.
-    """
-    if not SAMPLERS[sampler].step_noise:
-        if given is not None:
-            raise InputError(
-                f"step_noise is given, and {sampler} adds none in its steps: leave it out, or choose scm with a Sprint "
-                "model"
-            )
-        return {}
-    if given is None:
-        return {"step_noise": islice(noises(x.shape, seed), 1, None)}
-    if given.shape[1:] != x.shape or len(given) < count:
+    if latents is not None and tuple(latents.shape) != shape:
+        height, width = DC_AE_F32.in_pixels(shape)
         raise InputError(
-            f"step_noise of shape {tuple(given.shape)}, expected {(count, *x.shape)}, one noise for each step but the "
-            "last"
+            f"latents of shape {tuple(latents.shape)}, expected {shape} for {shape[0]} pictures of {width} x {height}"
         )
-    return {"step_noise": given}
+    if step_noise is None:
+        return
+    if not SAMPLERS[sampler].step_noise:
+        raise InputError(
+            f"step_noise is given, and {sampler} adds none in its steps: leave it out, or choose scm (Sprint models)"
+        )
+    needed = (steps - 1, *shape)
+    if tuple(step_noise.shape[1:]) != shape or len(step_noise) < steps - 1:
+        raise InputError(
+            f"step_noise of shape {tuple(step_noise.shape)}, expected {needed}, one noise for each step but the last"
+        )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,7 +23,7 @@ class VelocityModel(Protocol):
 
     config: TransformerConfig
 
-    def prepare_context(self, context: Tensor, context_mask: Tensor | None = None) -> Any: ...
+    def caption(self, states: Tensor, mask: Tensor | None = None, *, remember: bool = False) -> Any: ...
 
     def __call__(
         self,
@@ -61,38 +63,38 @@ def make_denoiser(
     """
     embedded = transformer.config.guidance_embed
     contexts = [cond] if uncond is None or guidance_scale == 1.0 or embedded else [uncond, cond]
-    context = transformer.prepare_context(*batch_contexts(contexts))
+    caption = transformer.caption(*batch_contexts(contexts), remember=True)
     layers = check_pag_layers(pag_layers, transformer.config.depth) if pag_scale > 0.0 else ()
-    perturbed_context = transformer.prepare_context(*cond) if layers else None
+    perturbed_caption = transformer.caption(*cond, remember=True) if layers else None
     truncate = truncate_timestep and not embedded
 
-    def velocity(x: Tensor, timestep: Tensor, context: Any, layers: Collection[int] = ()) -> Tensor:
+    def velocity(x: Tensor, timestep: float, caption: Any, layers: Collection[int] = ()) -> Tensor:
+        times = x.new_full((len(x),), timestep, dtype=torch.float32)
         guidance = x.new_full((len(x),), guidance_scale, dtype=torch.float32) if embedded else None
-        timestep = timestep.to(x.device).expand(len(x))
         latent = x.to(cond[0].dtype)
         return transformer(
-            latent, timestep, context, guidance=guidance, control=control, identity_attention=layers
+            latent, times, caption, guidance=guidance, control=control, identity_attention=layers
         ).float()
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         timestep = model_timestep(sigma, truncate)
-        predicted = velocity(torch.cat([x] * len(contexts)), timestep, context).chunk(len(contexts))
+        predicted = velocity(torch.cat([x] * len(contexts)), timestep, caption).chunk(len(contexts))
         cond_velocity = guided = predicted[-1]
         if len(predicted) == 2:
             guided = classifier_free_guidance(cond_velocity, predicted[0], guidance_scale)
-        scale = adaptive_scale(pag_scale, pag_adaptive_scale, timestep.item()) if layers else 0.0
+        scale = adaptive_scale(pag_scale, pag_adaptive_scale, timestep) if layers else 0.0
         if scale > 0.0:
-            perturbed = velocity(x, timestep, perturbed_context, layers)
+            perturbed = velocity(x, timestep, perturbed_caption, layers)
             guided = perturbed_attention_guidance(guided, cond_velocity, perturbed, scale)
         return x - sigma * guided
 
     return denoise
 
 
-def model_timestep(sigma: float, truncate: bool) -> Tensor:
-    """1000 * sigma as a float32 scalar, cut to a whole number where `truncate`."""
-    timestep = torch.tensor(sigma, dtype=torch.float32) * TIMESTEPS
-    return timestep.trunc() if truncate else timestep
+def model_timestep(sigma: float, truncate: bool) -> float:
+    """1000 * sigma in float32, cut to a whole number where `truncate`."""
+    timestep = float(np.float32(sigma) * np.float32(TIMESTEPS))
+    return float(math.trunc(timestep)) if truncate else timestep
 
 
 def batch_contexts(contexts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

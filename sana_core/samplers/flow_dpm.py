@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from .flow_euler import Denoise, StepCallback
+from .types import Denoise, StepCallback, steps
 
 
-def sample_flow_dpm(denoise: Denoise, x: Tensor, sigmas: Tensor, *, callback: StepCallback | None = None) -> Tensor:
+def sample_flow_dpm(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    step_noise: Iterable[Tensor] = (),
+    callback: StepCallback | None = None,
+) -> Tensor:
     """DPM-Solver++ 2M, midpoint (arXiv:2211.01095, algorithm 2), for flow matching (SANA, arXiv:2410.10629, sec. 4.3).
 
-    x: float32, any shape, at noise level sigmas[0]; sigmas: (N + 1,), descending, the last may be 0. Fewer than two
-    sigmas: x comes back. Returns x at sigmas[-1].
+    Arguments and result as in `Solver`; draws no noise.
 
     With alpha = 1 - sigma the paper's coefficients sigma_t / sigma_s and -alpha_t * expm1(-h) are r and 1 - r with r =
-    sigma_t / sigma_s: a step is a straight line towards x0, where the second order replaces x0 by its extrapolation to
-    the middle of the step in lambda = log(alpha / sigma). The first step, and one to 0 (h is infinite), are of first
-    order. From sigma = 1 (h is infinite too) the previous x0 has no weight in the next step.
+    sigma_t / sigma_s. A step is a straight line towards x0; the second order replaces x0 by its extrapolation to the
+    middle of the step in lambda = log(alpha / sigma). The first step, and a step to 0 (h is infinite), are of first
+    order. After a step from sigma = 1 (h is infinite too) the previous x0 has no weight. A step between equal sigmas
+    (h is 0) changes nothing and is not remembered.
     """
     previous, h_previous = None, math.inf
-    for index, (sigma, lower) in enumerate(pairwise(sigmas.tolist())):
+    for index, sigma, lower in steps(sigmas):
         x0 = denoise(x, sigma)
         h = half_log_snr(lower) - half_log_snr(sigma)
         target = x0
-        if previous is not None and lower > 0 and h_previous > 0:
+        if previous is not None and lower > 0:
             target = torch.lerp(previous, x0, 1.0 + 0.5 * h / h_previous)
         x = torch.lerp(target, x, lower / sigma)
-        previous, h_previous = x0, h
+        if lower < sigma:
+            previous, h_previous = x0, h
         if callback is not None:
             callback(index, sigma, x, x0)
     return x

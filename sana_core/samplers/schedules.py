@@ -1,7 +1,7 @@
 """Noise levels (sigmas) of flow matching: x = sigma * noise + (1 - sigma) * x0, from about 1 down to 0.
 
 A grid for N steps holds N + 1 sigmas in descending order, float32, computed in float64; the last is 0. `shift` moves
-the grid towards high noise, which larger pictures need: 3 for SANA up to 2K, 6 for 4K.
+the grid towards high noise, which larger pictures need: 3 for SANA up to 2K, 6 for 4K. All grids are made on the CPU.
 """
 
 from __future__ import annotations
@@ -16,6 +16,11 @@ EULER_LAST_TIME = 0.001  # 1/1000, the first of the 1000 training timesteps
 SCM_FIRST_ANGLE, SCM_MIDDLE_ANGLE = 1.57080, 1.3  # radians; Sprint's angles of two steps are 1.5708, 1.3, 0
 
 
+def shifted(time: Tensor, shift: float) -> Tensor:
+    """Times in 0..1, moved towards 1 (pure noise) by a flow shift above 1 (SD3, arXiv:2403.03206, sec. 5.3.2)."""
+    return shift * time / (1.0 + (shift - 1.0) * time)
+
+
 def flow_dpm_sigmas(steps: int, shift: float) -> Tensor:
     """Grid of Flow-DPM-Solver++ as released: N + 1 even times from 0.999 to 0, then shifted (SANA, arXiv:2410.10629,
     sec. 4.3).
@@ -23,7 +28,7 @@ def flow_dpm_sigmas(steps: int, shift: float) -> Tensor:
     Starts at 0.999666 for shift 3. Returns (steps + 1,). Raises InputError for steps < 1 or shift <= 0.
     """
     _check(steps, shift)
-    return _shifted(torch.linspace(FIRST_TIME, 0.0, steps + 1, dtype=torch.float64), shift).float()
+    return shifted(torch.linspace(FIRST_TIME, 0.0, steps + 1, dtype=torch.float64, device="cpu"), shift).float()
 
 
 def flow_euler_sigmas(steps: int, shift: float) -> Tensor:
@@ -33,9 +38,9 @@ def flow_euler_sigmas(steps: int, shift: float) -> Tensor:
     scheduling_flow_match_euler_discrete.py). Returns (steps + 1,). Raises InputError for steps < 1 or shift <= 0.
     """
     _check(steps, shift)
-    last = _shifted(torch.tensor(EULER_LAST_TIME, dtype=torch.float64), shift).item()
-    times = torch.linspace(1.0, last, steps, dtype=torch.float64)
-    return torch.cat([_shifted(times, shift), times.new_zeros(1)]).float()
+    last = shifted(torch.tensor(EULER_LAST_TIME, dtype=torch.float64, device="cpu"), shift).item()
+    times = torch.linspace(1.0, last, steps, dtype=torch.float64, device="cpu")
+    return torch.cat([shifted(times, shift), times.new_zeros(1)]).float()
 
 
 def scm_sigmas(steps: int) -> Tensor:
@@ -47,8 +52,8 @@ def scm_sigmas(steps: int) -> Tensor:
     if steps < 1:
         raise InputError(f"sampling takes at least one step, got {steps}: choose 1 to 4 for Sprint")
     if steps == 2:
-        return angle_sigmas(torch.tensor([SCM_FIRST_ANGLE, SCM_MIDDLE_ANGLE, 0.0], dtype=torch.float64))
-    return angle_sigmas(torch.linspace(SCM_FIRST_ANGLE, 0.0, steps + 1, dtype=torch.float64))
+        return angle_sigmas(torch.tensor([SCM_FIRST_ANGLE, SCM_MIDDLE_ANGLE, 0.0], dtype=torch.float64, device="cpu"))
+    return angle_sigmas(torch.linspace(SCM_FIRST_ANGLE, 0.0, steps + 1, dtype=torch.float64, device="cpu"))
 
 
 def angle_sigmas(angles: Tensor) -> Tensor:
@@ -78,10 +83,10 @@ def img2img_tail(sigmas: Tensor, strength: float) -> Tensor:
 
 
 def scm_tail(sigmas: Tensor, strength: float) -> Tensor:
-    """`img2img_tail` whose first step begins between two levels of the grid where N * strength is no whole number.
+    """Like `img2img_tail`, but the first step begins between two levels of the grid if N * strength is no whole number.
 
-    Two steps are so few that rounding up would begin at pure noise for any strength above 0.5 and lose the picture. (A
-    solver with a memory cannot have this: a first step that happens to be short would spoil its second.)
+    Rounding up would start two steps at pure noise for any strength above 0.5 and lose the picture. (Multistep solvers
+    cannot do this: an unusually short first step would spoil the second.)
     """
     check_strength(strength)
     steps = len(sigmas) - 1
@@ -90,10 +95,6 @@ def scm_tail(sigmas: Tensor, strength: float) -> Tensor:
     tail = sigmas[whole:].clone()
     tail[0] = torch.lerp(sigmas[whole], sigmas[whole + 1], min(position - whole, 0.999999))
     return tail
-
-
-def _shifted(time: Tensor, shift: float) -> Tensor:
-    return shift * time / (1.0 + (shift - 1.0) * time)
 
 
 def _check(steps: int, shift: float) -> None:

@@ -5,6 +5,9 @@ The network is transformers' `Gemma2Model`, imported when a model is built.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +22,11 @@ if TYPE_CHECKING:
     from transformers import Gemma2Model
 
 BOS_ID = 2
+log = logging.getLogger("sana")
 
 
 class GemmaTextEncoder(nn.Module):
-    """Prompts to embeddings. `state_dict` has the keys of `Gemma2Model`; without one the network has shapes only (meta
-    device).
-    """
+    """Prompts to embeddings. state_dict: the tensors of a `Gemma2Model`; None makes shapes alone (meta device)."""
 
     def __init__(
         self, config: TextConfig, tokenizer: Tokenizer | None = None, state_dict: dict[str, Tensor] | None = None
@@ -36,11 +38,11 @@ class GemmaTextEncoder(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, input_ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Token ids (B, T), padded on the right with anything -> hidden states (B, T, hidden_size) after the final
-        norm.
+        """Token ids (B, T), padded on the right -> hidden states (B, T, hidden_size) after the final norm.
 
-        Attention is causal, so padding on the right cannot reach the real tokens. mask (B, T) of bool, False for
-        padding: needed only where the states of the padding itself are wanted, which then do not attend to one another.
+        Attention is causal, so padding on the right cannot reach the real tokens, whichever ids it has. mask: (B, T) of
+        bool, False for padding. It is needed only if the states of the padding are used: they then do not attend to one
+        another.
         """
         return self.model(input_ids=input_ids, attention_mask=mask, use_cache=False).last_hidden_state
 
@@ -52,7 +54,7 @@ class GemmaTextEncoder(nn.Module):
         max_length: int = MAX_LENGTH,
         kept_lengths: list[int] | None = None,
     ) -> list[PromptTokens]:
-        """What `encode` sends for each prompt: exact text, token ids, kept positions, and whether the prompt was cut."""
+        """What `encode` sends for each prompt: exact text, token ids, kept positions, and what was cut off."""
         if isinstance(prompts, str) or not prompts or not all(isinstance(prompt, str) for prompt in prompts):
             raise InputError(f"prompts must be a list of at least one text, got {prompts!r:.80}")
         if self.tokenizer is None:
@@ -83,9 +85,12 @@ class GemmaTextEncoder(nn.Module):
         instruction: None, "default" (upstream's wording), "diffusers", or an own text; it is put before every prompt,
         empty ones too, and its embeddings are dropped. Prompts are used as they are: no lower-casing, no stripping.
         kept_lengths: one for each prompt, which is cut or padded to it, as `prompt_tokens` says. Rows outside the mask
-        are zero.
+        are zero. A prompt that is cut is warned of.
         """
         tokens = self.tokenize(prompts, instruction=instruction, max_length=max_length, kept_lengths=kept_lengths)
+        for warning in dict.fromkeys(item.cut_warning() for item in tokens):
+            if warning:
+                log.warning(warning)
         device = self.model.embed_tokens.weight.device
         read = _pad(
             [[1] * (len(item.ids) - item.num_padding) for item in tokens],
@@ -104,14 +109,13 @@ class GemmaTextEncoder(nn.Module):
 
 
 def build_gemma2(config: TextConfig, state_dict: dict[str, Tensor] | None = None) -> Gemma2Model:
-    """transformers' Gemma-2 without its language-model head, holding the given tensors themselves; no copy, no
-    initialisation.
+    """transformers' Gemma-2 without its language-model head. It holds the given tensors themselves, not copies; nothing
+    is initialised.
     """
     from transformers import Gemma2Config, Gemma2Model
 
     def build(config: TextConfig) -> Gemma2Model:
-        # of the attention implementations only eager has the soft cap everywhere: do not leave the choice to the
-        # installed version
+        # eager is the only attention with the soft cap in every version of transformers
         settings: dict[str, Any] = {
             **asdict(config),
             "attn_implementation": "eager",
@@ -125,9 +129,9 @@ def build_gemma2(config: TextConfig, state_dict: dict[str, Tensor] | None = None
     if state_dict is None:
         return model
     model.load_state_dict(state_dict, assign=True)
-    # what no file holds (rotary frequencies, embedding scale) is computed by the class: take it from the same model
-    # without layers
-    with torch.random.fork_rng(devices=[]):
+    # No file holds the rotary frequencies and the embedding scale, which the class computes: take them from the same
+    # model without layers.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), _default_dtype(torch.float32):
         bare = build(replace(config, num_hidden_layers=0, vocab_size=BOS_ID + 1))
     device = model.embed_tokens.weight.device
     for name, buffer in bare.named_buffers():
@@ -136,7 +140,17 @@ def build_gemma2(config: TextConfig, state_dict: dict[str, Tensor] | None = None
     return model
 
 
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def _pad(rows: list[list[int]], value: int, longest: int = 0) -> Tensor:
-    """Lists of different length -> (B, longest) int64, filled up on the right. longest: 0 for that of the rows."""
+    """Lists of different length -> (B, longest) int64 on the CPU, filled up on the right. longest 0: as the longest."""
     longest = longest or max(map(len, rows))
-    return torch.tensor([row + [value] * (longest - len(row)) for row in rows])
+    return torch.tensor([row + [value] * (longest - len(row)) for row in rows], dtype=torch.int64, device="cpu")

@@ -4,10 +4,9 @@ SANA's "complex human instruction" (arXiv:2410.10629, sec. 2.3) is eight lines j
 without a separator. Wordings:
 
 - "default": upstream. The configurations of NVlabs/Sana (read: 1.6B of `configs/sana_config/1024ms`, 4.8B of
-  `sana1-5_config`, 1.6B of
-  `sana_sprint_config`, 0.6B of `sana_app_config`) hold the lines as single-quoted YAML with plain double quotes around
-  "Enhanced prompt", no backslashes, and `app/sana_pipeline.py` joins them as they are: this is what reaches the
-  tokenizer. ComfyUI's `comfy/text_encoders/pixeldit.py` has the same string, byte for byte.
+  `sana1-5_config`, 1.6B of `sana_sprint_config`, 0.6B of `sana_app_config`) hold the lines as single-quoted YAML with
+  plain double quotes around "Enhanced prompt" and no backslashes. `app/sana_pipeline.py` joins them as they are: this
+  is what reaches the tokenizer. ComfyUI's `comfy/text_encoders/pixeldit.py` has the same string, byte for byte.
 - "diffusers": the default of diffusers' Sana pipelines, which differs in one thing: 'Enhanced prompt' stands in
   single quotes.
 
@@ -26,21 +25,20 @@ MAX_LENGTH = 300
 """Tokens of a caption in training, BOS included."""
 PAD_ID = 0
 """Of Gemma's padding token."""
+QUOTED = 60  # characters of a text in a warning
 
 _DEFAULT = (
-    'Given a user prompt, generate an "Enhanced prompt" that provides detailed visual descriptions suitable for image generation. '
-    "Evaluate the level of detail in the user prompt:\n"
+    'Given a user prompt, generate an "Enhanced prompt" that provides detailed visual descriptions suitable for image '
+    "generation. Evaluate the level of detail in the user prompt:\n"
     "- If the prompt is simple, focus on adding specifics about colors, shapes, sizes, textures, and spatial "
-    "relationships to create "
-    "vivid and concrete scenes.\n"
+    "relationships to create vivid and concrete scenes.\n"
     "- If the prompt is already detailed, refine and enhance the existing details slightly without overcomplicating.\n"
     "Here are examples of how to transform or refine prompts:\n"
     "- User Prompt: A cat sleeping -> Enhanced: A small, fluffy white cat curled up in a round shape, sleeping "
-    "peacefully on a warm sunny "
-    "windowsill, surrounded by pots of blooming red flowers.\n"
+    "peacefully on a warm sunny windowsill, surrounded by pots of blooming red flowers.\n"
     "- User Prompt: A busy city street -> Enhanced: A bustling city street scene at dusk, featuring glowing street "
-    "lamps, a diverse crowd "
-    "of people in colorful clothing, and a double-decker bus passing by towering glass skyscrapers.\n"
+    "lamps, a diverse crowd of people in colorful clothing, and a double-decker bus passing by towering glass "
+    "skyscrapers.\n"
     "Please generate only the enhanced description for the prompt below and avoid including any additional commentary "
     "or evaluations:\n"
     "User Prompt: "
@@ -66,11 +64,12 @@ class Tokenizer(Protocol):
 class PromptTokens:
     """One prompt as the text encoder gets it.
 
-    text: exactly what `ids` stand for: instruction and prompt, shortened where the prompt was too long.
-    ids: token ids, BOS first, unpadded.
+    text: exactly what `ids` stand for: instruction and prompt, without what was cut off.
+    ids: token ids, BOS first, then padding where it was asked for.
     kept: positions in `ids`, ascending, whose embeddings the transformer sees: BOS and the prompt, not the instruction.
     truncated: the end of the prompt was cut off.
-    num_padding: so many padding tokens end `ids` and are kept; no token attends to them.
+    num_padding: number of padding tokens at the end of `ids`. They are kept, and no token attends to them.
+    num_cut, cut: how many tokens were cut off, and their text.
     """
 
     text: str
@@ -78,6 +77,18 @@ class PromptTokens:
     kept: list[int]
     truncated: bool
     num_padding: int = 0
+    num_cut: int = 0
+    cut: str = ""
+
+    def cut_warning(self) -> str | None:
+        """One line that says which text the model does not see; None if it sees all."""
+        if not self.truncated:
+            return None
+        tokens = "token was" if self.num_cut == 1 else "tokens were"
+        return (
+            f"the prompt is too long: SANA sees {len(self.kept)} tokens of it here, and the last {self.num_cut} "
+            f"{tokens} cut off, from {self.cut.strip()[:QUOTED]!a} on"
+        )
 
 
 def instruction_text(instruction: str | None) -> str:
@@ -86,11 +97,11 @@ def instruction_text(instruction: str | None) -> str:
 
 
 def token_limit(num_instruction: int, max_length: int = MAX_LENGTH) -> int:
-    """How many tokens of instruction + prompt go through the text encoder; what is over is cut from the end.
+    """How many tokens of instruction + prompt go through the text encoder; the rest is cut off at the end.
 
-    `num_instruction`: tokens of the instruction alone, BOS included; 0 where there is none. The 2 stands for BOS, which
-    is counted twice, and for the instruction's last token: a trailing space, which the tokenizer usually merges with
-    the first word of the prompt.
+    num_instruction: tokens of the instruction alone, BOS included; 0 without one. The 2 stands for BOS, which is
+    counted twice, and for the instruction's last token: a trailing space, which the tokenizer usually merges with the
+    first word of the prompt.
     """
     if max_length < 2:
         raise InputError(f"max_length is {max_length}, expected at least 2 (BOS and one token of the prompt)")
@@ -98,11 +109,11 @@ def token_limit(num_instruction: int, max_length: int = MAX_LENGTH) -> int:
 
 
 def kept_positions(num_tokens: int, num_instruction: int) -> list[int]:
-    """Positions, out of `num_tokens` already cut to `token_limit`, whose embeddings are kept: BOS and what follows the
+    """Positions whose embeddings are kept, of `num_tokens` that are cut to `token_limit`: BOS and what follows the
     instruction.
 
-    Upstream pads to `token_limit` on the right and takes position 0 and the last `max_length` - 1; these are the same
-    without padding.
+    Upstream pads to `token_limit` on the right and takes position 0 and the last `max_length` - 1. Without padding
+    these are the same positions.
     """
     return [0, *range(max(num_instruction - 1, 1), num_tokens)]
 
@@ -118,20 +129,27 @@ def prompt_tokens(
     """Tokenize one prompt behind its instruction and choose the positions to keep. Instruction as in
     `instruction_text`.
 
-    kept_length: keep exactly so many, by cutting off or by padding. Upstream shows the transformer as much of a
-    negative prompt as there is of the positive one (`app/sana_pipeline.py` passes the positive prompt's mask for both),
-    and so it was trained.
+    kept_length: keep exactly that many tokens, by cutting off or by padding. Upstream shows the transformer as many
+    tokens of a negative prompt as of the positive one (`app/sana_pipeline.py` passes the positive prompt's mask for
+    both), and the models were trained so.
     """
     prefix = instruction_text(instruction)
     num_instruction = len(tokenizer.encode(prefix)) if prefix else 0
     limit = token_limit(num_instruction, max_length if kept_length is None else max(kept_length, 2))
     text = prefix + prompt
     ids = tokenizer.encode(text)
-    truncated = len(ids) > limit
-    if truncated:
-        ids = ids[:limit]
+    ids, cut = ids[:limit], ids[limit:]
+    if cut:
         text = tokenizer.decode(ids)
     num_padding = max((kept_length or 0) - len(kept_positions(len(ids), num_instruction)), 0)
     ids = ids + [PAD_ID] * num_padding
     kept = kept_positions(len(ids), num_instruction)
-    return PromptTokens(text=text, ids=ids, kept=kept, truncated=truncated, num_padding=num_padding)
+    return PromptTokens(
+        text=text,
+        ids=ids,
+        kept=kept,
+        truncated=bool(cut),
+        num_padding=num_padding,
+        num_cut=len(cut),
+        cut=tokenizer.decode([ids[0], *cut]) if cut else "",
+    )

@@ -1,8 +1,7 @@
 """Gemma's tokenizer from a SentencePiece model or from a Hugging Face tokenizer.json.
 
-Both give the same ids, except for more than 31 spaces in a row, which they split at different places. Special pieces
-that are written out in a prompt (`<b>`, `<start_of_turn>`, `<eos>`) become their ids, as in transformers' Gemma
-tokenizer.
+Both give the same ids, but split more than 31 spaces in a row at different places. Special pieces that are written out
+in a prompt (`<b>`, `<start_of_turn>`, `<eos>`) become their ids, as in transformers' Gemma tokenizer.
 """
 
 from __future__ import annotations
@@ -78,9 +77,7 @@ GemmaTokenizer = SentencePieceTokenizer | JsonTokenizer
 
 
 def check_text(text: str, name: str = "the prompt") -> None:
-    """Raise InputError for lone surrogates, which is what Python makes of bytes that are not UTF-8: no tokenizer takes
-    them.
-    """
+    """Raise InputError for lone surrogates. Python makes them of bytes that are not UTF-8; no tokenizer takes them."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""How networks begin, and the attention they are trained with."""
+"""How networks begin, reproducibly."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..config import AutoencoderConfig, TransformerConfig
-from ..dcae.autoencoder import DCAE
-from ..kernels.linear_attention import merge_heads, split_heads
-from ..transformer.attention import Context
+from ..config import TransformerConfig
+from ..kit import Kit
 from ..transformer.controlnet import SanaControlNet
 from ..transformer.model import SanaTransformer
 
@@ -25,18 +23,12 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def initial_autoencoder(config: AutoencoderConfig, seed: int) -> DCAE:
-    """A DC-AE to train, with PyTorch's usual first weights."""
-    with seeded(seed):
-        return DCAE(config)
-
-
-def initial_transformer(config: TransformerConfig, seed: int) -> SanaTransformer:
+def initial_transformer(config: TransformerConfig, seed: int, kit: Kit | None = None) -> SanaTransformer:
     """A Linear DiT to train: Xavier for matrices, zero for the output layer, as DiTs begin (arXiv:2212.09748, sec.
     3.2).
     """
     with seeded(seed):
-        model = SanaTransformer(config, attention=plain_attention)
+        model = SanaTransformer(config, kit)
         for name, parameter in model.named_parameters():
             if parameter.ndim >= 2 and "scale_shift_table" not in name and "conv_depth" not in name:
                 nn.init.xavier_uniform_(parameter.view(parameter.shape[0], -1))
@@ -49,24 +41,16 @@ def initial_transformer(config: TransformerConfig, seed: int) -> SanaTransformer
     return model
 
 
-def initial_controlnet(transformer: SanaTransformer, depth: int) -> SanaControlNet:
+def initial_controlnet(transformer: SanaTransformer, depth: int, kit: Kit | None = None) -> SanaControlNet:
     """A ControlNet to train: copies of the transformer's first `depth` blocks, connected by layers that begin at zero
     (arXiv:2302.05543).
 
     It begins without any effect. It has no embedders of its own, and upstream's order of connection.
     """
     config = replace(transformer.config, depth=depth)
-    network = SanaControlNet(config, attention=plain_attention)
+    network = SanaControlNet(config, kit)
     network.transformer_blocks.load_state_dict(transformer.transformer_blocks[:depth].state_dict())
     for layer in (network.input_block, *network.controlnet_blocks):
         for parameter in layer.parameters():
             nn.init.zeros_(parameter)
     return network
-
-
-def plain_attention(query: Tensor, key: Tensor, value: Tensor, heads: int, context: Context) -> Tensor:
-    """Softmax attention as three products: for few picture tokens several times faster on a CPU than the fused kernels."""
-    query, key, value = (split_heads(x, x.shape[-1] // heads) for x in (query, key, value))
-    logits = (query @ key.mT).float() * query.shape[-1] ** -0.5
-    weights = (logits if context.mask is None else logits + context.mask).softmax(dim=-1)
-    return merge_heads(weights.to(value.dtype) @ value)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..config import DOWNSCALE
 from ..errors import InputError
+from ..geometry import DC_AE_F32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +17,9 @@ class Phase:
     share: float
 
     def __post_init__(self) -> None:
-        if self.pixels < 1 or self.pixels % DOWNSCALE:
+        if self.pixels < 1 or self.pixels % DC_AE_F32.downscale:
             raise InputError(
-                f"a training phase of {self.pixels} px: pictures are a positive multiple of {DOWNSCALE} wide"
+                f"a training phase of {self.pixels} px: pictures are a positive multiple of {DC_AE_F32.downscale} wide"
             )
         if self.batch < 1 or not 0 < self.share <= 1:
             raise InputError(

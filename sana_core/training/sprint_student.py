@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import TransformerConfig
+from ..kit import Kit
 from ..transformer.model import SanaTransformer
 from .flow import TIMESTEPS
 from .networks import initial_transformer
@@ -33,14 +34,16 @@ def sprint_config(config: TransformerConfig) -> TransformerConfig:
     return replace(config, qk_norm=True, guidance_embed=True)
 
 
-def sprint_student(teacher: SanaTransformer, seed: int, run_teacher: Callable[[], object]) -> SanaTransformer:
+def sprint_student(
+    teacher: SanaTransformer, seed: int, run_teacher: Callable[[], object], kit: Kit | None = None
+) -> SanaTransformer:
     """A Sprint transformer on the teacher's device that does what the teacher does; its guidance scale adds nothing at
     first.
 
     run_teacher: runs the teacher on noisy pictures of all times with their captions; its queries and keys are measured
     meanwhile.
     """
-    student = initial_transformer(sprint_config(teacher.config), seed)
+    student = initial_transformer(sprint_config(teacher.config), seed, kit)
     inherited = {key.replace(TEACHERS_TIME, STUDENTS_TIME): tensor for key, tensor in teacher.state_dict().items()}
     student.load_state_dict(student.state_dict() | inherited)
     student.to(teacher.proj_out.weight.device)

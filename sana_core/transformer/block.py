@@ -1,51 +1,148 @@
-"""One block of the Linear DiT."""
+"""One block of the Linear DiT: linear self-attention, cross-attention to the caption, Mix-FFN.
+
+Tokens are (B, N, C), N = rows * columns of the latent.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import TransformerConfig
-from .attention import Attention, Context, CrossAttention, LinearAttention, SelfAttention
-from .ffn import GLUMBConv
+from ..config import LINEAR_HEAD_DIM, TransformerConfig
+from ..geometry import Grid
+from ..kernels.heads import merge_heads, split_heads
+from ..kit import Kit
+from .caption import Caption
+
+FLOAT16_MAX = 65504.0
+TOKENS_AT_ONCE = 16384
+"""One picture of 4096 x 4096, enough to keep a GPU busy. The feed-forward of the 1.6B models holds 0.7 GB for them."""
+
+SelfAttention = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""query, key, value, each (B, N, C) -> (B, N, C)"""
+
+
+class SanaBlock(nn.Module):
+    """Linear attention, cross-attention, Mix-FFN. Cross-attention has neither norm on its input nor gate (SANA, fig. 5)."""
+
+    def __init__(self, config: TransformerConfig, kit: Kit) -> None:
+        super().__init__()
+        self.attn1 = LinearAttention(config, kit)
+        self.attn2 = CrossAttention(config, kit)
+        self.ff = GLUMBConv(config, kit)
+        self.scale_shift_table = kit.zeros(6, config.hidden_size)
+
+    def forward(
+        self, x: Tensor, caption: Caption, modulation: Tensor, grid: Grid, attend: SelfAttention | None = None
+    ) -> Tensor:
+        """x: (B, N, C); modulation: (B, 6, C) -> (B, N, C).  attend: in place of the linear self-attention."""
+        table = self.scale_shift_table.to(x) + modulation
+        shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = table.chunk(6, dim=1)
+        x = torch.addcmul(x, gate_attn, self.attn1(modulated_norm(x, shift_attn, scale_attn), attend))
+        x = x + self.attn2(x, caption)
+        return torch.addcmul(x, gate_ff, self.ff(modulated_norm(x, shift_ff, scale_ff), grid))
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Layer norm without weights (eps 1e-6), then x * (1 + scale) + shift; shift and scale: (B, 1, C)."""
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
 
 
-class SanaBlock(nn.Module):
-    """Linear attention, cross-attention, Mix-FFN. Cross-attention has neither norm on its input nor gate (SANA, fig.
-    5).
+class LinearAttention(nn.Module):
+    """ReLU linear self-attention (SANA, arXiv:2410.10629, sec. 2.2), (B, N, C) -> (B, N, C).
+
+    With qk-norm the RMS norms run over all heads together. The output of models trained in float16 is clamped to the
+    range of float16, as in their training: they draw broken pictures without it, in any number type.
     """
 
-    def __init__(self, config: TransformerConfig, *, ops: Any, attention: Attention, device=None, dtype=None) -> None:
+    def __init__(self, config: TransformerConfig, kit: Kit) -> None:
         super().__init__()
-        factory = {"ops": ops, "device": device, "dtype": dtype}
-        self.attn1 = LinearAttention(config, **factory)
-        self.attn2 = CrossAttention(config, attention=attention, **factory)
-        self.ff = GLUMBConv(config, **factory)
-        self.scale_shift_table = nn.Parameter(torch.zeros(6, config.hidden_size, device=device, dtype=dtype))
+        size = config.hidden_size
+        self.to_q = kit.linear(size, size, bias=False)
+        self.to_k = kit.linear(size, size, bias=False)
+        self.to_v = kit.linear(size, size, bias=False)
+        self.norm_q = kit.rms_norm(size, eps=1e-5) if config.qk_norm else nn.Identity()
+        self.norm_k = kit.rms_norm(size, eps=1e-5) if config.qk_norm else nn.Identity()
+        self.to_out = nn.ModuleList([kit.linear(size, size)])
+        self.linear_attention = kit.linear_attention
+        self.clamp = config.fp16_trained is not False
 
-    def forward(
-        self,
-        x: Tensor,
-        keys_values: tuple[Tensor, Tensor],
-        context: Context,
-        modulation: Tensor,
-        grid: tuple[int, int],
-        attend: SelfAttention | None = None,
-    ) -> Tensor:
-        """x: (B, h*w, C); keys and values of the caption: (B, L, C); modulation: (B, 6, C) -> (B, h*w, C).
+    def forward(self, x: Tensor, attend: SelfAttention | None = None) -> Tensor:
+        """attend: in place of the linear attention between the projections."""
+        y = in_passes(self._attend, x) if attend is None else attend(*self._projections(x))
+        y = self.to_out[0](y)
+        return y.clamp(-FLOAT16_MAX, FLOAT16_MAX) if self.clamp else y
 
-        attend: in place of the linear self-attention.
-        """
-        table = self.scale_shift_table.to(x) + modulation
-        shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = table.chunk(6, dim=1)
-        x = x + gate_attn * self.attn1(modulated_norm(x, shift_attn, scale_attn), attend)
-        x = x + self.attn2(x, *keys_values, context)
-        return x + gate_ff * self.ff(modulated_norm(x, shift_ff, scale_ff), grid)
+    def _projections(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.norm_q(self.to_q(x)), self.norm_k(self.to_k(x)), self.to_v(x)
+
+    def _attend(self, x: Tensor) -> Tensor:
+        query, key, value = (split_heads(projection, LINEAR_HEAD_DIM) for projection in self._projections(x))
+        return merge_heads(self.linear_attention(query, key, value, eps=1e-8)).to(x.dtype)
+
+
+def attend_to_itself(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Every token attends to itself alone: the perturbation of PAG (arXiv:2403.17377, sec. 4)."""
+    return value
+
+
+class CrossAttention(nn.Module):
+    """Softmax attention from picture tokens (B, N, C) to the caption's tokens (B, L, C)."""
+
+    def __init__(self, config: TransformerConfig, kit: Kit) -> None:
+        super().__init__()
+        size = config.hidden_size
+        self.to_q = kit.linear(size, size)
+        self.to_k = kit.linear(size, size)
+        self.to_v = kit.linear(size, size)
+        self.norm_q = kit.rms_norm(size, eps=1e-6) if config.qk_norm else nn.Identity()
+        self.norm_k = kit.rms_norm(size, eps=1e-6) if config.qk_norm else nn.Identity()
+        self.to_out = nn.ModuleList([kit.linear(size, size)])
+        self.heads = config.num_cross_heads
+        self.attention = kit.attention
+
+    def forward(self, x: Tensor, caption: Caption) -> Tensor:
+        query = self.norm_q(self.to_q(x))
+        key, value = caption.keys_values(self)
+        y = self.attention(query, key, value, self.heads, bias=caption.bias, options=caption.options)
+        return self.to_out[0](y)
+
+    def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Caption tokens (B, L, C) -> keys and values, (B, L, C) each. They depend on the prompt alone."""
+        return self.norm_k(self.to_k(tokens)), self.to_v(tokens)
+
+
+class GLUMBConv(nn.Module):
+    """Mix-FFN (SANA, arXiv:2410.10629, sec. 2.2): expand, 3x3 depthwise, gate, project; (B, N, C) -> (B, N, C).
+
+    The 1x1 convolutions of the paper are Linear layers on tokens, which can be quantised and need no transposes. The
+    zero padding of the 3x3 tells the 512 and 1024 px models where they are: never run it on parts of a picture.
+    """
+
+    def __init__(self, config: TransformerConfig, kit: Kit) -> None:
+        super().__init__()
+        self.conv_inverted = kit.linear(config.hidden_size, 2 * config.ffn_size)
+        self.conv_depth = kit.depthwise(2 * config.ffn_size, 3)
+        self.conv_point = kit.linear(config.ffn_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        return in_passes(lambda part: self._mix(part, grid), x)
+
+    def _mix(self, x: Tensor, grid: Grid) -> Tensor:
+        y = self.conv_inverted(x)
+        y = F.silu(y, inplace=not y.requires_grad)  # in training its input is needed again
+        y, gate = grid.tokens(self.conv_depth(grid.maps(y))).chunk(2, dim=-1)
+        return self.conv_point(y * F.silu(gate))
+
+
+def in_passes(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """function(x), for a function that treats each sequence of x (B, N, C) on its own, in passes of TOKENS_AT_ONCE.
+
+    At least one sequence runs at a time. This bounds what a layer holds in large batches. The result is the same up to
+    the rounding of matrix kernels, which depends on the batch.
+    """
+    sequences = max(1, TOKENS_AT_ONCE // x.shape[1])
+    return function(x) if x.shape[0] <= sequences else torch.cat([function(part) for part in x.split(sequences)])

@@ -13,17 +13,19 @@ The same weights are connected in two ways, which give different pictures. NVlab
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ..config import TransformerConfig
 from ..errors import InputError
-from .attention import Attention, Context, softmax_attention
+from ..geometry import Grid
+from ..kit import Kit
 from .block import SanaBlock
+from .caption import Caption
 from .embeddings import CaptionProjection, PatchEmbed, TimeEmbed
 
 ORDERS = ("upstream", "diffusers")
@@ -44,13 +46,13 @@ class ControlBranch:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseState:
-    """The transformer when its block 0 is done: its inputs, and what it has made of them."""
+    """State of the transformer after its block 0, from which ControlNets begin."""
 
     config: TransformerConfig
     patch_embed: PatchEmbed
     latent: Tensor  # (B, 32, h, w)
     timestep: Tensor  # (B,)
-    context: Context
+    caption: Caption
     modulation: Tensor  # (B, 6, C)
     tokens: Tensor  # (B, h*w, C), after block 0
 
@@ -67,47 +69,40 @@ class SanaControlNet(nn.Module):
     def __init__(
         self,
         config: TransformerConfig,
+        kit: Kit | None = None,
         *,
         embedders: bool = False,
         order: str = "upstream",
-        ops: Any = torch.nn,
-        attention: Attention = softmax_attention,
-        device=None,
-        dtype=None,
     ) -> None:
         super().__init__()
         if order not in ORDERS:
             raise InputError(f'order="{order}", expected one of {", ".join(ORDERS)}')
-        factory, size = {"ops": ops, "device": device, "dtype": dtype}, config.hidden_size
+        kit, size = kit or Kit(), config.hidden_size
         self.config, self.order = config, order
-        self.patch_embed = PatchEmbed(config, **factory) if embedders else None
-        self.time_embed = TimeEmbed(config, **factory) if embedders else None
-        self.caption_projection = CaptionProjection(config, **factory) if embedders else None
-        self.caption_norm = ops.RMSNorm(size, eps=1e-5, device=device, dtype=dtype) if embedders else None
-        self.input_block = ops.Linear(size, size, device=device, dtype=dtype)
-        self.transformer_blocks = nn.ModuleList(
-            SanaBlock(config, attention=attention, **factory) for _ in range(config.depth)
-        )
-        self.controlnet_blocks = nn.ModuleList(
-            ops.Linear(size, size, device=device, dtype=dtype) for _ in range(config.depth)
-        )
+        self.patch_embed = PatchEmbed(config, kit) if embedders else None
+        self.time_embed = TimeEmbed(config, kit) if embedders else None
+        self.caption_projection = CaptionProjection(config, kit) if embedders else None
+        self.caption_norm = kit.rms_norm(size, eps=1e-5) if embedders else None
+        self.input_block = kit.linear(size, size)
+        self.transformer_blocks = nn.ModuleList(SanaBlock(config, kit) for _ in range(config.depth))
+        self.controlnet_blocks = nn.ModuleList(kit.linear(size, size) for _ in range(config.depth))
 
     def residuals(self, latent: Tensor, base: BaseState, scale: float = 1.0) -> Iterator[Tensor | None]:
-        """What is added to the outputs of the transformer's blocks 0, 1, 2 ...: (B, h*w, C), or None; one at a time, as
-        they are needed.
+        """What is added to the outputs of the transformer's blocks 0, 1, 2 ...: (B, h*w, C), or None.
 
-        latent: of the control picture, (B or fewer, 32, h, w).  Raises InputError if it does not fit.
+        A generator, so that only one residual is held at a time.  latent: of the control picture, (B or fewer, 32, h,
+        w).  Raises InputError if it does not fit.
         """
         self.check_base(base.config)
         control = _matching(latent, base.latent)
         if self.order == "diffusers":
             yield None
-            x, context, modulation = self._begin_beside(control, base)
+            x, caption, modulation = self._begin_beside(control, base)
         else:
-            x, context, modulation = self._begin_behind(control, base)
-        grid = (control.shape[-2], control.shape[-1])
+            x, caption, modulation = self._begin_behind(control, base)
+        grid = Grid.of(control)
         for block, project in zip(cast(Sequence[SanaBlock], self.transformer_blocks), self.controlnet_blocks):
-            x = block(x, block.attn2.project_context(context.tokens), context, modulation, grid)
+            x = block(x, caption, modulation, grid)
             yield project(x) * scale
 
     def check_base(self, base: TransformerConfig) -> None:
@@ -116,8 +111,7 @@ class SanaControlNet(nn.Module):
         if own.hidden_size != base.hidden_size:
             raise InputError(
                 f"this ControlNet is for SANA models {own.hidden_size} wide, the model is {base.hidden_size} wide "
-                "(0.6B models are 1152 "
-                "wide, 1.6B models 2240): choose the ControlNet that was made for the model"
+                "(0.6B models are 1152 wide, 1.6B models 2240): choose the ControlNet that was made for the model"
             )
         if own.depth >= base.depth:
             raise InputError(
@@ -125,21 +119,24 @@ class SanaControlNet(nn.Module):
                 f"{base.depth}"
             )
 
-    def _begin_behind(self, control: Tensor, base: BaseState) -> tuple[Tensor, Context, Tensor]:
-        """Behind the transformer's block 0 (upstream). The control latent gets no position table."""
-        embed = base.patch_embed if self.patch_embed is None else self.patch_embed
-        embedded = embed.proj(control).flatten(2).transpose(1, 2)
-        return base.tokens + self.input_block(embedded), base.context, base.modulation
+    def _begin_behind(self, control: Tensor, base: BaseState) -> tuple[Tensor, Caption, Tensor]:
+        """Behind the transformer's block 0 (upstream). The control latent gets no positions."""
+        embed = self.patch_embed or base.patch_embed
+        return base.tokens + self.input_block(Grid.tokens(embed.proj(control))), base.caption, base.modulation
 
-    def _begin_beside(self, control: Tensor, base: BaseState) -> tuple[Tensor, Context, Tensor]:
+    def _begin_beside(self, control: Tensor, base: BaseState) -> tuple[Tensor, Caption, Tensor]:
         """Beside the transformer's block 0 (diffusers)."""
-        embed = base.patch_embed if self.patch_embed is None else self.patch_embed
+        embed = self.patch_embed or base.patch_embed
         x = embed(base.latent) + self.input_block(embed(control))
-        if self.time_embed is None or self.caption_projection is None or self.caption_norm is None:
-            return x, base.context, base.modulation
+        if self.time_embed is None:
+            return x, base.caption, base.modulation
         modulation, _ = self.time_embed(base.timestep, None, x.dtype)
-        tokens = self.caption_norm(self.caption_projection(base.context.states))
-        return x, replace(base.context, tokens=tokens, keys_values=None), modulation
+        return x, base.caption.projected_by(self), modulation
+
+    def project_caption(self, states: Tensor) -> Tensor:
+        """Text states (B, L, caption channels) -> tokens (B, L, C), by embedders of its own."""
+        assert self.caption_norm is not None and self.caption_projection is not None
+        return self.caption_norm(self.caption_projection(states))
 
 
 def control_residuals(control: Sequence[ControlBranch], base: BaseState) -> Iterator[Tensor | None]:
@@ -156,7 +153,6 @@ def _matching(control: Tensor, latent: Tensor) -> Tensor:
     if control.ndim != 4 or control.shape[1:] != latent.shape[1:] or rest:
         raise InputError(
             f"a control latent of shape {tuple(control.shape)} does not fit latents of shape {tuple(latent.shape)}: "
-            "encode the control "
-            "picture with SANA's autoencoder, at the size of the picture to make"
+            "encode the control picture with SANA's autoencoder, at the size of the picture to make"
         )
     return control.to(latent).repeat(repeats, 1, 1, 1)

@@ -12,43 +12,52 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import PositionConfig, TransformerConfig
+from ..device import has_float64
 from ..errors import InputError
+from ..geometry import Grid
+from ..kit import Kit
 
 FREQUENCIES = 256  # width of the timestep sinusoid
-GUIDANCE_SCALE = 0.1  # Sprint sees 0.1 * guidance_scale (SANA-Sprint, arXiv:2503.09641)
+GUIDANCE_FACTOR = 0.1  # Sprint sees 0.1 * guidance_scale (SANA-Sprint, arXiv:2503.09641)
 
 
 class PatchEmbed(nn.Module):
-    """Latent (B, 32, h, w) -> tokens (B, h*w, C), row-major, with the position table of the 2K and 4K models."""
+    """Latent (B, 32, h, w) -> tokens (B, h*w, C), row by row, with the positions of the 2K and 4K models."""
 
-    def __init__(self, config: TransformerConfig, *, ops: Any, device=None, dtype=None) -> None:
+    def __init__(self, config: TransformerConfig, kit: Kit) -> None:
         super().__init__()
-        self.proj = ops.Conv2d(config.latent_channels, config.hidden_size, 1, device=device, dtype=dtype)
-        self.position = config.position
+        self.proj = kit.conv2d(config.latent_channels, config.hidden_size, 1)
+        self.position = SinCosPosition(config.position, config.hidden_size) if config.position else nn.Identity()
 
     def forward(self, latent: Tensor) -> Tensor:
-        tokens = self.proj(latent).flatten(2).transpose(1, 2)
-        if self.position is None:
-            return tokens
-        height, width = latent.shape[-2:]
-        return tokens + position_table(height, width, tokens.shape[-1], self.position).to(tokens)
+        return Grid.tokens(self.position(self.proj(latent))).contiguous()  # as all that follows is laid out
 
 
-def position_table(height: int, width: int, channels: int, config: PositionConfig) -> Tensor:
-    """Sin-cos table (h*w, C), float32: the first half of the channels encodes the column, the second the row.
+class SinCosPosition(nn.Module):
+    """Adds a fixed sin-cos table to maps (B, C, h, w): half of the channels encode the column, the rest the row.
 
-    Every grid is stretched to [0, base_size / interpolation) on both axes (PixArt-Sigma, arXiv:2403.04692).
+    Every grid is stretched to [0, base_size / interpolation) on both axes (PixArt-Sigma, arXiv:2403.04692). The tables
+    of the two axes are computed on the device in every forward, (w, C / 2) and (h, C / 2).
     """
-    columns = _axis_table(width, channels // 2, config)[None, :].expand(height, -1, -1)
-    rows = _axis_table(height, channels // 2, config)[:, None].expand(-1, width, -1)
-    return torch.cat([columns, rows], dim=-1).flatten(0, 1).float()
 
+    def __init__(self, config: PositionConfig, channels: int) -> None:
+        super().__init__()
+        self.config, self.channels = config, channels
 
-def _axis_table(length: int, channels: int, config: PositionConfig) -> Tensor:
-    place = torch.arange(length, dtype=torch.float64) * config.base_size / length / config.interpolation
-    frequency = 10000.0 ** (-torch.arange(channels // 2, dtype=torch.float64) / (channels // 2))
-    angle = torch.outer(place, frequency)
-    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+    def forward(self, maps: Tensor) -> Tensor:
+        height, width = maps.shape[-2:]
+        columns = self.axis_table(width, maps.device).to(maps).T[:, None, :].expand(-1, height, -1)
+        rows = self.axis_table(height, maps.device).to(maps).T[:, :, None].expand(-1, -1, width)
+        return maps + torch.cat([columns, rows])
+
+    def axis_table(self, length: int, device: torch.device) -> Tensor:
+        """Sines, then cosines, of the places along an axis, (length, C / 2), float32, computed in float64."""
+        exact: dict[str, Any] = {"dtype": torch.float64, "device": device if has_float64(device) else "cpu"}
+        place = torch.arange(length, **exact) * self.config.base_size / length / self.config.interpolation
+        count = self.channels // 4
+        frequency = 10000.0 ** (-torch.arange(count, **exact) / count)
+        angle = torch.outer(place, frequency)
+        return torch.cat([angle.sin(), angle.cos()], dim=-1).float()
 
 
 def sinusoid(value: Tensor) -> Tensor:
@@ -62,10 +71,10 @@ def sinusoid(value: Tensor) -> Tensor:
 class SinusoidEmbedder(nn.Module):
     """(B,) -> (B, C): sinusoid, then Linear, SiLU, Linear."""
 
-    def __init__(self, hidden_size: int, *, ops: Any, device=None, dtype=None) -> None:
+    def __init__(self, hidden_size: int, kit: Kit) -> None:
         super().__init__()
-        self.linear_1 = ops.Linear(FREQUENCIES, hidden_size, device=device, dtype=dtype)
-        self.linear_2 = ops.Linear(hidden_size, hidden_size, device=device, dtype=dtype)
+        self.linear_1 = kit.linear(FREQUENCIES, hidden_size)
+        self.linear_2 = kit.linear(hidden_size, hidden_size)
 
     def forward(self, value: Tensor, dtype: torch.dtype) -> Tensor:
         return self.linear_2(F.silu(self.linear_1(sinusoid(value).to(dtype))))
@@ -76,11 +85,10 @@ class TimeEmbed(nn.Module):
     (AdaLN-single).
     """
 
-    def __init__(self, config: TransformerConfig, *, ops: Any, device=None, dtype=None) -> None:
+    def __init__(self, config: TransformerConfig, kit: Kit) -> None:
         super().__init__()
-        factory = {"ops": ops, "device": device, "dtype": dtype}
-        self.emb = nn.ModuleDict({"timestep_embedder": SinusoidEmbedder(config.hidden_size, **factory)})
-        self.linear = ops.Linear(config.hidden_size, 6 * config.hidden_size, device=device, dtype=dtype)
+        self.emb = nn.ModuleDict({"timestep_embedder": SinusoidEmbedder(config.hidden_size, kit)})
+        self.linear = kit.linear(config.hidden_size, 6 * config.hidden_size)
 
     def forward(self, timestep: Tensor, guidance: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         embedded = self.emb["timestep_embedder"](timestep, dtype)
@@ -92,29 +100,28 @@ class GuidedTimeEmbed(nn.Module):
     too.
     """
 
-    def __init__(self, config: TransformerConfig, *, ops: Any, device=None, dtype=None) -> None:
+    def __init__(self, config: TransformerConfig, kit: Kit) -> None:
         super().__init__()
-        factory = {"ops": ops, "device": device, "dtype": dtype}
         self.timestep_scale = config.timestep_scale
-        self.timestep_embedder = SinusoidEmbedder(config.hidden_size, **factory)
-        self.guidance_embedder = SinusoidEmbedder(config.hidden_size, **factory)
-        self.linear = ops.Linear(config.hidden_size, 6 * config.hidden_size, device=device, dtype=dtype)
+        self.timestep_embedder = SinusoidEmbedder(config.hidden_size, kit)
+        self.guidance_embedder = SinusoidEmbedder(config.hidden_size, kit)
+        self.linear = kit.linear(config.hidden_size, 6 * config.hidden_size)
 
     def forward(self, timestep: Tensor, guidance: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         if guidance is None:
             raise InputError("SANA-Sprint needs its guidance scale as an input (4.5 as released), got none")
         embedded = self.timestep_embedder(timestep.float() * self.timestep_scale, dtype)
-        embedded = embedded + self.guidance_embedder(guidance.float() * GUIDANCE_SCALE, dtype)
+        embedded = embedded + self.guidance_embedder(guidance.float() * GUIDANCE_FACTOR, dtype)
         return self.linear(F.silu(embedded)).unflatten(-1, (6, -1)), embedded
 
 
 class CaptionProjection(nn.Module):
     """Text states (B, L, caption channels) -> (B, L, C): Linear, GELU (tanh), Linear."""
 
-    def __init__(self, config: TransformerConfig, *, ops: Any, device=None, dtype=None) -> None:
+    def __init__(self, config: TransformerConfig, kit: Kit) -> None:
         super().__init__()
-        self.linear_1 = ops.Linear(config.caption_channels, config.hidden_size, device=device, dtype=dtype)
-        self.linear_2 = ops.Linear(config.hidden_size, config.hidden_size, device=device, dtype=dtype)
+        self.linear_1 = kit.linear(config.caption_channels, config.hidden_size)
+        self.linear_2 = kit.linear(config.hidden_size, config.hidden_size)
 
     def forward(self, context: Tensor) -> Tensor:
         return self.linear_2(F.gelu(self.linear_1(context), approximate="tanh"))

@@ -3,144 +3,119 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from ..config import TransformerConfig
 from ..errors import InputError
-from .attention import Attention, Context, SelfAttention, attend_to_itself, softmax_attention
-from .block import SanaBlock, modulated_norm
+from ..geometry import Grid
+from ..kit import Kit
+from .block import SanaBlock, SelfAttention, attend_to_itself, modulated_norm
+from .caption import Caption
 from .controlnet import BaseState, ControlBranch, control_residuals
 from .embeddings import CaptionProjection, GuidedTimeEmbed, PatchEmbed, TimeEmbed
 
 
 class SanaTransformer(nn.Module):
-    """Predicts the flow velocity, noise - x0.
+    """Predicts the flow velocity, noise - x0."""
 
-    `ops` supplies the layer classes (Linear, Conv2d, RMSNorm), `attention` the softmax attention: a host passes its
-    own.
-    """
-
-    def __init__(
-        self,
-        config: TransformerConfig,
-        *,
-        ops: Any = torch.nn,
-        attention: Attention = softmax_attention,
-        device=None,
-        dtype=None,
-    ) -> None:
+    def __init__(self, config: TransformerConfig, kit: Kit | None = None) -> None:
         super().__init__()
-        factory = {"ops": ops, "device": device, "dtype": dtype}
+        kit = kit or Kit()
         self.config = config
-        self.patch_embed = PatchEmbed(config, **factory)
-        self.time_embed = (GuidedTimeEmbed if config.guidance_embed else TimeEmbed)(config, **factory)
-        self.caption_projection = CaptionProjection(config, **factory)
-        self.caption_norm = ops.RMSNorm(config.hidden_size, eps=1e-5, device=device, dtype=dtype)
-        self.transformer_blocks = nn.ModuleList(
-            SanaBlock(config, attention=attention, **factory) for _ in range(config.depth)
-        )
-        self.scale_shift_table = nn.Parameter(torch.zeros(2, config.hidden_size, device=device, dtype=dtype))
-        self.proj_out = ops.Linear(config.hidden_size, config.latent_channels, device=device, dtype=dtype)
+        self.patch_embed = PatchEmbed(config, kit)
+        self.time_embed = (GuidedTimeEmbed if config.guidance_embed else TimeEmbed)(config, kit)
+        self.caption_projection = CaptionProjection(config, kit)
+        self.caption_norm = kit.rms_norm(config.hidden_size, eps=1e-5)
+        self.transformer_blocks = nn.ModuleList(SanaBlock(config, kit) for _ in range(config.depth))
+        self.scale_shift_table = kit.zeros(2, config.hidden_size)
+        self.proj_out = kit.linear(config.hidden_size, config.latent_channels)
 
     def forward(
         self,
         latent: Tensor,
         timestep: Tensor,
-        context: Tensor | Context,
+        context: Tensor | Caption,
         context_mask: Tensor | None = None,
         *,
         guidance: Tensor | None = None,
         control: Sequence[ControlBranch] = (),
         identity_attention: Collection[int] = (),
     ) -> Tensor:
-        """latent: (B, 32, h, w); timestep: (B,) in 0..1000, fractions allowed; context: text states (B, L, caption
-        channels) with context_mask (B, L) of bool, or what `prepare_context` made of them; guidance: (B,), the plain
-        scale, Sprint only. control: ControlNets, whose effects add up. identity_attention: blocks in which every
-        picture token attends to itself alone, for perturbed-attention guidance.
+        """One prediction.
 
-        Returns the velocity (B, 32, h, w). Raises InputError for latents, text states or a ControlNet of another width.
+        latent: (B, 32, h, w).  timestep: (B,) in 0..1000, fractions allowed.  context: text states (B, L, caption
+        channels) with context_mask (B, L) of bool, or the `caption` of them.  guidance: (B,), the plain scale, Sprint
+        only.  control: ControlNets, whose effects add up.  identity_attention: blocks in which every picture token
+        attends to itself alone, for perturbed-attention guidance.
+
+        Returns the velocity (B, 32, h, w).  Raises InputError for latents, text states or a ControlNet of another width.
         """
         self._check(latent)
-        grid = (latent.shape[-2], latent.shape[-1])
-        if not isinstance(context, Context):
-            context = self.embed_context(context, context_mask)
+        grid = Grid.of(latent)
+        caption = context if isinstance(context, Caption) else self.caption(context, context_mask)
         x = self.patch_embed(latent)
         modulation, embedded = self.time_embed(timestep, guidance, latent.dtype)
         residuals: Iterator[Tensor | None] = iter(())
         for index in range(self.config.depth):
-            x = self.run_block(
-                index, x, context, modulation, grid, attend_to_itself if index in identity_attention else None
-            )
+            attend = attend_to_itself if index in identity_attention else None
+            x = self.run_block(index, x, caption, modulation, grid, attend)
             if control and index == 0:
-                residuals = control_residuals(control, self._base_state(latent, timestep, context, modulation, x))
+                base = BaseState(
+                    config=self.config,
+                    patch_embed=self.patch_embed,
+                    latent=latent,
+                    timestep=timestep,
+                    caption=caption,
+                    modulation=modulation,
+                    tokens=x,
+                )
+                residuals = control_residuals(control, base)
             residual = next(residuals, None)
             x = x if residual is None else x + residual
         shift, scale = (self.scale_shift_table.to(x) + embedded[:, None]).chunk(2, dim=1)
-        x = self.proj_out(modulated_norm(x, shift, scale))
-        return x.transpose(1, 2).unflatten(2, grid)
+        return grid.maps(self.proj_out(modulated_norm(x, shift, scale)))
 
     def run_block(
         self,
         index: int,
         x: Tensor,
-        context: Context,
+        caption: Caption,
         modulation: Tensor,
-        grid: tuple[int, int],
+        grid: Grid,
         attend: SelfAttention | None = None,
     ) -> Tensor:
-        """Block `index` on tokens x (B, h*w, C), with another self-attention if given. A host overrides this to patch
-        blocks.
-        """
-        block = self.blocks[index]
-        keys_values = context.keys_values[index] if context.keys_values else block.attn2.project_context(context.tokens)
-        return block(x, keys_values, context, modulation, grid, attend)
+        """Block `index` on tokens x (B, h*w, C), with another self-attention if given. A host overrides it."""
+        return self.blocks[index](x, caption, modulation, grid, attend)
 
     @property
     def blocks(self) -> Sequence[SanaBlock]:
         return cast(Sequence[SanaBlock], self.transformer_blocks)
 
-    def embed_context(self, context: Tensor, context_mask: Tensor | None = None) -> Context:
-        """Text states (B, L, caption channels), mask (B, L) of bool (True: a token to attend to) -> what the blocks
-        attend to.
+    def caption(
+        self, states: Tensor, mask: Tensor | None = None, *, options: Any = None, remember: bool = False
+    ) -> Caption:
+        """A prompt as the blocks attend to it; with remember=True for the many steps of one prompt.
+
+        states: text states (B, L, caption channels).  mask: (B, L) of bool, True for tokens to attend to; None: all.
+        options: what a host passes on to its attention.  Raises InputError for text states of another width.
         """
-        if context.shape[-1] != self.config.caption_channels:
+        if states.shape[-1] != self.config.caption_channels:
             raise InputError(
-                f"the text states are {context.shape[-1]} wide, this SANA model takes {self.config.caption_channels}: "
+                f"the text states are {states.shape[-1]} wide, this SANA model takes {self.config.caption_channels}: "
                 "encode the prompt with the text encoder that belongs to the model"
             )
-        tokens = self.caption_norm(self.caption_projection(context))
-        return Context(tokens, attention_bias(context_mask, context.dtype), states=context)
+        return Caption(self.project_caption(states), states=states, mask=mask, options=options, remember=remember)
 
-    def prepare_context(self, context: Tensor, context_mask: Tensor | None = None) -> Context:
-        """`embed_context` with every block's keys and values computed ahead, for the many steps of one prompt."""
-        embedded = self.embed_context(context, context_mask)
-        return replace(
-            embedded, keys_values=tuple(block.attn2.project_context(embedded.tokens) for block in self.blocks)
-        )
-
-    def _base_state(
-        self, latent: Tensor, timestep: Tensor, context: Context, modulation: Tensor, tokens: Tensor
-    ) -> BaseState:
-        given = {"latent": latent, "timestep": timestep, "context": context, "modulation": modulation, "tokens": tokens}
-        return BaseState(config=self.config, patch_embed=self.patch_embed, **given)
+    def project_caption(self, states: Tensor) -> Tensor:
+        """Text states (B, L, caption channels) -> tokens (B, L, C)."""
+        return self.caption_norm(self.caption_projection(states))
 
     def _check(self, latent: Tensor) -> None:
         channels = self.config.latent_channels
         if latent.ndim != 4 or latent.shape[1] != channels:
             found = ", ".join(map(str, latent.shape[1:]))
             raise InputError(
-                f"SANA takes latents (B, {channels}, h, w), got (B, {found}): these latents come from another model's "
-                "VAE"
+                f"SANA takes latents (B, {channels}, h, w), got (B, {found}): these latents come from another model's VAE"
             )
-
-
-def attention_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """(B, L) of bool, True for tokens that count -> (B, 1, 1, L) to add to attention logits, or None."""
-    if mask is None:
-        return None
-    bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask.bool(), torch.finfo(dtype).min)
-    return bias[:, None, None, :]

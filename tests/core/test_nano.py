@@ -81,6 +81,7 @@ def test_tokenizer_keeps_every_text(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+@pytest.mark.slow
 def test_prompts_in_three_languages_draw_the_same_thing(nano):
     english, chinese, emoji, other = draw(nano, ["a red apple", "\u7ea2\u82f9\u679c", "\U0001f34e", "a blue whale"])
     for picture in (chinese, emoji):
@@ -99,6 +100,7 @@ def test_colours_are_those_of_the_prompt(nano):
     assert apple[:, :8, :8].mean() > 0.9  # on white where nothing is said
 
 
+@pytest.mark.slow
 def test_the_prompt_decides_not_the_seed(nano):
     prompts = ["a red apple", "a penguin"]
     first, second = (nano(prompts, seed=seed, output="tensor") for seed in (1, 2))
@@ -106,6 +108,7 @@ def test_the_prompt_decides_not_the_seed(nano):
     assert same < 0.7 * other
 
 
+@pytest.mark.slow
 def test_float_types_agree(nano):
     reference = draw(nano, ["a sunflower", "a rocket"])
     for dtype in (torch.bfloat16, torch.float16):
@@ -113,6 +116,7 @@ def test_float_types_agree(nano):
         assert (found - reference).abs().mean() < 0.02, dtype
 
 
+@pytest.mark.slow
 def test_sprint_draws_the_same_things_in_two_steps(nano):
     prompts = ["a red apple", "a penguin", "a sunflower", "a rocket"]
     sprint = load_pipeline("nano-sprint", device="cpu")
@@ -132,6 +136,7 @@ def lines_found(drawn, lines):
     return near[on_lines].mean() / near.mean()
 
 
+@pytest.mark.slow
 def test_the_controlnet_follows_lines(nano):
     """A ring at the left, of which the prompt says nothing."""
     x, y = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="xy")
@@ -151,6 +156,7 @@ def test_the_controlnet_has_the_released_structure():
     assert network.order == "upstream" and len(network.transformer_blocks) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", LORAS, ids=lambda file: file.stem)
 def test_a_lora_changes_what_it_should(nano, file):
     """Its own prompts much more than others; strength 0 nothing."""

@@ -30,6 +30,13 @@ def server(runnable, tmp_path_factory):
     server.stop()
 
 
+def pytest_collection_modifyitems(items):
+    """A test that needs a server is slow: starting one takes longer than all quick tests of a folder."""
+    for item in items:
+        if "server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter):
     yield

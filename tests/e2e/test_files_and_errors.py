@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from e2e.graphs import Parts
 from e2e.server import PACK, ExecutionFailed, Graph, PromptRefused
-from e2e.test_scenarios import Parts
 from PIL import Image
 from safetensors.torch import save_file
 

@@ -109,12 +109,12 @@ def test_pag_with_ksampler(server, cores, model):
     parts = Parts(server, model)
     found = parts.ksampler(model=parts.perturbed())
     core = cores(model)
-    settings = core.settings(**SIZE, guidance_scale=4.5)
-    texts = core.encode_prompts([PROMPT], [NEGATIVE], settings, instruction="default", repeats=2)
+    settings = {**SIZE, "guidance_scale": 4.5, "pag_scale": 3.0, "pag_layers": [1], "batch_size": 2, "seed": SEED}
+    run = core.resolve(PROMPT, NEGATIVE, **settings)
     with torch.no_grad():
-        denoise = core.denoiser(*texts, settings, pag_scale=3.0, pag_layers=[1])
+        denoise = core.denoiser(run, core.encode_text(run))
         times = torch.linspace(1.0, 0.0, 5)
-        expected = sample_flow_euler(denoise, core.start_noise(settings, 2, SEED), 3.0 * times / (1.0 + 2.0 * times))
+        expected = sample_flow_euler(denoise, core.start(run).noise, 3.0 * times / (1.0 + 2.0 * times))
     assert_agree(found, expected, TOLERANCE)
 
 

@@ -160,19 +160,15 @@ def host_grid(pipeline, denoise):
 def by_parts(pipeline, denoise, task, picture, **settings):
     """What KSampler does, with sana_core's parts."""
     sprint = pipeline.transformer.config.guidance_embed
-    chosen = pipeline.settings(
-        width=WIDTH, height=HEIGHT, steps=STEPS, guidance_scale=GUIDANCE, sampler="scm" if sprint else "flow_dpm"
-    )
-    control = pipeline.control_branches(
-        settings.pop("control_image", None), chosen, settings.pop("control_scale", 1.0), 1
-    )
-    texts = pipeline.encode_prompts([PROMPT], [NEGATIVE], chosen, instruction="default")
-    predict = pipeline.denoiser(*texts, chosen, control=control, **settings)
+    chosen = {"width": WIDTH, "height": HEIGHT, "steps": STEPS, "guidance_scale": GUIDANCE, "seed": SEED}
+    run = pipeline.resolve(PROMPT, NEGATIVE, **chosen, sampler="scm" if sprint else "flow_dpm", **settings)
+    begin = pipeline.start(run)
+    predict = pipeline.denoiser(run, pipeline.encode_text(run), begin.control)
     sigmas = host_grid(pipeline, denoise)
-    x = start = pipeline.start_noise(chosen, 1, SEED)
+    x = start = begin.noise
     call = predict
     if task != "text to image":
-        original = pipeline.encode_image(picture, chosen)
+        original = pipeline.encode_image(picture, run)
         x = sigmas[0] * x + (1 - sigmas[0]) * original
     if task == "inpaint":
         mask = mask_latents(

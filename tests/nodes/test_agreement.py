@@ -77,8 +77,8 @@ def test_three_routes(file, conditioning, core, name):
 
 def test_seed_draws_the_same_noise(file, core, clip):
     model = loading.load_model(file("diffusion_models", "sana.safetensors"))
-    settings = sampling.Settings(width=192, height=128, steps=4)
-    latent = sampling.generate(model, clip, PROMPT, NEGATIVE, seed=7, settings=settings)["samples"]
+    request = pipeline.Request(PROMPT, negative_prompt=NEGATIVE, seed=7, width=192, height=128, steps=4)
+    latent = sampling.generate(model, clip, request)["samples"]
     expected = core(PROMPT, NEGATIVE, width=192, height=128, steps=4, seed=7, output="latent")
     assert_agree(model.model.latent_format.process_in(latent), expected, 1e-4)
 

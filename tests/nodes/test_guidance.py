@@ -138,7 +138,7 @@ def test_pag_in_an_interval(load, conditioning, start, end):
     interval = guidance.Interval(start=start, end=end)
     model, seen = batches(guidance.perturbed_attention(load("sana.safetensors"), 2.0, "1", 0.0, interval))
     sample(model, conditioning, given=noise(1))
-    high, low = (schedules._shifted(torch.tensor(1.0 - share), 3.0).item() for share in (start, end))
+    high, low = (schedules.shifted(torch.tensor(1.0 - share), 3.0).item() for share in (start, end))
     sigmas = sampling.make_sigmas(model, "flow_dpm", STEPS)[:-1].tolist()
     assert seen == [size for sigma in sigmas for size in ((2, 1) if low <= sigma <= high else (2,))]
 
@@ -233,7 +233,7 @@ def test_outside_the_interval_only_the_conditional_is_predicted(load, conditioni
     interval = guidance.Interval(start=0.2, end=0.6)
     model, seen = batches(guidance.guidance_interval(load("sana.safetensors"), interval))
     found = sample(model, conditioning, given=noise(1))
-    high, low = (schedules._shifted(torch.tensor(1.0 - share), 3.0).item() for share in (0.2, 0.6))
+    high, low = (schedules.shifted(torch.tensor(1.0 - share), 3.0).item() for share in (0.2, 0.6))
     sigmas = sampling.make_sigmas(model, "flow_dpm", STEPS)
     guided = [low <= sigma <= high for sigma in sigmas[:-1].tolist()]
     assert seen == [2 if inside else 1 for inside in guided] and 0 < sum(guided) < STEPS
@@ -284,11 +284,9 @@ def test_scm_is_the_hosts_lcm_on_the_same_noise(load, conditioning, steps):
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
 def test_a_seed_gives_the_pipelines_picture(load, cores, clip, steps):
-    settings = sampling.Settings(width=192, height=128, steps=steps, guidance_scale=3.0)
+    request = pipeline.Request(PROMPT, negative_prompt=NEGATIVE, seed=SEED, steps=steps, guidance_scale=3.0)
     model = load("sprint.safetensors")
-    latent = sampling.generate(
-        model, clip, PROMPT, NEGATIVE, seed=SEED, settings=settings, latent=sampling.empty_latent(192, 128, 2)
-    )
+    latent = sampling.generate(model, clip, request, latent=sampling.empty_latent(192, 128, 2))
     expected = cores("sprint.safetensors")(
         PROMPT, width=192, height=128, batch_size=2, steps=steps, guidance_scale=3.0, seed=SEED, output="latent"
     )
@@ -308,7 +306,7 @@ def test_image_to_image_with_sprint(load, cores, conditioning, steps, denoise, g
     """The node makes `steps` steps at the end of a longer grid; the pipeline counts the steps of the whole grid."""
     model, core = load("sprint.safetensors"), cores("sprint.safetensors")
     image = torch.rand(1, 3, 128, 192, generator=torch.Generator().manual_seed(1))
-    start = model.model.latent_format.process_out(core.encode_image(image, core.settings(width=192, height=128)))
+    start = model.model.latent_format.process_out(core.encode_image(image, core.resolve("", width=192, height=128)))
     sigmas = sampling.make_sigmas(model, "scm", steps, denoise=denoise)
     assert len(sigmas) == steps + 1 and sigmas[0] < 0.99
     found = sample(model, conditioning, cfg=1.0, sampler="scm", sigmas=sigmas, given=noise(1), start=start)
@@ -319,7 +317,7 @@ def test_image_to_image_with_sprint(load, cores, conditioning, steps, denoise, g
 def test_inpaint_with_sprint(load, cores, conditioning):
     model, core = load("sprint.safetensors"), cores("sprint.safetensors")
     image = torch.rand(1, 3, 128, 192, generator=torch.Generator().manual_seed(1))
-    original = core.encode_image(image, core.settings(width=192, height=128))
+    original = core.encode_image(image, core.resolve("", width=192, height=128))
     mask = torch.zeros(1, 1, 4, 6)
     mask[..., :3] = 1.0
     start = model.model.latent_format.process_out(original)

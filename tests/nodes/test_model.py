@@ -14,6 +14,7 @@ from e2e.comfyui import REASON
 model = pytest.importorskip("sana_pack.nodes.bridge.model", reason=REASON)
 loading = pytest.importorskip("sana_pack.nodes.bridge.loading", reason=REASON)
 config = pytest.importorskip("sana_pack.sana_core.config", reason=REASON)
+kit = pytest.importorskip("sana_pack.sana_core.kit", reason=REASON)
 schedules = pytest.importorskip("sana_pack.sana_core.samplers.schedules", reason=REASON)
 transformer = pytest.importorskip("sana_pack.sana_core.transformer.model", reason=REASON)
 model_sampling = pytest.importorskip("comfy.model_sampling", reason=REASON)
@@ -211,7 +212,7 @@ def counted_bytes(wide: config.TransformerConfig, cells: int, batch: int) -> int
     meter = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(meter)
     with torch.device("meta"):
-        network = transformer.SanaTransformer(wide, dtype=torch.bfloat16)
+        network = transformer.SanaTransformer(wide, kit.Kit(device="meta", dtype=torch.bfloat16))
         latent, text = (
             torch.empty(batch, 32, cells, cells, dtype=torch.bfloat16),
             torch.empty(batch, 300, 2304, dtype=torch.bfloat16),

@@ -12,6 +12,7 @@ from e2e.comfyui import REASON
 autoencoder = pytest.importorskip("sana_pack.nodes.bridge.autoencoder", reason=REASON)
 vae_bridge = pytest.importorskip("sana_pack.nodes.bridge.vae", reason=REASON)
 config = pytest.importorskip("sana_pack.sana_core.config", reason=REASON)
+kit = pytest.importorskip("sana_pack.sana_core.kit", reason=REASON)
 memory = pytest.importorskip("sana_pack.sana_core.dcae.memory", reason=REASON)
 host = pytest.importorskip("comfy.model_management", reason=REASON)
 model_patcher = pytest.importorskip("comfy.model_patcher", reason=REASON)
@@ -87,7 +88,7 @@ def released_autoencoder():
 ])  # fmt: skip
 def test_auto_tiles_by_what_the_host_can_give(monkeypatch, unused, droppable, tile):
     """4096 px of the released autoencoder, on a GPU with dynamic VRAM as the host's functions describe it."""
-    model = autoencoder.ComfyDCAE(released_autoencoder(), device="meta")
+    model = autoencoder.ComfyDCAE(released_autoencoder(), kit.Kit(device="meta"))
     patcher = model_patcher.ModelPatcher(model, load_device=torch.device("cpu"), offload_device=torch.device("cpu"))
     monkeypatch.setattr(host, "loaded_models", lambda *arguments: [patcher])
     monkeypatch.setattr(host, "get_free_memory", lambda *arguments: unused)

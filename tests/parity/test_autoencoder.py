@@ -21,7 +21,7 @@ def test_oracle(oracle, name, layout):
         for key in (key for key in oracle.reference if key.startswith(f"vae/{name}_{side}_") and key.endswith(entry)):
             outputs = oracle.reference
             expected = outputs.get(key.replace(entry, "out_untiled"), outputs[key.replace(entry, "out")])
-            scale = model.config.scaling_factor
+            scale = model.geometry.scaling_factor
             given, expected = (outputs[key], expected * scale) if side == "encode" else (outputs[key] * scale, expected)
             assert_agree(run(given), expected, TOLERANCE)
             checked += 1
@@ -31,7 +31,7 @@ def test_oracle(oracle, name, layout):
 @pytest.mark.parametrize("tile", [128, 256, 512])
 def test_exact_tiles_are_the_untiled_oracle(oracle, tile):
     model, outputs = load_autoencoder(oracle.fixtures / "single/vae.safetensors"), oracle.reference
-    scale = model.config.scaling_factor
+    scale = model.geometry.scaling_factor
     picture = model.decode(outputs["vae/vae_decode_tiled/in_latent"] * scale, tile=tile)
     assert_agree(picture, outputs["vae/vae_decode_tiled/out_untiled"], TOLERANCE)
     latent = model.encode(outputs["vae/vae_encode_tiled/in_image"], tile=tile)

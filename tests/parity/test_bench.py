@@ -6,13 +6,20 @@ import json
 import re
 
 import pytest
+import tiny_text
 import torch
 
 from bench import decode_gpu, memory
 from bench.networks import AUTOENCODERS
 from sana_core.dcae.memory import decode_peak_bytes
 
+counts_gemma = pytest.mark.skipif(
+    not tiny_text.gemma_runs_on("meta"), reason="this PyTorch cannot run transformers' Gemma-2 on the meta device"
+)
 
+
+@pytest.mark.slow
+@counts_gemma
 def test_memory_tells_every_row_and_holds_the_formulas(tmp_path, capsys):
     path = tmp_path / "memory.json"
     assert memory.main(["--device", "meta", "--pixels", "1024", "--json", str(path)]) == 0
@@ -38,6 +45,8 @@ def test_memory_tells_every_row_and_holds_the_formulas(tmp_path, capsys):
     assert {network for network, task, _ in bytes_of if task == "step"} == {"0.6B", "1.6B"}
 
 
+@pytest.mark.slow
+@counts_gemma
 def test_memory_names_a_formula_that_is_off(monkeypatch, capsys):
     monkeypatch.setattr(memory, "TRANSFORMERS", {})
     monkeypatch.setattr(memory, "AUTOENCODERS", {"DC-AE": AUTOENCODERS["DC-AE Lite"]})
@@ -51,6 +60,7 @@ def test_memory_names_a_formula_that_is_off(monkeypatch, capsys):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pixels", "tile", "gigabytes"), [(4096, 1024, 2.0), (4096, 512, 1.6), (2048, 512, 0.9)])
 def test_decoding_stays_within_its_targets(pixels, tile, gigabytes):
     model = memory.autoencoder(AUTOENCODERS["DC-AE 1.0, 1.1"], torch.device("meta"), torch.bfloat16)
@@ -59,6 +69,7 @@ def test_decoding_stays_within_its_targets(pixels, tile, gigabytes):
     assert activations is not None and activations + memory.weight_bytes(model.decoder) < gigabytes * 1e9
 
 
+@pytest.mark.slow
 def test_the_smoke_run_of_the_decode_benchmark(tmp_path, capsys):
     path = tmp_path / "decode.json"
     assert decode_gpu.main(["--smoke", "--json", str(path)]) == 0

@@ -27,7 +27,7 @@ def test_oracle(oracle, kind):
         _, steps, shift = case.split("_")
         sigmas = GRIDS[kind](int(steps), float(shift.removeprefix("shift")))
         assert_agree(sigmas, oracle.reference[f"schedules/{case}/sigmas"], 1e-6)
-        timesteps = torch.stack([model_timestep(sigma, truncate=kind == "dpm") for sigma in sigmas[:-1].tolist()])
+        timesteps = torch.tensor([model_timestep(sigma, truncate=kind == "dpm") for sigma in sigmas[:-1].tolist()])
         check = check_whole if kind == "dpm" else check_fractional
         check(timesteps, oracle.reference[f"schedules/{case}/timesteps"], sigmas[:-1] * 1000)
 

@@ -93,7 +93,7 @@ def test_image_to_image(oracle, pipeline, picture, case, steps, strength):
 
 def test_the_default_of_diffusers_uses_the_picture_here(oracle, pipeline, picture):
     """0.6 in two steps, where another picture changes nothing there."""
-    original = pipeline.encode_image(picture, pipeline.settings(width=320, height=256))
+    original = pipeline.encode_image(picture, pipeline.resolve("", width=320, height=256))
     assert_agree(original, oracle.reference["sprint/image/image_latent"], TOLERANCE)
     first, *rest = oracle.reference["sprint/img2img_steps2_strength0.6/noise"]
     other = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

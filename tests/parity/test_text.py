@@ -115,9 +115,9 @@ def pair(diffusers, seed):
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=fast, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>"
     )
-    text_encoder = Gemma2Model(
-        Gemma2Config(**{name: getattr(config, name) for name in TextConfig.__dataclass_fields__})
-    ).eval()
+    settings = {name: getattr(config, name) for name in TextConfig.__dataclass_fields__}
+    # eager has the logit soft cap in every version of transformers; the default of older ones leaves it out
+    text_encoder = Gemma2Model(Gemma2Config(**settings, attn_implementation="eager")).eval()
     text_encoder.load_state_dict(weights)
     pipeline = diffusers.SanaPipeline(tokenizer, text_encoder, vae=None, transformer=None, scheduler=None)
     return GemmaTextEncoder(config, tokenizer_from_bytes(spiece, "tiny"), weights), pipeline

@@ -8,13 +8,13 @@ import torch
 
 from sana_core.text.instruction import INSTRUCTIONS, PromptTokens, Tokenizer, prompt_tokens
 from sana_core.training.batches import step_seed
-from sana_core.training.joint import CaptionBatch
 from sana_core.training.resolution import phase_at
-from sana_core.training.text import IGNORED, dropped, token_batch
 
 from .captions import CaptionSource
+from .joint import CaptionBatch
 from .scenes import Scene
 from .sizes import Stage
+from .text_losses import IGNORED, dropped, token_batch
 
 EMPTY_SHARE = 0.1  # of the captions, for classifier-free guidance
 INSTRUCTION_SHARE = 0.5  # of the others; the two wordings equally often

@@ -22,15 +22,14 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from sana_core.training.autoencoder import psnr, reconstruct
-from sana_core.training.sheets import save_sheet
-
+from .autoencoder_losses import psnr, reconstruct
 from .command import from_arguments, parser
 from .evaluate_addons import controlnet, lora, sprint
 from .evaluation import Evaluation
 from .export import AUTOENCODER, CONTROLNET, SPRINT, TRANSFORMER
 from .judge import judge
 from .retrieval import BATCH, scores
+from .sheets import save_sheet
 from .stages import sample_prompts
 from .train_autoencoder import Pool
 

@@ -18,8 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sana_core.training.autoencoder import reconstruct
-
+from .autoencoder_losses import reconstruct
 from .evaluation import Evaluation
 from .retrieval import BATCH
 from .scenes import Scene

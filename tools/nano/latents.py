@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sana_core.config import DOWNSCALE
 from sana_core.dcae.autoencoder import DCAE
+from sana_core.geometry import DC_AE_F32
 
 from .command import Command
 from .pictures import LINE_WIDTHS, Drawings, Placed, edge_map, render
@@ -67,7 +67,7 @@ class LatentBank:
 
     @torch.no_grad()
     def _encode(self, pixels: int) -> Tensor:
-        count, side = len(self.scenes.numbers), pixels // DOWNSCALE
+        count, side = len(self.scenes.numbers), pixels // DC_AE_F32.downscale
         latents, encode = (
             torch.empty(count, 32, side, side, dtype=torch.float16),
             self.command.compiled(self.autoencoder.encode),

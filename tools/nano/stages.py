@@ -14,19 +14,19 @@ from sana_core.pipeline import SanaPipeline
 from sana_core.text.gemma import GemmaTextEncoder
 from sana_core.text.tokenizer import GemmaTokenizer, read_tokenizer
 from sana_core.training.average import Average
-from sana_core.training.joint import CaptionReader, TextToLatent, initial_caption_reader, initial_text_to_latent
 from sana_core.training.loop import LoopSettings, Training
-from sana_core.training.networks import initial_autoencoder
 from sana_core.training.optimizer import build_optimizers
-from sana_core.training.sheets import save_sheet
 from sana_core.training.state import TrainingState, read_state
 from sana_core.transformer.model import SanaTransformer
 
 from .captions import CaptionSource
 from .command import Command
 from .concepts import Concept, Splits, load_names
+from .initial import initial_autoencoder
+from .joint import CaptionReader, TextToLatent, initial_caption_reader, initial_text_to_latent
 from .pictures import Drawings, Placed, drawing_keys, placed
 from .scenes import Scene, SceneSource, attribute_sizes
+from .sheets import save_sheet
 
 HERE = Path(__file__).parent
 PLAIN = (

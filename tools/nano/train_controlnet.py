@@ -13,15 +13,15 @@ from torch import Tensor
 
 from sana_core.training.batches import load_batches, step_generator
 from sana_core.training.flow import TIMESTEPS, flow_matching_loss
-from sana_core.training.joint import CaptionBatch
 from sana_core.training.networks import initial_controlnet
 from sana_core.training.resolution import phase_at
-from sana_core.training.text import kept_states
 from sana_core.transformer.controlnet import ControlBranch, SanaControlNet
 
 from .batches import CaptionBatches
 from .command import Command, parse
 from .concepts import load_names
+from .initial import KIT
+from .joint import CaptionBatch
 from .latents import LatentBank
 from .pictures import edge_map, render
 from .scenes import Scene, SceneSource
@@ -35,6 +35,7 @@ from .stages import (
     trained_autoencoder,
     trained_text_to_latent,
 )
+from .text_losses import kept_states
 
 SHOWN = 10
 KINDS = {
@@ -56,7 +57,7 @@ def controlled_scenes(command: Command) -> Pictured:
 def run(command: Command) -> bool:
     """Train; returns whether it is finished."""
     stage, base = command.size.stages["controlnet"], trained_text_to_latent(command)
-    network = initial_controlnet(base.transformer, command.size.control_depth).to(command.device).train()
+    network = initial_controlnet(base.transformer, command.size.control_depth, KIT).to(command.device).train()
     training = start(command, "controlnet", network, report_every=500)
     steps, scenes, autoencoder = training.settings.steps, controlled_scenes(command), trained_autoencoder(command)
     latents = LatentBank(autoencoder, scenes.drawings, scenes.placed(), command)

@@ -18,15 +18,14 @@ from torch import Tensor
 
 from sana_core.training.batches import load_batches, step_generator
 from sana_core.training.flow import TIMESTEPS, flow_matching_loss
-from sana_core.training.joint import CaptionBatch
 from sana_core.training.lora_layers import attach_lora
 from sana_core.training.resolution import phase_at
-from sana_core.training.text import kept_states
 
 from .batches import CaptionBatches
 from .captions import with_article
 from .command import Command, from_arguments, parser
 from .concepts import Concept, load_names
+from .joint import CaptionBatch
 from .latents import LatentBank
 from .pictures import MONOCHROME
 from .scenes import SceneSource
@@ -42,6 +41,7 @@ from .stages import (
     trained_scenes,
     trained_text_to_latent,
 )
+from .text_losses import kept_states
 
 EXAMPLES = ("style", "subject")
 SUBJECT_NAME, SUBJECT_ZH = "zorble", "\u4f50\u5b9d"

@@ -16,14 +16,14 @@ from sana_core.text.instruction import prompt_tokens
 from sana_core.training.batches import load_batches, step_generator
 from sana_core.training.consistency import GuidedVelocity, consistency_loss, guidance_distillation_loss, guided
 from sana_core.training.flow import TIMESTEPS
-from sana_core.training.joint import CaptionBatch, TextToLatent
 from sana_core.training.resolution import phase_at
 from sana_core.training.sprint_student import sprint_student
-from sana_core.training.text import kept_states, token_batch
 from sana_core.transformer.model import SanaTransformer
 
 from .batches import CaptionBatches
 from .command import Command, parse
+from .initial import KIT
+from .joint import CaptionBatch, TextToLatent
 from .latents import LatentBank
 from .stages import (
     draw,
@@ -36,6 +36,7 @@ from .stages import (
     trained_autoencoder,
     trained_text_to_latent,
 )
+from .text_losses import kept_states, token_batch
 
 GUIDANCE_SHARE = 0.3  # of the steps: learn the guided velocity; the others: jump
 
@@ -78,7 +79,7 @@ def run(command: Command) -> bool:
         with command.autocast():
             teacher.losses(batch, pictures(batch, 0), generator, repeats=1, shift=shift)
 
-    student = sprint_student(teacher.transformer, command.seed, run_teacher)
+    student = sprint_student(teacher.transformer, command.seed, run_teacher, KIT)
     training = start(command, "sprint", student, report_every=500)
 
     def losses(batch: CaptionBatch, step: int) -> dict[str, Tensor]:

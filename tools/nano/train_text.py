@@ -12,10 +12,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from sana_core.training.batches import load_batches
-from sana_core.training.joint import CaptionBatch
 
 from .batches import CaptionBatches
 from .command import Command, parse
+from .joint import CaptionBatch
 from .stages import new_caption_reader, pictured, start, tokenizer
 
 WEIGHTS = {"attribute": 1.0, "language": 0.2}

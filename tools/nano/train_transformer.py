@@ -10,12 +10,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from sana_core.training.batches import load_batches, step_generator
-from sana_core.training.joint import CaptionBatch, TextToLatent
 from sana_core.training.resolution import phase_at
 from sana_core.training.state import read_state
 
 from .batches import CaptionBatches
 from .command import Command, parse
+from .joint import CaptionBatch, TextToLatent
 from .latents import LatentBank
 from .stages import (
     draw,

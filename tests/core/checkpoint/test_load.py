@@ -92,7 +92,8 @@ def test_dtype_and_device(tmp_path):
 
 
 @pytest.mark.parametrize("stored, asked, expected", [
-    (torch.float16, None, torch.bfloat16), (torch.float32, torch.float16, torch.bfloat16), (torch.float32, None, torch.float32),
+    (torch.float16, None, torch.bfloat16), (torch.float32, torch.float16, torch.bfloat16),
+    (torch.float32, None, torch.float32),
     (torch.bfloat16, None, torch.bfloat16), (torch.float32, torch.float64, torch.float64),
 ])  # fmt: skip
 def test_an_autoencoder_never_runs_in_float16(tmp_path, caplog, stored, asked, expected):
@@ -150,6 +151,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_key_too_few_too_many_or_of_another_shape_is_named(tmp_path, network):
     """Every single key of the file, taken away or reshaped, is refused under the name it has in the file."""

@@ -6,6 +6,7 @@ import torch
 
 from sana_core.dcae.layers import Downsample, InterpolateUpsample, RMSNorm2d, channel_to_space
 from sana_core.errors import InputError
+from sana_core.kit import Kit
 
 
 @pytest.mark.parametrize("lite", [False, True])
@@ -42,8 +43,8 @@ def test_shortcuts_keep_the_mean():
     """With convolutions of zero, down- and upsampling are averages and copies: a constant stays a constant."""
     x = torch.full((1, 8, 4, 4), 3.0)
     for layer, shape in (
-        (Downsample(8, 16, ops=torch.nn), (1, 16, 2, 2)),
-        (InterpolateUpsample(8, 4, ops=torch.nn), (1, 4, 8, 8)),
+        (Downsample(8, 16, Kit()), (1, 16, 2, 2)),
+        (InterpolateUpsample(8, 4, Kit()), (1, 4, 8, 8)),
     ):
         torch.nn.init.zeros_(layer.conv.weight)
         torch.nn.init.zeros_(layer.conv.bias)
@@ -56,7 +57,7 @@ def test_channel_to_space_places_channels():
 
 
 def test_norm_is_computed_in_float32():
-    norm = RMSNorm2d(64).to(torch.float16)
+    norm = RMSNorm2d(64, Kit()).to(torch.float16)
     x = torch.full((1, 64, 1, 1), 1e4, dtype=torch.float16)  # its square leaves the range of float16
     assert torch.equal(norm(x), torch.ones_like(x))
 

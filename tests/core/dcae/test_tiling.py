@@ -18,6 +18,8 @@ from sana_core.dcae.networks import Decoder, Encoder
 from sana_core.dcae.strips import Box, crop, plan, run
 from sana_core.dcae.tiling import decode_tiled, encode_tiled, tile_boxes
 from sana_core.errors import InputError
+from sana_core.geometry import DC_AE_F32
+from sana_core.kit import Kit
 
 FULL, LITE = AUTOENCODERS["DC-AE 1.0, 1.1"], AUTOENCODERS["DC-AE Lite"]
 BF16, FP32 = torch.bfloat16, torch.float32
@@ -51,6 +53,7 @@ def test_tiles_change_nothing(side, lite, dtype):
         assert error(tiled(tile), expected) < EXACT[dtype]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side, lite", [("decode", False), ("decode", True), ("encode", False)])
 def test_strips_change_nothing(thin_strips, side, lite):
     tiled, expected = pair(side, lite, torch.float64, cells=(5, 6))
@@ -75,6 +78,7 @@ NEARER = {  # one row and column less than each layer reaches
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side, layer", [
     ("decode", ResBlock), ("decode", GLUMBConv), ("decode", LiteMLA), ("decode", InterpolateUpsample), ("decode", ShuffleUpsample),
     ("encode", ResBlock), ("encode", Downsample),
@@ -86,6 +90,7 @@ def test_one_row_too_few_shows(thin_strips, monkeypatch, side, layer):
     assert error(tiled(128), expected) > 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["decode", "encode"])
 def test_one_row_too_few_at_the_ends_shows(monkeypatch, side):
     """The decoder's last convolution and the encoder's first."""
@@ -97,7 +102,7 @@ def test_one_row_too_few_at_the_ends_shows(monkeypatch, side):
 @pytest.mark.parametrize("config, reach", [(FULL, 7), (LITE, 9)])
 def test_halo_of_the_decoder(config, reach):
     """In positions of the map at 1/8: what the structure comes to, and none where the picture ends."""
-    _, high = Decoder(config, ops=torch.nn, device="meta").chains()
+    _, high = Decoder(config, Kit(device="meta")).chains()
     first, inner = (
         plan(high, box, (2048, 1024))[0] for box in (Box((0, 512), (0, 1024)), Box((512, 1024), (256, 512)))
     )
@@ -109,7 +114,7 @@ def test_halo_of_the_encoder():
     """36 pixels above and left of a tile, 29 below and right: strides of two look back further than ahead. Pairs of
     pixels stay pairs.
     """
-    high, _ = Encoder(FULL, ops=torch.nn, device="meta").chains()
+    high, _ = Encoder(FULL, Kit(device="meta")).chains()
     rows, columns = plan(high, Box((64, 128), (64, 128)), (256, 256))[0]
     assert rows == columns
     assert 512 - rows[0] in range(36, 46) and rows[1] - 1024 == 29
@@ -142,11 +147,11 @@ def test_tiles_that_cannot_be(tile):
 
 
 def test_tiles_cover_the_picture_once_and_evenly():
-    boxes = tile_boxes((1056, 512), 512)
+    boxes = tile_boxes((1056, 512), 512, DC_AE_F32)
     assert [box.rows for box in boxes] == [(0, 352), (352, 704), (704, 1056)] and {box.columns for box in boxes} == {
         (0, 512)
     }
-    assert len(tile_boxes((1056, 512), None)) == 1
+    assert len(tile_boxes((1056, 512), None, DC_AE_F32)) == 1
 
 
 def test_the_result_goes_where_the_caller_wants_it():
@@ -200,7 +205,7 @@ def test_without_tiles_it_can_be_trained():
 @cache
 def measured(side, config, pixels, tile, dtype=torch.bfloat16, batch=1):
     """Peak bytes of activations, on the meta device."""
-    model = DCAE(config, device="meta", dtype=dtype)
+    model = DCAE(config, Kit(device="meta", dtype=dtype))
     latent, image = (
         torch.empty(batch, *shape, dtype=dtype, device="meta")
         for shape in ((32, pixels // 32, pixels // 32), (3, pixels, pixels))
@@ -235,29 +240,31 @@ def test_predicted_memory(config, pixels, tile, dtype, batch):
             assert predicted == pytest.approx(measured(side, config, pixels, tile, dtype, batch), rel=0.1), side
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pixels, tile, gigabytes", [(4096, 1024, 2.0), (4096, 512, 1.6), (2048, 512, 0.9)])
 def test_memory_of_a_large_picture(pixels, tile, gigabytes):
     """Of the published decoder, its weights included."""
     activations = measured("decode", FULL, pixels, tile)
-    assert weight_bytes(DCAE(FULL, device="meta", dtype=BF16).decoder) + activations < gigabytes * 1e9
+    assert weight_bytes(DCAE(FULL, Kit(device="meta", dtype=BF16)).decoder) + activations < gigabytes * 1e9
     assert decode_peak_bytes(FULL, pixels, pixels, tile, BF16) == pytest.approx(activations, rel=0.1)
 
 
 @pytest.mark.parametrize("encode", [False, True])
-def test_the_largest_tile_that_fits(encode):
+def test_the_largest_tile_that_fits(caplog, encode):
     predict = encode_peak_bytes if encode else decode_peak_bytes
     needed = [MARGIN * predict(FULL, 4096, 4096, tile, BF16) for tile in TILES]
     assert needed == sorted(needed, reverse=True)
     for tile, larger in zip(TILES[1:5], needed):
-        assert pick_tile(FULL, 4096, 4096, BF16, int(larger) - 1, encode=encode) == tile
-    assert pick_tile(FULL, 4096, 4096, BF16, int(needed[0]) + 1, encode=encode) is None
-    with pytest.raises(InputError, match=rf"4096 x 4096 .*needs {needed[-1] / 1e9:.2f} GB.* 0\.40 GB are free"):
-        pick_tile(FULL, 4096, 4096, BF16, 400_000_000, encode=encode)
+        assert pick_tile(FULL, 4096, 4096, BF16, int(larger) - 1, peak_bytes=predict) == tile
+    assert pick_tile(FULL, 4096, 4096, BF16, int(needed[0]) + 1, peak_bytes=predict) is None
+    assert pick_tile(FULL, 4096, 4096, BF16, 400_000_000, peak_bytes=predict) == TILES[-1]
+    assert f"4096 x 4096 pixels in its smallest tiles takes about {needed[-1] / 1e9:.2f} GB" in caplog.text
+    assert "0.40 GB are free" in caplog.text
 
 
 def test_a_picture_of_4096_on_a_small_card():
     """With less and less memory the tiles get smaller, what is held stays below, and the picture stays the same."""
-    weights, tiles = weight_bytes(DCAE(FULL, device="meta", dtype=BF16).decoder), []
+    weights, tiles = weight_bytes(DCAE(FULL, Kit(device="meta", dtype=BF16)).decoder), []
     for capacity in (2_000_000_000, 1_250_000_000):
         tiles.append(pick_tile(FULL, 4096, 4096, BF16, capacity - weights))
         assert weights + measured("decode", FULL, 4096, tiles[-1]) < capacity
@@ -277,5 +284,4 @@ def test_auto_on_this_machine(monkeypatch):
         monkeypatch.setattr(memory, "free_memory", lambda device, free=free: free)
         assert error(tiled("auto"), expected) < 1e-5
     monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
-    with pytest.raises(InputError, match="free"):
-        tiled("auto")
+    assert error(tiled("auto"), expected) < 1e-5  # an estimate refuses nothing: the allocator decides

@@ -12,6 +12,7 @@ from sana_core.samplers.schedules import (
     img2img_tail,
     scm_sigmas,
     scm_tail,
+    shifted,
 )
 
 RELEASED = {  # (steps, shift) -> timesteps the released model sees, all but the first, which is 999
@@ -77,7 +78,7 @@ def test_strength_has_a_range(tail, strength):
     (4, [1.0, 0.707107, 0.5, 0.292893, 0.0]),  # angles of 90, 67.5, 45, 22.5 degrees
 ])  # fmt: skip
 def test_sprint(steps, grid):
-    torch.testing.assert_close(scm_sigmas(steps), torch.tensor(grid), atol=3e-6, rtol=0)
+    torch.testing.assert_close(scm_sigmas(steps), torch.tensor(grid), atol=1e-5, rtol=0)  # 1e-6 by six digits
     assert scm_sigmas(steps)[0] == 1.0  # the released first angle lies beyond that
 
 
@@ -108,7 +109,7 @@ def test_start_between_two_levels(steps, strength, first, rest):
     if first is None:  # a whole number of steps, however it is rounded
         assert torch.equal(tail, grid[3:])
     else:
-        torch.testing.assert_close(tail, torch.tensor([first, *rest]), atol=3e-6, rtol=0)
+        torch.testing.assert_close(tail, torch.tensor([first, *rest]), atol=1e-5, rtol=0)  # 1e-6 by six digits
     assert torch.equal(grid, kept) and (tail.diff() < 0).all()
 
 
@@ -124,4 +125,24 @@ def test_no_strength_below_1_begins_at_pure_noise(steps, strength):
 )
 def test_timestep_the_model_sees(sigma, whole, exact):
     assert model_timestep(sigma, truncate=True) == whole
-    torch.testing.assert_close(model_timestep(sigma, truncate=False), torch.tensor(exact))
+    assert model_timestep(sigma, truncate=False) == pytest.approx(exact, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("time", "shift", "expected"), [(0.5, 3.0, 0.75), (0.5, 1.0, 0.5), (1.0, 6.0, 1.0), (0.0, 6.0, 0.0)]
+)
+def test_shift(time, shift, expected):
+    assert shifted(torch.tensor(time), shift) == expected
+
+
+def test_pytorchs_defaults_do_not_matter():
+    grids = [(flow_dpm_sigmas, (7, 3.0)), (flow_euler_sigmas, (7, 3.0)), (scm_sigmas, (2,)), (scm_sigmas, (3,))]
+    expected = [grid(*arguments) for grid, arguments in grids]
+    torch.set_default_device("meta")
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = [grid(*arguments) for grid, arguments in grids]
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(*pair) and pair[0].dtype == torch.float32 for pair in zip(found, expected))

@@ -110,9 +110,43 @@ def test_without_a_step_nothing_happens(solver, sigmas, x):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_repeated_sigma_is_a_step_of_length_zero(solver, x):
-    once, twice = torch.tensor([0.9, 0.5, 0.2, 0.0]), torch.tensor([0.9, 0.5, 0.2, 0.2, 0.0])
-    assert torch.equal(solver(curved_denoiser, x, once), solver(curved_denoiser, x, twice))
+@pytest.mark.parametrize("repeated", [1.0, 0.9, 0.5, 0.2, 0.1], ids=str)
+def test_repeated_sigma_is_a_step_of_length_zero(solver, repeated, x):
+    """It is forgotten, too: the second order goes on as if it had not been."""
+    once = [1.0, 0.9, 0.5, 0.2, 0.1, 0.0]
+    twice = sorted([*once, repeated, repeated], reverse=True)
+    results = [solver(curved_denoiser, x, torch.tensor(sigmas)) for sigmas in (once, twice)]
+    assert torch.equal(*results) and results[0].isfinite().all()
+
+
+@pytest.mark.parametrize("solver", [*SOLVERS, sample_scm])
+@pytest.mark.parametrize("end", [[0.0], [0.0, 0.0], [0.0, 0.0, 0.0]], ids=len)
+def test_grids_that_end_in_several_zeros(solver, end, x):
+    """A step from 0 is none: the model is not asked, and x stays."""
+    seen, noises = [], draws(3, x)
+
+    def denoise(x, sigma):
+        seen.append(sigma)
+        return curved_denoiser(x, sigma)
+
+    found = solver(denoise, x, torch.tensor([0.9, 0.5, 0.2, *end]), step_noise=noises, callback=lambda *step: None)
+    assert torch.equal(found, solver(curved_denoiser, x, torch.tensor([0.9, 0.5, 0.2, 0.0]), step_noise=noises))
+    assert seen == pytest.approx([0.9, 0.5, 0.2]) and found.isfinite().all()
+
+
+@pytest.mark.parametrize("solver", [*SOLVERS, sample_scm])
+@pytest.mark.parametrize("sigmas", [[0.0, 0.0], [0.0, 0.0, 0.0]], ids=len)
+def test_nothing_but_zeros(solver, sigmas, x):
+    assert solver(lambda x, sigma: pytest.fail("there is no noise to remove"), x, torch.tensor(sigmas)) is x
+
+
+def test_the_other_solvers_draw_no_noise(x):
+    def noises():
+        pytest.fail("noise was drawn")
+        yield x
+
+    for solver in SOLVERS:
+        solver(curved_denoiser, x, flow_dpm_sigmas(3, 3.0), step_noise=noises())
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

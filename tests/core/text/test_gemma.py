@@ -1,4 +1,4 @@
-"""The encoder: against Gemma-2 written out in a few lines, and what `encode` promises about windows, masks and batches."""
+"""The encoder: against Gemma-2 written out in a few lines; what `encode` promises about windows, masks, batches."""
 
 import dataclasses
 import math
@@ -46,7 +46,7 @@ def attention(x, get, config, num_padding=0):
 
 
 def gemma2(ids, tensors, config, num_padding=0):
-    """Gemma-2 (arXiv:2408.00118, sec. 2): ids, of which the last are padding -> (T, hidden_size) after the final norm."""
+    """Gemma-2 (arXiv:2408.00118, sec. 2): ids, the last of them padding -> (T, hidden_size) after the final norm."""
     x = tensors["embed_tokens.weight"][ids] * math.sqrt(config.hidden_size)
     for i in range(config.num_hidden_layers):
 
@@ -125,6 +125,32 @@ def test_max_length(encoder):
     assert error(embeddings[0], whole[0, :4]) < 1e-4
 
 
+def test_cut_prompts_are_warned_of_once(encoder, caplog):
+    encoder.encode(["a cat", "oil painting"])
+    assert not caplog.records
+    long = "oil painting " * 300
+    encoder.encode([long, "a cat", long, long + "blue"])
+    first, second = [record.message for record in caplog.records]
+    assert "SANA sees 300 tokens" in first and "cut off" in first and first != second
+    caplog.clear()
+    encoder.encode(["a red apple on a table"], kept_lengths=[3])
+    assert "SANA sees 3 tokens" in caplog.text
+
+
+def test_pytorchs_defaults_do_not_matter(encoder, config, tokenizer, state_dict):
+    expected = encoder.encode(PROMPTS[:3], instruction="Draw: ", kept_lengths=[9, 2, 5])
+    for dtype in (torch.float64, torch.bfloat16):
+        torch.set_default_device("meta")
+        torch.set_default_dtype(dtype)
+        try:
+            built = GemmaTextEncoder(config, tokenizer, state_dict)
+            found = built.encode(PROMPTS[:3], instruction="Draw: ", kept_lengths=[9, 2, 5])
+        finally:
+            torch.set_default_device(None)
+            torch.set_default_dtype(torch.float32)
+        assert all(torch.equal(*pair) for pair in zip(found, expected))
+
+
 def test_the_text_that_is_sent(encoder):
     item = encoder.tokenize(["a red apple on a wooden table"], instruction="Draw: ", max_length=4)[0]
     assert item.truncated
@@ -153,7 +179,7 @@ def test_building_leaves_the_global_generator_alone(config, tokenizer, state_dic
 
 @pytest.mark.parametrize("negative", ["", "blurry", "a small fluffy white cat sleeping on a warm sunny windowsill"])
 def test_upstreams_unconditional_mask(encoder, tokenizer, config, state_dict, negative):
-    """As long as the positive prompt: the states of BOS and padding for an empty negative prompt, a longer one is cut."""
+    """As long as the positive prompt: BOS and padding for an empty negative prompt; a longer one is cut."""
     _, positive = encoder.encode(["a red apple"], instruction="default")
     length = int(positive.sum())
     ids = tokenizer.encode(negative)[:length]

@@ -29,7 +29,7 @@ class Letters:
 
 
 def upstream_window(ids, num_instruction, max_length):
-    """Positions that upstream selects and its mask shows: pad to the limit, take the first and the last max_length - 1."""
+    """Positions that upstream selects: pad to the limit, take the first and the last max_length - 1."""
     limit = num_instruction + max_length - 2
     padded = (ids + [PAD] * limit)[:limit]
     positions = list(range(limit))
@@ -112,6 +112,24 @@ def test_numbers_of_the_released_models():
     assert token_limit(208) == 506
     assert kept_positions(506, 208) == [0, *range(207, 506)]
     assert token_limit(0) == 300
+
+
+@pytest.mark.parametrize("instruction", [None, "say: "])
+@pytest.mark.parametrize("over", [0, 1, 7])
+def test_what_was_cut_off_is_told(instruction, over):
+    tokens = prompt_tokens(Letters(" a"), "x" * 9 + "abcdefg"[:over], instruction, 10 if instruction is None else 11)
+    assert (tokens.num_cut, tokens.cut) == (over, "abcdefg"[:over]) and tokens.truncated == (over > 0)
+    warning = tokens.cut_warning()
+    if not over:
+        assert warning is None
+    else:
+        assert f"the last {over} token{'s were' if over > 1 else ' was'} cut off, from '{tokens.cut}' on" in warning
+
+
+def test_a_long_rest_is_quoted_in_short_and_without_control_characters():
+    warning = prompt_tokens(Letters(), "a" * 4 + "\x1b\n\u732b" * 1000, None, 5).cut_warning()
+    assert "the last 3000 tokens were cut off, from '\\x1b\\n\\u732b" in warning
+    assert len(warning) < 500 and warning.isascii() and warning.isprintable()
 
 
 @pytest.mark.parametrize("max_length", [1, 0, -5])

@@ -93,8 +93,8 @@ def test_a_tokenizer_of_another_model(tmp_path):
     for pad, unk, bos, eos in ((-1, 0, 1, 2), (0, 2, -1, 1)):
         model = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(["a cat and a dog"] * 4), model_writer=model, vocab_size=16, model_type="bpe", minloglevel=2,
-            pad_id=pad, unk_id=unk, bos_id=bos, eos_id=eos, bos_piece="<bos>",
+            sentence_iterator=iter(["a cat and a dog"] * 4), model_writer=model, vocab_size=16, model_type="bpe",
+            minloglevel=2, pad_id=pad, unk_id=unk, bos_id=bos, eos_id=eos, bos_piece="<bos>",
         )  # fmt: skip
         with pytest.raises(CheckpointError, match="not Gemma's tokenizer"):
             tokenizer_from_bytes(model.getvalue(), "llama")

@@ -45,6 +45,7 @@ def test_it_is_sprint_with_the_weights_of_the_teacher(teacher, student):
             assert torch.equal(inherited[key], tensor), key
 
 
+@pytest.mark.slow
 def test_it_draws_what_the_teacher_draws(teacher, student):
     expected, plain = velocity(teacher), sprint_student(teacher, 0, lambda: None)
     plain.time_embed.load_state_dict(student.time_embed.state_dict())

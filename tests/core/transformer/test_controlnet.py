@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from sana_core.checkpoint import key_maps
 from sana_core.checkpoint.load import load_controlnet, load_transformer
 from sana_core.errors import CheckpointError, InputError
+from sana_core.kit import Kit
 from sana_core.pictures.control import control_picture
 from sana_core.transformer.controlnet import ORDERS, ControlBranch, SanaControlNet
 
@@ -85,7 +86,7 @@ def test_diffusers_order_reads_its_own_embedders(base):
         controlled(base, ControlBranch(own, CONTROL)), controlled(base, ControlBranch(borrowed, CONTROL))
     )
     assert apart > 0.1
-    prepared = base(LATENT, TIME, base.prepare_context(CONTEXT), control=[ControlBranch(own, CONTROL)])
+    prepared = base(LATENT, TIME, base.caption(CONTEXT, remember=True), control=[ControlBranch(own, CONTROL)])
     assert torch.equal(prepared, controlled(base, ControlBranch(own, CONTROL)))
 
 
@@ -169,7 +170,7 @@ def test_a_network_as_deep_as_fits(base):
 def test_published_sizes(hidden_size, parameters):
     """Seven blocks for the 1.6B and the 0.6B models, with diffusers' embedders."""
     config = tiny.transformer_config(hidden_size, depth=7, caption_channels=2304)
-    network = SanaControlNet(config, embedders=True, device="meta")
+    network = SanaControlNet(config, Kit(device="meta"), embedders=True)
     assert (sum(tensor.numel() for tensor in network.parameters()), len(network.state_dict())) == (parameters, 162)
 
 

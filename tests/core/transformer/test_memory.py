@@ -11,8 +11,9 @@ from torch import Tensor
 
 from bench.meter import LiveMemory
 from sana_core.config import POSITIONS, TransformerConfig
+from sana_core.kit import Kit
 from sana_core.presets import BASE_06, BASE_16
-from sana_core.transformer import passes
+from sana_core.transformer import block
 from sana_core.transformer.model import SanaTransformer
 
 LATENT = torch.randn(3, 32, 4, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -23,7 +24,7 @@ TIME = torch.tensor([999.0, 250.5, 10.0])
 def peak(config: TransformerConfig, pixels: int, batch: int) -> int:
     """Bytes of one forward beyond the weights, bfloat16. Two blocks: nothing but the weights grows with the depth."""
     with torch.device("meta"):
-        model = SanaTransformer(replace(config, depth=2), dtype=torch.bfloat16)
+        model = SanaTransformer(replace(config, depth=2), Kit(device="meta", dtype=torch.bfloat16))
         latent = torch.empty(batch, 32, pixels // 32, pixels // 32, dtype=torch.bfloat16)
         context, mask = torch.empty(batch, 300, 2304, dtype=torch.bfloat16), torch.ones(batch, 300, dtype=torch.bool)
         with torch.no_grad(), LiveMemory() as meter:
@@ -58,7 +59,7 @@ def test_small_batches_run_in_one_pass(batch, tokens, expected):
         return 2 * x
 
     x = torch.arange(batch * tokens, dtype=torch.float32).reshape(batch, tokens, 1)
-    assert torch.equal(passes.in_passes(double, x), 2 * x)
+    assert torch.equal(block.in_passes(double, x), 2 * x)
     assert sizes == expected
 
 
@@ -66,8 +67,8 @@ def test_small_batches_run_in_one_pass(batch, tokens, expected):
 def test_passes_change_neither_the_prediction_nor_the_gradients(monkeypatch, tokens):
     model = tiny.transformer(qk_norm=True).double().requires_grad_(True)
     results = []
-    for bound in (passes.TOKENS_AT_ONCE, tokens):
-        monkeypatch.setattr(passes, "TOKENS_AT_ONCE", bound)
+    for bound in (block.TOKENS_AT_ONCE, tokens):
+        monkeypatch.setattr(block, "TOKENS_AT_ONCE", bound)
         model.zero_grad()
         velocity = model(LATENT, TIME, CONTEXT)
         velocity.square().sum().backward()

@@ -9,9 +9,11 @@ import torch
 from sana_core.config import POSITIONS, PositionConfig
 from sana_core.errors import InputError
 from sana_core.kernels.linear_attention import linear_attention
-from sana_core.transformer.attention import attend_to_itself
-from sana_core.transformer.embeddings import position_table, sinusoid
-from sana_core.transformer.model import SanaTransformer, attention_bias
+from sana_core.kit import Kit
+from sana_core.transformer.block import attend_to_itself
+from sana_core.transformer.caption import attention_bias
+from sana_core.transformer.embeddings import SinCosPosition, sinusoid
+from sana_core.transformer.model import SanaTransformer
 
 LATENT = torch.randn(2, 32, 4, 6, generator=torch.Generator().manual_seed(1))
 CONTEXT = torch.randn(2, 7, 96, generator=torch.Generator().manual_seed(2))
@@ -39,9 +41,36 @@ def test_items_of_a_batch_do_not_see_one_another():
 
 
 @pytest.mark.parametrize("changes", [{}, {"qk_norm": True}, {"position": POSITIONS["2k"]}])
-def test_prepared_context_gives_the_same(changes):
+def test_a_caption_that_remembers_gives_the_same(changes):
     model, mask = tiny.transformer(**changes), torch.tensor([[True] * 7, [True] * 3 + [False] * 4])
-    assert torch.equal(model(LATENT, TIME, model.prepare_context(CONTEXT, mask)), model(LATENT, TIME, CONTEXT, mask))
+    caption = model.caption(CONTEXT, mask, remember=True)
+    for time in (TIME, TIME / 2):
+        assert torch.equal(model(LATENT, time, caption), model(LATENT, time, CONTEXT, mask))
+
+
+def test_a_caption_computes_keys_and_values_once():
+    model, computed = tiny.transformer(), []
+    for block in model.blocks:
+        block.attn2.to_k.register_forward_hook(lambda *_: computed.append(1))
+    caption = model.caption(CONTEXT, remember=True)
+    for _ in range(3):
+        model(LATENT, TIME, caption)
+    assert len(computed) == model.config.depth
+    forgetful = model.caption(CONTEXT)
+    for _ in range(3):
+        model(LATENT, TIME, forgetful)
+    assert len(computed) == 4 * model.config.depth
+
+
+def test_a_caption_with_other_tokens_remembers_nothing_of_the_first():
+    model = tiny.transformer()
+    attention = model.blocks[0].attn2
+    caption = model.caption(CONTEXT, remember=True)
+    first, _ = caption.keys_values(attention)
+    assert caption.with_tokens(caption.tokens) is caption
+    changed = caption.with_tokens(2 * caption.tokens)
+    assert not torch.equal(changed.keys_values(attention)[0], first)
+    assert torch.equal(caption.keys_values(attention)[0], first)
 
 
 def test_host_layers_and_attention_are_used():
@@ -57,14 +86,14 @@ def test_host_layers_and_attention_are_used():
 
     calls = []
 
-    def attention(query, key, value, heads, context):
-        calls.append((heads, context.mask))
+    def attention(query, key, value, heads, *, bias, options):
+        calls.append((heads, bias, options))
         return query
 
-    model = SanaTransformer(tiny.transformer_config(), ops=Ops, attention=attention)
+    model = SanaTransformer(tiny.transformer_config(), Kit(layers=Ops, attention=attention))
     assert made == [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
-    model(LATENT, TIME, CONTEXT)
-    assert calls == [(2, None)] * model.config.depth
+    model(LATENT, TIME, model.caption(CONTEXT, options="of the host"))
+    assert calls == [(2, None, "of the host")] * model.config.depth
 
 
 def test_sprint_needs_its_guidance_and_reads_it():
@@ -115,12 +144,16 @@ def test_sinusoid():
     assert row[127] == pytest.approx(math.cos(3.0 * 10000 ** (-127 / 128)))
 
 
-def test_position_table_columns_then_rows():
-    table = position_table(4, 6, 16, PositionConfig(base_size=64, interpolation=1.0)).unflatten(0, (4, 6))
-    assert torch.equal(table[0, :, :8], table[3, :, :8]) and torch.equal(table[:, 0, 8:], table[:, 5, 8:])
-    assert table[0, 1, 0] == pytest.approx(math.sin(64 / 6)) and table[1, 0, 8] == pytest.approx(math.sin(64 / 4))
-    halved = position_table(4, 6, 16, PositionConfig(base_size=64, interpolation=2.0)).unflatten(0, (4, 6))
-    assert halved[0, 1, 0] == pytest.approx(math.sin(32 / 6))
+def positions(interpolation):
+    position = SinCosPosition(PositionConfig(base_size=64, interpolation=interpolation), 16)
+    return position(torch.zeros(1, 16, 4, 6))[0]
+
+
+def test_positions_of_columns_then_rows():
+    table = positions(1.0)
+    assert torch.equal(table[:8, 0], table[:8, 3]) and torch.equal(table[8:, :, 0], table[8:, :, 5])
+    assert table[0, 0, 1] == pytest.approx(math.sin(64 / 6)) and table[8, 1, 0] == pytest.approx(math.sin(64 / 4))
+    assert positions(2.0)[0, 0, 1] == pytest.approx(math.sin(32 / 6))
 
 
 def test_attention_bias():

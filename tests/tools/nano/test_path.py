@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sana_core.kit import Kit
 from sana_core.pipeline import load_pipeline
 from sana_core.training.state import read_state
 from tools.nano import (
@@ -35,6 +36,7 @@ from tools.nano.sizes import SIZES, TOY
 from tools.nano.stages import pictured
 from tools.nano.stages import tokenizer as read_tokenizer
 
+pytestmark = pytest.mark.slow  # the stages take half a minute
 ROOT = Path(__file__).parents[3]
 KILLED = """
 import os, signal, sys
@@ -213,8 +215,8 @@ def test_the_published_sizes_fit_into_the_repository():
     for name in ("128", "256"):
         size = SIZES[name]
         networks = (
-            DCAE(size.autoencoder, device="meta"),
-            SanaTransformer(size.transformer, device="meta"),
+            DCAE(size.autoencoder, Kit(device="meta")),
+            SanaTransformer(size.transformer, Kit(device="meta")),
             build_gemma2(size.text),
         )
         values = sum(parameter.numel() for network in networks for parameter in network.parameters())

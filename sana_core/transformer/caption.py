@@ -1,0 +1,74 @@
+"""A prompt as the transformer's blocks attend to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .block import CrossAttention
+
+
+class Captioner(Protocol):
+    """A network that projects text states (B, L, caption channels) to the width of its blocks (B, L, C)."""
+
+    def project_caption(self, states: Tensor) -> Tensor: ...
+
+
+class Caption:
+    """Projected text tokens, and the keys and values that cross-attention makes of them.
+
+    tokens: (B, L, C).  states: the text states (B, L, caption channels) behind them.  mask: (B, L) of bool, True for
+    tokens that count; None if all do.  options: what a host passes on to its attention, see `kit.Attention`.
+
+    remember: keys and values are computed once for each attention module and kept, for the many steps of one prompt.
+    They depend on the weights: make a new caption after a change of those. With `remember=False` nothing is kept.
+    """
+
+    def __init__(
+        self,
+        tokens: Tensor,
+        *,
+        states: Tensor,
+        mask: Tensor | None = None,
+        options: Any = None,
+        remember: bool = False,
+    ) -> None:
+        self.tokens, self.states, self.mask, self.options = tokens, states, mask, options
+        self.bias = attention_bias(mask, tokens.dtype)
+        self.remember = remember
+        self._keys_values: dict[CrossAttention, tuple[Tensor, Tensor]] = {}
+        self._projections: dict[Captioner, Caption] = {}
+
+    def keys_values(self, attention: CrossAttention) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, L, C) that a cross-attention module makes of the tokens."""
+        if not self.remember:
+            return attention.keys_values(self.tokens)
+        if attention not in self._keys_values:
+            self._keys_values[attention] = attention.keys_values(self.tokens)
+        return self._keys_values[attention]
+
+    def projected_by(self, network: Captioner) -> Caption:
+        """The same text with another network's projection, for a ControlNet that has one of its own."""
+        if network in self._projections:
+            return self._projections[network]
+        projected = self.with_tokens(network.project_caption(self.states))
+        if self.remember:
+            self._projections[network] = projected
+        return projected
+
+    def with_tokens(self, tokens: Tensor) -> Caption:
+        """A caption with other tokens, which remembers nothing of this one; itself if they are its own."""
+        if tokens is self.tokens:
+            return self
+        return Caption(tokens, states=self.states, mask=self.mask, options=self.options, remember=self.remember)
+
+
+def attention_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """(B, L) of bool, True for tokens that count -> (B, 1, 1, L) to add to attention logits, or None."""
+    if mask is None:
+        return None
+    bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask.bool(), torch.finfo(dtype).min)
+    return bias[:, None, None, :]
