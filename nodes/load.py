@@ -48,7 +48,7 @@ def transformer_inputs() -> list[io.Input]:
             "native_size",
             options=["auto", "512", "1024", "2k", "4k"],
             default="auto",
-            tooltip="Picture size the model was made for. Original .pth files tell it; choose 2k or 4k for a 2K or 4K "
+            tooltip="Picture size the model was made for. Original .pth files state it; choose 2k or 4k for a 2K or 4K "
             "model in another layout.",
             advanced=True,
         ),
@@ -65,7 +65,7 @@ def transformer_inputs() -> list[io.Input]:
             options=["auto", *TRAINED_PRECISIONS],
             default="auto",
             optional=True,
-            tooltip="Number type that the model was trained in, which a float32 file of SANA 1.6B does not tell. "
+            tooltip="Number type that the model was trained in, which a float32 file of SANA 1.6B does not state. "
             "float16: Sana_1600M_1024px and its MultiLing. bfloat16: those with BF16 in their name. auto is safe for "
             "both.",
             advanced=True,
@@ -135,8 +135,8 @@ class SanaNativeLoadModel(io.ComfyNode):
             node_id="SanaNativeLoadModel",
             display_name="Load SANA Model",
             category="SANA",
-            description="Loads SANA's transformer alone. Unlike Load Diffusion Model it can be told what a file does "
-            "not tell: the picture size of 2K and 4K models, and the number type of training.",
+            description="Loads SANA's transformer alone. Unlike Load Diffusion Model it lets you choose what a "
+            "file may not state: the picture size of 2K and 4K models, and the number type of training.",
             search_aliases=["sana transformer", "sana checkpoint loader", "load sana diffusion model", "unet loader"],
             inputs=[
                 io.Combo.Input(
