@@ -86,13 +86,15 @@ def test_a_host_without_a_server_is_left_alone(monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("kind, name, files, found", [
-    ("diffusion_models", "Efficient-Large-Model/Sana_1600M_1024px", ["Sana_1600M_1024px_BF16.pth", "Sana_1600M_1024px.safetensors"], 1),
+    ("diffusion_models", "Efficient-Large-Model/Sana_1600M_1024px",
+     ["Sana_1600M_1024px_BF16.pth", "Sana_1600M_1024px.safetensors"], 1),
     ("diffusion_models", "Efficient-Large-Model/Sana_600M_512px", ["Sana_600M_512px_MultiLing.pth"], 0),
     ("diffusion_models", "Efficient-Large-Model/Sana_1600M_2Kpx_BF16_diffusers", ["x/Sana_1600M_2Kpx_BF16.pth"], 0),
     ("vae", "mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers",
-     ["diffusion_pytorch_model.safetensors", "models--mit-han-lab--dc-ae-f32c32-sana-1.1-diffusers\\diffusion_pytorch_model.safetensors"],
-     1),
-    ("vae", "mit-han-lab/dc-ae-f32c32-sana-1.1V-diffusers", ["dc-ae-f32c32-sana-1.0.safetensors", "dc-ae-f32c32-sana-1.1.safetensors"], 1),
+     ["diffusion_pytorch_model.safetensors",
+      "models--mit-han-lab--dc-ae-f32c32-sana-1.1-diffusers\\diffusion_pytorch_model.safetensors"], 1),
+    ("vae", "mit-han-lab/dc-ae-f32c32-sana-1.1V-diffusers",
+     ["dc-ae-f32c32-sana-1.0.safetensors", "dc-ae-f32c32-sana-1.1.safetensors"], 1),
 ])  # fmt: skip
 def test_the_file_that_a_published_name_means(monkeypatch, kind, name, files, found):
     monkeypatch.setattr(paths, "model_files", lambda _: files)
