@@ -36,8 +36,9 @@ def spiece():
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(CORPUS * 4), model_writer=model, model_type="bpe", vocab_size=VOCAB_SIZE,
         pad_id=0, eos_id=1, bos_id=2, unk_id=3,
-        pad_piece="<pad>", eos_piece="<eos>", bos_piece="<bos>", unk_piece="<unk>", user_defined_symbols=SYMBOLS, byte_fallback=True,
-        split_digits=True, allow_whitespace_only_pieces=True, add_dummy_prefix=False, remove_extra_whitespaces=False,
+        pad_piece="<pad>", eos_piece="<eos>", bos_piece="<bos>", unk_piece="<unk>", user_defined_symbols=SYMBOLS,
+        byte_fallback=True, split_digits=True, allow_whitespace_only_pieces=True,
+        add_dummy_prefix=False, remove_extra_whitespaces=False,
         normalization_rule_name="identity", character_coverage=1.0, num_threads=1, minloglevel=2,
     )  # fmt: skip
     return model.getvalue()

@@ -61,4 +61,5 @@ def summary(tests, used=True):
     if comfyui is None:
         return f"{tests}: {ABSENT}"
     used = used and runnable() is not None
-    return f"{tests}: ComfyUI {version(comfyui)} in {comfyui} {'was used' if used else 'was not used: no Python with its requirements'}"
+    outcome = "was used" if used else "was not used: no Python with its requirements"
+    return f"{tests}: ComfyUI {version(comfyui)} in {comfyui} {outcome}"

@@ -34,10 +34,14 @@ class Workflow:
         """A node; its sources are nodes or (node, output index). Returns its place."""
         inputs, outputs = NODES[kind]
         node = {
-            "id": len(self.nodes) + 1, "type": kind, "pos": [400 * len(self.nodes), 0], "size": [315, 106], "flags": {}, "mode": 0,
+            "id": len(self.nodes) + 1, "type": kind, "pos": [400 * len(self.nodes), 0], "size": [315, 106],
+            "flags": {}, "mode": 0,
             "order": len(self.nodes), "properties": {"Node name for S&R": kind}, "widgets_values": list(widgets),
             "inputs": [{"name": name, "type": type_, "link": None} for name, type_ in inputs.items()],
-            "outputs": [{"name": name, "type": type_, "links": [], "slot_index": i} for i, (name, type_) in enumerate(outputs.items())],
+            "outputs": [
+                {"name": name, "type": type_, "links": [], "slot_index": i}
+                for i, (name, type_) in enumerate(outputs.items())
+            ],
         }  # fmt: skip
         self.nodes.append(node)
         for slot, entry in enumerate(node["inputs"]):
@@ -121,12 +125,14 @@ WORKFLOWS = {
     "Sana_CogVideoX": flow_euler("Sana_1600M_1024px_MultiLing", gemma="google/gemma-2-2b-it"),
     "Sprint": sprint(),
 }
+SPRINT_FOLDER = "models--sana--sana-sprint-1600m-1024px"
+AUTOENCODER_FOLDER = "models--mit-han-lab--dc-ae-f32c32-sana-1.0-diffusers"
 FILES = {  # of these workflows -> tiny files of the same kind and layout
     "diffusion_models/Sana_1600M_1024px_MultiLing.pth": "diffusion_models/sana.pth",
     "diffusion_models/Sana_1600M_2Kpx_BF16.pth": "diffusion_models/sana_2k.pth",
     "diffusion_models/Sana_1600M_4Kpx_BF16.safetensors": "diffusion_models/sana.safetensors",
-    "diffusion_models/models--sana--sana-sprint-1600m-1024px/checkpoints/Sana_Sprint_1.6B_1024px.pth": "diffusion_models/sprint.pth",
+    f"diffusion_models/{SPRINT_FOLDER}/checkpoints/Sana_Sprint_1.6B_1024px.pth": "diffusion_models/sprint.pth",
     "text_encoders/gemma_2_2b_fp16.safetensors": "text_encoders/gemma.safetensors",
-    "vae/models--mit-han-lab--dc-ae-f32c32-sana-1.0-diffusers/diffusion_pytorch_model.safetensors": "vae/dcae.safetensors",
+    f"vae/{AUTOENCODER_FOLDER}/diffusion_pytorch_model.safetensors": "vae/dcae.safetensors",
     "vae/dc-ae-f32c32-sana-1.1.safetensors": "vae/dcae_mit.safetensors",
 }

@@ -53,8 +53,8 @@ class Run:
     def apply(self, network, *, image=None, strength=1.0, start=0.0, end=1.0, vae=True):
         given = {"vae": self.vae} if vae else {}
         node = self.g.add(
-            "ControlNetApplyAdvanced", positive=self.prompts[0], negative=self.prompts[1], control_net=network, image=image or self.picture,
-            strength=strength, start_percent=start, end_percent=end, **given,
+            "ControlNetApplyAdvanced", positive=self.prompts[0], negative=self.prompts[1], control_net=network,
+            image=image or self.picture, strength=strength, start_percent=start, end_percent=end, **given,
         )  # fmt: skip
         self.prompts = (node[0], node[1])
         return self
@@ -131,8 +131,8 @@ def test_the_newer_apply_node_and_the_diff_loader(server, core):
     run = Run(server)
     network = run.g.add("DiffControlNetLoader", model=run.model, control_net_name="control.pth")
     node = run.g.add(
-        "ControlNetApplySD3", positive=run.prompts[0], negative=run.prompts[1], control_net=network, vae=run.vae, image=run.picture,
-        strength=1.0, start_percent=0.0, end_percent=1.0,
+        "ControlNetApplySD3", positive=run.prompts[0], negative=run.prompts[1], control_net=network, vae=run.vae,
+        image=run.picture, strength=1.0, start_percent=0.0, end_percent=1.0,
     )  # fmt: skip
     run.prompts = (node[0], node[1])
     assert_agree(run.sampled(), expected(core("control.pth"), picture(server)), 1e-3)

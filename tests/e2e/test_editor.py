@@ -14,7 +14,8 @@ pytestmark = needs_browser
 LOADED = "types => types.every(type => app.rootGraph.nodes.some(node => node.type === type))"
 PICTURE = "() => app.rootGraph.nodes.find(node => node.type === 'SaveImage').imgs?.[0]?.naturalWidth"
 SELECTED = """type => {
-    app.canvas.selectNode(app.rootGraph.nodes.find(node => node.type === type));  // again and again: the end of loading clears it
+    // again and again: the end of loading clears the selection
+    app.canvas.selectNode(app.rootGraph.nodes.find(node => node.type === type));
     return document.querySelector('[data-testid=info-button]');
 }"""
 PROMPT_NODE = """async () => {

@@ -194,7 +194,7 @@ def test_sprint(server, cores, steps, pag_scale):
 
 
 def test_sprint_with_ksampler(server, cores):
-    """One step adds no noise, so lcm gives the pipeline's picture; two follow the same schedule with lcm's own noise."""
+    """One step adds no noise, so lcm gives the pipeline's picture; two steps add lcm's own noise."""
     core, settings = cores("sprint.safetensors"), {**SIZE, "batch_size": 2, "seed": SEED, "output": "latent"}
     found = Parts(server, "sprint.safetensors").ksampler(sampler_name="lcm", steps=1, cfg=1.0)
     assert_agree(found, core(PROMPT, steps=1, **settings), TOLERANCE)

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 from e2e import tiny_files
-from e2e.server import PACK, Graph, Server
 from e2e.graphs import Parts
+from e2e.server import PACK, Graph, Server
 
 PARTS = ("__init__.py", "nodes", "sana_core", "js")
 

@@ -138,7 +138,8 @@ def test_lightnings_nodes(server):
     (
         {"checkpoint": "Efficient-Large-Model/SANA1.5_4.8B_1024px"},
         "download "
-        "https://huggingface.co/Efficient-Large-Model/SANA1.5_4.8B_1024px/resolve/main/checkpoints/SANA1.5_4.8B_1024px.pth "
+        "https://huggingface.co/Efficient-Large-Model/SANA1.5_4.8B_1024px/resolve/main/"
+        "checkpoints/SANA1.5_4.8B_1024px.pth "
         "and save it there as SANA1.5_4.8B_1024px.pth",
     ),
     (

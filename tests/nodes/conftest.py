@@ -1,7 +1,7 @@
 """Tests of the pack inside ComfyUI in this process (as `sana_pack`), and of nodes called directly.
 
-Run with a Python that has ComfyUI's requirements. Where there is no ComfyUI the tests are skipped, and the last line of
-the run says so.
+Run with a Python that has ComfyUI's requirements. Where there is no ComfyUI no file here is imported, so that all may
+import ComfyUI and `sana_pack` at their top; each counts as skipped, and the last line of the run says so.
 """
 
 import os
@@ -20,6 +20,17 @@ if USED:
 def pytest_terminal_summary(terminalreporter):
     yield
     terminalreporter.write_line(comfyui.summary("tests/nodes", USED))
+
+
+class Absent(pytest.Module):
+    """A file of tests without the ComfyUI that it needs."""
+
+    def collect(self):
+        pytest.skip(comfyui.REASON)
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    return None if USED else Absent.from_parent(parent, path=module_path)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,15 +3,11 @@
 import pytest
 import torch
 from agreement import assert_agree
-from e2e.comfyui import REASON
-
-sampling = pytest.importorskip("sana_pack.nodes.bridge.sampling", reason=REASON)
-loading = pytest.importorskip("sana_pack.nodes.bridge.loading", reason=REASON)
-text_encoder = pytest.importorskip("sana_pack.nodes.bridge.text_encoder", reason=REASON)
-pipeline = pytest.importorskip("sana_pack.sana_core.pipeline", reason=REASON)
-host = pytest.importorskip("comfy.samplers", reason=REASON)
-sd = pytest.importorskip("comfy.sd", reason=REASON)
-safetensors = pytest.importorskip("safetensors.torch", reason=REASON)
+from comfy import samplers as host
+from comfy import sd
+from safetensors import torch as safetensors
+from sana_pack.nodes.bridge import loading, sampling, text_encoder
+from sana_pack.sana_core import pipeline
 
 PROMPT, NEGATIVE = "a red apple on a wooden table", "a white cat, highly detailed, in a windowsill"
 

@@ -6,12 +6,9 @@ import re
 import pytest
 import torch
 from agreement import assert_agree, error
-from e2e.comfyui import REASON
+from sana_pack.nodes.bridge import loading, sampling, text_encoder
 
-text_encoder = pytest.importorskip("sana_pack.nodes.bridge.text_encoder", reason=REASON)
-sampling = pytest.importorskip("sana_pack.nodes.bridge.sampling", reason=REASON)
-loading = pytest.importorskip("sana_pack.nodes.bridge.loading", reason=REASON)
-comfy_nodes = pytest.importorskip("nodes", reason=REASON)
+import nodes as comfy_nodes
 
 LONG = "a white cat " * 400
 

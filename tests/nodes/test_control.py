@@ -2,32 +2,24 @@
 
 import logging
 
+import folder_paths
 import pytest
 import torch
 from agreement import assert_agree, error
-from e2e.comfyui import REASON
+from comfy import controlnet as host
+from comfy import memory_management, model_management, samplers, sd
 from safetensors.torch import load_file, save_file
+from sana_pack.nodes import controlnet as controlnet_nodes
+from sana_pack.nodes.bridge import control, loading, sampling, transformer
+from sana_pack.nodes.bridge import vae as vae_bridge
+from sana_pack.sana_core import errors
+from sana_pack.sana_core.checkpoint import load as core
+from sana_pack.sana_core.pictures import control as core_control
+from sana_pack.sana_core.samplers import denoiser, schedules
+from sana_pack.sana_core.samplers import flow_dpm as solver
+from sana_pack.sana_core.transformer import controlnet as core_controlnet
 
-control = pytest.importorskip("sana_pack.nodes.bridge.control", reason=REASON)
-transformer = pytest.importorskip("sana_pack.nodes.bridge.transformer", reason=REASON)
-loading = pytest.importorskip("sana_pack.nodes.bridge.loading", reason=REASON)
-vae_bridge = pytest.importorskip("sana_pack.nodes.bridge.vae", reason=REASON)
-sampling = pytest.importorskip("sana_pack.nodes.bridge.sampling", reason=REASON)
-core = pytest.importorskip("sana_pack.sana_core.checkpoint.load", reason=REASON)
-core_control = pytest.importorskip("sana_pack.sana_core.pictures.control", reason=REASON)
-core_controlnet = pytest.importorskip("sana_pack.sana_core.transformer.controlnet", reason=REASON)
-denoiser = pytest.importorskip("sana_pack.sana_core.samplers.denoiser", reason=REASON)
-solver = pytest.importorskip("sana_pack.sana_core.samplers.flow_dpm", reason=REASON)
-schedules = pytest.importorskip("sana_pack.sana_core.samplers.schedules", reason=REASON)
-errors = pytest.importorskip("sana_pack.sana_core.errors", reason=REASON)
-controlnet_nodes = pytest.importorskip("sana_pack.nodes.controlnet", reason=REASON)
-host = pytest.importorskip("comfy.controlnet", reason=REASON)
-samplers = pytest.importorskip("comfy.samplers", reason=REASON)
-memory_management = pytest.importorskip("comfy.memory_management", reason=REASON)
-model_management = pytest.importorskip("comfy.model_management", reason=REASON)
-sd = pytest.importorskip("comfy.sd", reason=REASON)
-comfy_nodes = pytest.importorskip("nodes", reason=REASON)
-folder_paths = pytest.importorskip("folder_paths", reason=REASON)
+import nodes as comfy_nodes
 
 GENERATOR = torch.Generator().manual_seed(3)
 STATES = [torch.randn(1, length, 48, generator=GENERATOR) for length in (9, 5)]  # positive, negative

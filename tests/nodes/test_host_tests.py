@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 from e2e import comfyui
-from e2e.comfyui import REASON
 
-pytest.importorskip("sana_pack", reason=REASON)
 TESTS = Path(__file__).parents[1]
 
 

@@ -6,15 +6,12 @@ import logging
 import sys
 from pathlib import Path
 
+import folder_paths
 import pytest
-from e2e.comfyui import REASON
-
-pack = pytest.importorskip("sana_pack", reason=REASON)
-registration = pytest.importorskip("sana_pack.nodes.bridge.registration", reason=REASON)
-comfy_sd = pytest.importorskip("comfy.sd", reason=REASON)
-model_detection = pytest.importorskip("comfy.model_detection", reason=REASON)
-supported_models = pytest.importorskip("comfy.supported_models", reason=REASON)
-folder_paths = pytest.importorskip("folder_paths", reason=REASON)
+import sana_pack as pack
+from comfy import model_detection, supported_models
+from comfy import sd as comfy_sd
+from sana_pack.nodes.bridge import registration
 
 ROOT = Path(__file__).parents[2]
 

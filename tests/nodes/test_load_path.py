@@ -4,27 +4,17 @@ import json
 import shutil
 from dataclasses import asdict
 
+import folder_paths
 import pytest
 import tiny_text
 import torch
+from comfy import model_detection, ops, utils
 from e2e import tiny_files
-from e2e.comfyui import REASON
 from safetensors.torch import load_file, save_file
-
-control = pytest.importorskip("sana_pack.nodes.bridge.control", reason=REASON)
-detection = pytest.importorskip("sana_pack.nodes.bridge.detection", reason=REASON)
-loading = pytest.importorskip("sana_pack.nodes.bridge.loading", reason=REASON)
-paths = pytest.importorskip("sana_pack.nodes.bridge.paths", reason=REASON)
-reading = pytest.importorskip("sana_pack.nodes.bridge.reading", reason=REASON)
-registration = pytest.importorskip("sana_pack.nodes.bridge.registration", reason=REASON)
-text_encoder = pytest.importorskip("sana_pack.nodes.bridge.text_encoder", reason=REASON)
-vae_bridge = pytest.importorskip("sana_pack.nodes.bridge.vae", reason=REASON)
-load_nodes = pytest.importorskip("sana_pack.nodes.load", reason=REASON)
-errors = pytest.importorskip("sana_pack.sana_core.errors", reason=REASON)
-folder_paths = pytest.importorskip("folder_paths", reason=REASON)
-model_detection = pytest.importorskip("comfy.model_detection", reason=REASON)
-ops = pytest.importorskip("comfy.ops", reason=REASON)
-utils = pytest.importorskip("comfy.utils", reason=REASON)
+from sana_pack.nodes import load as load_nodes
+from sana_pack.nodes.bridge import control, detection, loading, paths, reading, text_encoder
+from sana_pack.nodes.bridge import vae as vae_bridge
+from sana_pack.sana_core import errors
 
 LOADERS = {
     "diffusion_models/sana.safetensors": loading.load_model,

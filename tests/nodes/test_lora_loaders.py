@@ -129,7 +129,10 @@ ADALORA = {
     f"transformer.{BIASED}.lora_A": rand(4, 224), f"transformer.{BIASED}.lora_B": rand(224, 4, seed=1),
     f"transformer.{BIASED}.lora_E": rand(4, 1, seed=2) * 10,
 }  # fmt: skip
-SMALL = {f"transformer.{BIASED}.lora_A.weight": rand(4, 224), f"transformer.{BIASED}.lora_B.weight": rand(224, 4, seed=1)}
+SMALL = {
+    f"transformer.{BIASED}.lora_A.weight": rand(4, 224),
+    f"transformer.{BIASED}.lora_B.weight": rand(224, 4, seed=1),
+}
 EMPTY = {f"transformer.{TO_Q}.lora_A.weight": rand(0, 224), f"transformer.{TO_Q}.lora_B.weight": rand(224, 0)}
 FILES = {
     "alpha": (tiny_lora.peft, CONFIG),

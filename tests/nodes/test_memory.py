@@ -6,17 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from agreement import error
-from e2e.comfyui import REASON
+from comfy import controlnet, samplers
+from comfy import model_management as management
+from comfy import sd as comfy_sd
+from comfy.ldm.modules import attention
 from safetensors.torch import load_file
-
-loading = pytest.importorskip("sana_pack.nodes.bridge.loading", reason=REASON)
-model = pytest.importorskip("sana_pack.nodes.bridge.model", reason=REASON)
-control = pytest.importorskip("sana_pack.nodes.bridge.control", reason=REASON)
-comfy_sd = pytest.importorskip("comfy.sd", reason=REASON)
-controlnet = pytest.importorskip("comfy.controlnet", reason=REASON)
-attention = pytest.importorskip("comfy.ldm.modules.attention", reason=REASON)
-management = pytest.importorskip("comfy.model_management", reason=REASON)
-samplers = pytest.importorskip("comfy.samplers", reason=REASON)
+from sana_pack.nodes.bridge import loading, model
 
 FP8 = [torch.float8_e4m3fn, torch.float8_e5m2]
 

@@ -4,16 +4,13 @@ import asyncio
 import inspect
 
 import pytest
-from e2e.comfyui import REASON
+from app import node_replace_manager as replace_manager
 from e2e.old_workflows import NODES as OLD_NODES
+from sana_pack import nodes as pack_nodes
+from sana_pack.nodes.bridge import migration, paths
+from sana_pack.sana_core import errors
 
-migration = pytest.importorskip("sana_pack.nodes.bridge.migration", reason=REASON)
-paths = pytest.importorskip("sana_pack.nodes.bridge.paths", reason=REASON)
-pack_nodes = pytest.importorskip("sana_pack.nodes", reason=REASON)
-presets = pytest.importorskip("sana_pack.sana_core.presets", reason=REASON)
-errors = pytest.importorskip("sana_pack.sana_core.errors", reason=REASON)
-comfy_nodes = pytest.importorskip("nodes", reason=REASON)
-replace_manager = pytest.importorskip("app.node_replace_manager", reason=REASON)
+import nodes as comfy_nodes
 
 each = pytest.mark.parametrize("replacement", migration.REPLACEMENTS, ids=lambda replacement: replacement.old)
 
@@ -64,7 +61,8 @@ def test_the_editor_is_told_of_outputs_and_the_host_is_not():
 
 def test_registering_twice_is_registering_once(monkeypatch):
     manager = replace_manager.NodeReplaceManager()
-    server = pytest.importorskip("server", reason=REASON)
+    import server
+
     monkeypatch.setattr(
         server.PromptServer, "instance", type("Instance", (), {"node_replace_manager": manager}), raising=False
     )
@@ -76,7 +74,8 @@ def test_registering_twice_is_registering_once(monkeypatch):
 
 
 def test_a_host_without_a_server_is_left_alone(monkeypatch, caplog):
-    server = pytest.importorskip("server", reason=REASON)
+    import server
+
     monkeypatch.delattr(server.PromptServer, "instance", raising=False)
     with caplog.at_level("INFO", "sana"):
         asyncio.run(migration.register())
@@ -87,13 +86,15 @@ def test_a_host_without_a_server_is_left_alone(monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("kind, name, files, found", [
-    ("diffusion_models", "Efficient-Large-Model/Sana_1600M_1024px", ["Sana_1600M_1024px_BF16.pth", "Sana_1600M_1024px.safetensors"], 1),
+    ("diffusion_models", "Efficient-Large-Model/Sana_1600M_1024px",
+     ["Sana_1600M_1024px_BF16.pth", "Sana_1600M_1024px.safetensors"], 1),
     ("diffusion_models", "Efficient-Large-Model/Sana_600M_512px", ["Sana_600M_512px_MultiLing.pth"], 0),
     ("diffusion_models", "Efficient-Large-Model/Sana_1600M_2Kpx_BF16_diffusers", ["x/Sana_1600M_2Kpx_BF16.pth"], 0),
     ("vae", "mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers",
-     ["diffusion_pytorch_model.safetensors", "models--mit-han-lab--dc-ae-f32c32-sana-1.1-diffusers\\diffusion_pytorch_model.safetensors"],
-     1),
-    ("vae", "mit-han-lab/dc-ae-f32c32-sana-1.1V-diffusers", ["dc-ae-f32c32-sana-1.0.safetensors", "dc-ae-f32c32-sana-1.1.safetensors"], 1),
+     ["diffusion_pytorch_model.safetensors",
+      "models--mit-han-lab--dc-ae-f32c32-sana-1.1-diffusers\\diffusion_pytorch_model.safetensors"], 1),
+    ("vae", "mit-han-lab/dc-ae-f32c32-sana-1.1V-diffusers",
+     ["dc-ae-f32c32-sana-1.0.safetensors", "dc-ae-f32c32-sana-1.1.safetensors"], 1),
 ])  # fmt: skip
 def test_the_file_that_a_published_name_means(monkeypatch, kind, name, files, found):
     monkeypatch.setattr(paths, "model_files", lambda _: files)

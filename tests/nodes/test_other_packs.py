@@ -1,19 +1,15 @@
 """The host's types as other packs use them: tiled calls of a VAE, own previewers, conditioning that they pad."""
 
+import latent_preview
 import pytest
 import torch
 from agreement import assert_agree
-from e2e.comfyui import REASON
+from comfy import samplers
+from sana_pack.nodes.bridge import latent_format, loading, model, text_encoder
+from sana_pack.nodes.bridge import vae as vae_bridge
+from sana_pack.sana_core import sources
 
-latent_format = pytest.importorskip("sana_pack.nodes.bridge.latent_format", reason=REASON)
-loading = pytest.importorskip("sana_pack.nodes.bridge.loading", reason=REASON)
-model = pytest.importorskip("sana_pack.nodes.bridge.model", reason=REASON)
-text_encoder = pytest.importorskip("sana_pack.nodes.bridge.text_encoder", reason=REASON)
-vae_bridge = pytest.importorskip("sana_pack.nodes.bridge.vae", reason=REASON)
-sources = pytest.importorskip("sana_pack.sana_core.sources", reason=REASON)
-samplers = pytest.importorskip("comfy.samplers", reason=REASON)
-latent_preview = pytest.importorskip("latent_preview", reason=REASON)
-comfy_nodes = pytest.importorskip("nodes", reason=REASON)
+import nodes as comfy_nodes
 
 ARGUMENTS = [
     {},

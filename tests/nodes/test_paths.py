@@ -1,11 +1,8 @@
 """The embedded model stands in the host's drop-down lists, each file under its own kind."""
 
+import folder_paths
 import pytest
-from e2e.comfyui import REASON
-
-paths = pytest.importorskip("sana_pack.nodes.bridge.paths", reason=REASON)
-folder_paths = pytest.importorskip("folder_paths", reason=REASON)
-
+from sana_pack.nodes.bridge import paths
 
 FILES = {
     "diffusion_models": {"sana_nano.safetensors", "sana_nano_sprint.safetensors"},

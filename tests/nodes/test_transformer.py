@@ -5,15 +5,10 @@ import dataclasses
 import pytest
 import torch
 from agreement import assert_agree
-from e2e.comfyui import REASON
+from comfy import memory_management, model_management, ops, patcher_extension
 from safetensors.torch import load_file
-
-transformer = pytest.importorskip("sana_pack.nodes.bridge.transformer", reason=REASON)
-core = pytest.importorskip("sana_pack.sana_core.checkpoint.load", reason=REASON)
-ops = pytest.importorskip("comfy.ops", reason=REASON)
-patcher_extension = pytest.importorskip("comfy.patcher_extension", reason=REASON)
-model_management = pytest.importorskip("comfy.model_management", reason=REASON)
-memory_management = pytest.importorskip("comfy.memory_management", reason=REASON)
+from sana_pack.nodes.bridge import transformer
+from sana_pack.sana_core.checkpoint import load as core
 
 FILES = ["sana.safetensors", "sana15.safetensors", "sprint.safetensors"]
 

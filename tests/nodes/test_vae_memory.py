@@ -7,16 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from agreement import assert_agree
-from e2e.comfyui import REASON
-
-autoencoder = pytest.importorskip("sana_pack.nodes.bridge.autoencoder", reason=REASON)
-vae_bridge = pytest.importorskip("sana_pack.nodes.bridge.vae", reason=REASON)
-config = pytest.importorskip("sana_pack.sana_core.config", reason=REASON)
-kit = pytest.importorskip("sana_pack.sana_core.kit", reason=REASON)
-memory = pytest.importorskip("sana_pack.sana_core.dcae.memory", reason=REASON)
-host = pytest.importorskip("comfy.model_management", reason=REASON)
-model_patcher = pytest.importorskip("comfy.model_patcher", reason=REASON)
-utils = pytest.importorskip("comfy.utils", reason=REASON)
+from comfy import model_management as host
+from comfy import model_patcher, utils
+from sana_pack.nodes.bridge import autoencoder
+from sana_pack.nodes.bridge import vae as vae_bridge
+from sana_pack.sana_core import config, kit
+from sana_pack.sana_core.dcae import memory
 
 WIDTHS, BLOCKS = (128, 256, 512, 512, 1024, 1024), ("res",) * 3 + ("vit",) * 3
 

@@ -4,17 +4,12 @@ import traceback
 
 import pytest
 import torch
-from e2e.comfyui import REASON
+from comfy import samplers as host
+from sana_pack.nodes.bridge import control, guidance, loading, sampling, steps
+from sana_pack.nodes.bridge import vae as vae_bridge
 from torch.utils._python_dispatch import TorchDispatchMode
 
-control = pytest.importorskip("sana_pack.nodes.bridge.control", reason=REASON)
-guidance = pytest.importorskip("sana_pack.nodes.bridge.guidance", reason=REASON)
-loading = pytest.importorskip("sana_pack.nodes.bridge.loading", reason=REASON)
-sampling = pytest.importorskip("sana_pack.nodes.bridge.sampling", reason=REASON)
-steps = pytest.importorskip("sana_pack.nodes.bridge.steps", reason=REASON)
-vae_bridge = pytest.importorskip("sana_pack.nodes.bridge.vae", reason=REASON)
-host = pytest.importorskip("comfy.samplers", reason=REASON)
-comfy_nodes = pytest.importorskip("nodes", reason=REASON)
+import nodes as comfy_nodes
 
 STEPS = 4
 MIDDLE = {"start": 0.1, "end": 0.6}

@@ -79,7 +79,8 @@ def test_other_seeds(tmp_path, lite, seed):
     theirs = diffusers.AutoencoderDC(
         latent_channels=32, attention_head_dim=32, encoder_block_types=blocks, encoder_block_out_channels=widths,
         decoder_block_out_channels=widths, encoder_layers_per_block=[1, 1, 1, 2, 1, 1], encoder_qkv_multiscales=scales,
-        downsample_block_type="Conv", decoder_norm_types="rms_norm", decoder_act_fns="silu", scaling_factor=0.41407, **decoder,
+        downsample_block_type="Conv", decoder_norm_types="rms_norm", decoder_act_fns="silu",
+        scaling_factor=0.41407, **decoder,
     ).eval()  # fmt: skip
     with torch.no_grad():
         for parameter in theirs.parameters():

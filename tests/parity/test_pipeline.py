@@ -100,8 +100,9 @@ def test_other_seeds_sizes_and_prompts(oracle, folders, seed, folder, size, step
     theirs.set_progress_bar_config(disable=True)
     latents = torch.randn(1, 32, *size, generator=torch.Generator().manual_seed(seed))
     expected = theirs(
-        prompt, negative_prompt=negative, height=size[0] * 32, width=size[1] * 32, latents=latents, num_inference_steps=steps,
-        guidance_scale=guidance, use_resolution_binning=False, output_type="pt", return_dict=False,
+        prompt, negative_prompt=negative, height=size[0] * 32, width=size[1] * 32, latents=latents,
+        num_inference_steps=steps, guidance_scale=guidance, use_resolution_binning=False,
+        output_type="pt", return_dict=False,
     )[0]  # fmt: skip
     found = folders(folder)(
         prompt,

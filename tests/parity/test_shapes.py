@@ -26,8 +26,9 @@ def load(tensors):
     return build(Checkpoint(tensors, "table"), "meta")
 
 
-TRANSFORMERS = ("sana_0.6B_512px", "sana_0.6B_1024px", "sana_1.6B_512px", "sana_1.6B_1024px", "sana_1.6B_2Kpx", "sana_1.6B_4Kpx",
-                "sana1.5_1.6B_1024px", "sana1.5_4.8B_1024px", "sprint_0.6B_1024px", "sprint_1.6B_1024px")  # fmt: skip
+TRANSFORMERS = ("sana_0.6B_512px", "sana_0.6B_1024px", "sana_1.6B_512px", "sana_1.6B_1024px", "sana_1.6B_2Kpx",
+                "sana_1.6B_4Kpx", "sana1.5_1.6B_1024px", "sana1.5_4.8B_1024px",
+                "sprint_0.6B_1024px", "sprint_1.6B_1024px")  # fmt: skip
 AUTOENCODERS = ("dc-ae-f32c32-sana-1.0", "dc-ae-f32c32-sana-1.1", "dc-ae-lite-f32c32-sana-1.1")
 
 

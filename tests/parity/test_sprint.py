@@ -1,4 +1,4 @@
-"""SANA-Sprint with SCM against diffusers' SanaSprintPipeline and SanaSprintImg2ImgPipeline, from every layout, float32."""
+"""SANA-Sprint with SCM against diffusers' SanaSprintPipeline and SanaSprintImg2ImgPipeline, every layout, float32."""
 
 import math
 

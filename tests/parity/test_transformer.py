@@ -62,8 +62,8 @@ def test_other_seeds(tmp_path, name, seed):
     diffusers = pytest.importorskip("diffusers", reason="diffusers is the reference these tests compare with")
     torch.manual_seed(seed)
     theirs = diffusers.SanaTransformer2DModel(
-        num_attention_heads=7, attention_head_dim=32, num_cross_attention_heads=2, cross_attention_head_dim=112, cross_attention_dim=224,
-        caption_channels=96, num_layers=2, **{"sample_size": 32, **CONFIGS[name]},
+        num_attention_heads=7, attention_head_dim=32, num_cross_attention_heads=2, cross_attention_head_dim=112,
+        cross_attention_dim=224, caption_channels=96, num_layers=2, **{"sample_size": 32, **CONFIGS[name]},
     ).eval()  # fmt: skip
     with torch.no_grad():
         for parameter in theirs.parameters():

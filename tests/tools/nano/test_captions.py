@@ -14,8 +14,8 @@ from tools.nano.scenes import LAYOUTS, SceneSource, attribute_sizes
 
 STYLES = ("noto", "fluent3d")
 APPLE = Concept(
-    index=0, name="red apple", aliases=("apple",), keywords=("ripe", "core"), zh="\u7ea2\u82f9\u679c", zh_aliases=("\u82f9\u679c",),
-    zh_keywords=(), emoji="\U0001f34e", styles=STYLES,
+    index=0, name="red apple", aliases=("apple",), keywords=("ripe", "core"), zh="\u7ea2\u82f9\u679c",
+    zh_aliases=("\u82f9\u679c",), zh_keywords=(), emoji="\U0001f34e", styles=STYLES,
 )  # fmt: skip
 OWL = replace(
     APPLE, index=1, name="owl", aliases=(), keywords=(), zh="\u732b\u5934\u9e70", zh_aliases=(), emoji="\U0001f989"
@@ -23,8 +23,8 @@ OWL = replace(
 KEY = replace(OWL, index=2, name="key", zh="\u94a5\u5319", emoji="\U0001f511", styles=("noto",))
 THINGS = [APPLE, OWL, KEY]
 SPLITS = Splits(
-    keywords={"red apple": "ripe"}, pairs=frozenset({("red apple", "blue")}), no_chinese=frozenset({"owl"}), no_style=frozenset({"owl"}),
-    couples=frozenset({frozenset({"red apple", "key"})}),
+    keywords={"red apple": "ripe"}, pairs=frozenset({("red apple", "blue")}), no_chinese=frozenset({"owl"}),
+    no_style=frozenset({"owl"}), couples=frozenset({frozenset({"red apple", "key"})}),
 )  # fmt: skip
 KINDS = {"plain": 0.3, "background": 0.2, "small": 0.1, "place": 0.2, "pair": 0.2}
 NAMES = {0: ("apple", "core", "\u82f9\u679c"), 1: ("owl", "\u732b"), 2: ("key", "\u94a5\u5319")}
@@ -155,8 +155,8 @@ def test_splits_are_chosen_by_the_seed_and_keep_families_together():
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("owl", "an owl"), ("bee", "a bee"), ("unicorn", "a unicorn"), ("jeans", "jeans"), ("crossed swords", "crossed swords"),
-     ("cactus", "a cactus"), ("wine glass", "a wine glass")],
+    [("owl", "an owl"), ("bee", "a bee"), ("unicorn", "a unicorn"), ("jeans", "jeans"),
+     ("crossed swords", "crossed swords"), ("cactus", "a cactus"), ("wine glass", "a wine glass")],
 )  # fmt: skip
 def test_articles(name, expected):
     assert with_article(name) == expected

@@ -98,8 +98,8 @@ def test_the_losses_fall(work):
 
 
 def test_the_files_are_a_model_that_draws(work):
-    files = {part: work / "export" / name for part, name in
-             (("transformer", export.TRANSFORMER), ("autoencoder", export.AUTOENCODER), ("text_encoder", export.TEXT))}  # fmt: skip
+    names = {"transformer": export.TRANSFORMER, "autoencoder": export.AUTOENCODER, "text_encoder": export.TEXT}
+    files = {part: work / "export" / name for part, name in names.items()}
     drawn = load_pipeline({**files, "controlnet": work / "export" / export.CONTROLNET}, device="cpu")
     assert drawn.defaults == TOY.sampling and drawn.transformer.config == TOY.transformer
     control = torch.zeros(1, 3, 64, 64)
