@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 LONGEST = 999  # characters of a message
 LONGEST_NAME = 200  # characters of one name in a list of them
-NAMED = 6  # names that a message lists
+NAMED = 6  # names that a list shows
+LISTED = 900  # characters of a list
 
 
 class SanaError(ValueError):
@@ -52,5 +53,6 @@ def shortened(text: str, longest: int = LONGEST_NAME) -> str:
 
 def listed(names: Sequence[str], most: int = NAMED) -> str:
     """The first few names, each shortened, and how many more there are: "a, b and 3 more"."""
-    shown = ", ".join(shortened(name) for name in names[:most])
+    longest = min(LONGEST_NAME, LISTED // max(most, 1))
+    shown = ", ".join(shortened(name, longest) for name in names[:most])
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -31,8 +31,8 @@ TRAINING_NEEDS = {
     "errors", "config", "geometry", "device", "kernels", "kit", "latents", "transformer", "dcae", "samplers", "text", "checkpoint", "lora",
 }  # fmt: skip
 APART = {"transformer", "dcae", "samplers"}  # these do not import one another
-LEAVES = {
-    f"checkpoint/{name}.py" for name in ("files", "key_maps", "kinds", "canonical", "detect")
+LEAVES = {f"checkpoint/{path.name}" for path in (CORE / "checkpoint").glob("*.py")} - {
+    "checkpoint/load.py"
 }  # import no network
 
 FILES = sorted(CORE.rglob("*.py"))
