@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...sana_core.lora.factors import Factors
-from ...sana_core.lora.match import Match, fused_shape, parameter_shape
+from ...sana_core.lora.match import Match, parameter_shape
 
 # Tensors with the rows of the weight as their first dimension.
 ROW_ROLES = {"up", "hada_w1_a", "hada_w2_a", "diff", "dora_scale", "magnitude"}

@@ -60,9 +60,7 @@ def load_lora(path: str | Path) -> Lora:
     return lora
 
 
-def parse_lora(
-    tensors: Mapping[str, Tensor], stated: str | bytes | None = None, source: str = "the LoRA file"
-) -> Lora:
+def parse_lora(tensors: Mapping[str, Tensor], stated: str | bytes | None = None, source: str = "the LoRA file") -> Lora:
     """What there is of a LoRA in a state dict. stated: PEFT's configuration as JSON.
 
     Raises CheckpointError for a configuration or a tensor that cannot be used.
@@ -117,7 +115,9 @@ def _factors(source: str, roles: Mapping[str, tuple[str, Tensor]], stated: Scali
 def _alpha(source: str, key: str, tensor: Tensor) -> float:
     if tensor.numel() != 1 or tensor.is_complex() or not tensor.float().isfinite():
         shape = tuple(tensor.shape)
-        raise CheckpointError(f"{source}: {key} is a tensor of shape {shape} and type {tensor.dtype}, expected a number")
+        raise CheckpointError(
+            f"{source}: {key} is a tensor of shape {shape} and type {tensor.dtype}, expected a number"
+        )
     return float(tensor)
 
 
