@@ -19,14 +19,16 @@ class SanaNativeLoadLora(io.ComfyNode):
             node_id="SanaNativeLoadLora",
             display_name="Load SANA LoRA",
             category="SANA",
-            description="Adds a LoRA to a SANA model and says what of the file was used. ComfyUI's own Load LoRA works too.",
+            description="Adds a LoRA to a SANA model and says what of the file was used. "
+            "ComfyUI's own Load LoRA works too.",
             search_aliases=["lora", "sana lora", "lokr", "loha", "dora", "lycoris", "lora loader"],
             inputs=[
                 io.Model.Input("model", tooltip="The SANA model to change."),
                 io.Combo.Input(
                     "lora_name",
                     options=model_files("loras"),
-                    tooltip="File in models/loras, trained on the same SANA release: by diffusers, OneTrainer, kohya or SimpleTuner.",
+                    tooltip="File in models/loras, trained on the same SANA release: "
+                    "by diffusers, OneTrainer, kohya or SimpleTuner.",
                 ),
                 io.Float.Input(
                     "strength_model",
@@ -53,7 +55,8 @@ class SanaNativeLoadLora(io.ComfyNode):
                 io.Clip.Output(tooltip="Gemma-2 with the LoRA's part for it; empty where no clip is connected."),
                 io.String.Output(
                     display_name="report",
-                    tooltip="Matched modules, kind, rank and alpha, and every sort of key that fits nothing; show it with Preview as Text.",
+                    tooltip="Matched modules, kind, rank and alpha, and every sort of key that fits nothing; "
+                    "show it with Preview as Text.",
                 ),
             ],
         )

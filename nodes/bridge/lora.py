@@ -34,7 +34,7 @@ GEMMA_DIALECT = f"text_encoders.{GEMMA}"  # before the host's own LoRA names of 
 
 
 class LoraFile(dict[str, Tensor]):
-    """The tensors of a LoRA file as the host reads it, with PEFT's configuration, which may be all that states alpha."""
+    """The tensors of a LoRA file as the host reads it, with PEFT's configuration, which often alone states alpha."""
 
     config: str | bytes
     path: str
@@ -140,8 +140,8 @@ def _converted(lora: Lora, keys: SanaKeys) -> tuple[dict[str, Tensor], set[str]]
     """Tensors in the host's dialect, and the file's keys that they stand for."""
     converted: dict[str, Tensor] = {}
     done: set[str] = set()
-    for network in (keys.transformer, keys.text_encoder):
-        for match in match_lora(lora, network.parameters)[0] if network is not None else ():
+    for network in filter(None, (keys.transformer, keys.text_encoder)):
+        for match in match_lora(lora, network.parameters)[0]:
             tensors = host_tensors(match, network)
             if tensors is not None:
                 converted.update(tensors)
@@ -161,7 +161,7 @@ def _log_unused(source: str, tensors: Mapping[str, Tensor], patches: Mapping[Any
 def load_lora_file(
     model: Any, clip: Any, path: str, strength_model: float, strength_clip: float
 ) -> tuple[Any, Any, str]:
-    """MODEL and CLIP (None passes through) with the LoRA of a file, and a report. Raises CheckpointError, InputError."""
+    """MODEL and CLIP (or None) with the LoRA of a file, and a report. Raises CheckpointError and InputError."""
     if not isinstance(model.model, SanaModel):
         raise InputError(
             f"this node loads a LoRA into SANA models, got {type(model.model).__name__}: use Load LoRA for other models"

@@ -18,7 +18,7 @@ from .model import SanaModel
 def continued(
     setup: Callable[..., tuple], patcher: Any, existing: Mapping[str, Tensor], *args: Any, **kwargs: Any
 ) -> tuple:
-    """What the host's `setup(patcher, existing, ...)` returns, with trained parameters that start from the file's effect.
+    """What the host's `setup(patcher, existing, ...)` returns; its trained parameters start from the file's effect.
 
     The host looks for its own names alone, finds alpha nowhere, and starts biases and norms from 0.
     """

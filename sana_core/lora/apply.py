@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, InputError
 from .file import Lora
 from .keys import without_wrappers
-from .match import Match, match_lora, nothing_matches
+from .match import match_lora, nothing_matches
 from .report import LoraReport, log_unmatched
 
 
@@ -29,11 +29,10 @@ def apply_lora(network: nn.Module, lora: Lora, strength: float = 1.0) -> LoraRep
     if not math.isfinite(strength):
         raise InputError(f"a LoRA at strength {strength}: expected a number such as 1")
     parameters = {without_wrappers(key): tensor for key, tensor in network.state_dict().items()}
+    _check_number_types(lora, parameters)
     matches, report = match_lora(lora, parameters, strength)
     if not matches:
         raise CheckpointError(nothing_matches(lora, parameters))
-    for match in matches:
-        _check_number_types(lora, match, parameters)
     log_unmatched(report)
     for match in matches if strength else ():
         weights = [parameters[f"{name}.weight"] for name in match.modules]
@@ -45,13 +44,12 @@ def apply_lora(network: nn.Module, lora: Lora, strength: float = 1.0) -> LoraRep
     return report
 
 
-def _check_number_types(lora: Lora, match: Match, parameters: Mapping[str, Tensor]) -> None:
-    for name in match.modules:
-        weight = parameters[f"{name}.weight"]
-        if not weight.is_floating_point() or weight.element_size() < 2:
+def _check_number_types(lora: Lora, parameters: Mapping[str, Tensor]) -> None:
+    for key, weight in parameters.items():
+        if key.endswith(".weight") and (not weight.is_floating_point() or weight.element_size() < 2):
             raise InputError(
-                f"{lora.source}: {name} has quantised weights ({weight.dtype}), to which a LoRA cannot be added: load "
-                "the model in bfloat16, float16 or float32. Nothing was changed"
+                f"{lora.source}: this model has quantised weights ({key} is {weight.dtype}), to which a LoRA cannot be "
+                "added: load it in bfloat16, float16 or float32. Nothing was changed"
             )
 
 

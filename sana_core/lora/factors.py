@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-# Each kind of adapter, the sets of tensors of which one makes it, and the tensors that may stand beside them. Each factor
-# of a LoKr may be given as a product of two.
+# Each kind of adapter, the sets of tensors of which one makes it, and the tensors that may stand beside them.
+# Each factor of a LoKr may be given as a product of two.
 KINDS: tuple[tuple[str, tuple[tuple[str, ...], ...], tuple[str, ...]], ...] = (
     ("LoRA", (("up", "down"),), ("mid", "up_bias", "singular_values")),
     ("LoHa", (("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),), ("hada_t1", "hada_t2")),

@@ -23,7 +23,7 @@ _BLOCK = re.compile(r"(?:transformer_blocks|blocks|layers)[._](\d{1,9})[._]")
 
 @dataclass(frozen=True)
 class Match:
-    """Factors, the modules they change, and their name in the file. Several modules stand for the rows of a fused one."""
+    """Factors, the modules they change, and their name in the file. Several modules are the rows of a fused one."""
 
     name: str
     factors: Factors

@@ -19,12 +19,29 @@ DOTTED = (
 )
 FLAT = ("lora_unet_", "lora_transformer_", "lycoris_")
 # The same for Gemma-2, whose names begin with "layers."; "model." is the language model's own.
-TEXT_DOTTED = ("", "model.", "text_encoder.", "text_encoder.model.", "base_model.model.", "base_model.model.model.",
-               "text_encoder.base_model.model.", "text_encoders.gemma2_2b.transformer.model.", "transformer.model.")  # fmt: skip
+TEXT_DOTTED = (
+    "",
+    "model.",
+    "text_encoder.",
+    "text_encoder.model.",
+    "base_model.model.",
+    "base_model.model.model.",
+    "text_encoder.base_model.model.",
+    "text_encoders.gemma2_2b.transformer.model.",
+    "transformer.model.",
+)
 TEXT_FLAT = ("lora_te_", "lora_te1_", "lora_te_model_")
-TEXT_ENCODER = ("lora_te", "text_encoder", "transformer.model.layers.", "base_model.model.layers.", "model.layers.", "layers.",
-                "base_model.model.model.layers.", "bundle_emb.")  # fmt: skip
-"""How keys begin that belong to a text encoder."""
+TEXT_ENCODER = (
+    "lora_te",
+    "text_encoder",
+    "transformer.model.layers.",
+    "base_model.model.layers.",
+    "base_model.model.model.layers.",
+    "model.layers.",
+    "layers.",
+    "bundle_emb.",
+)
+"""How keys of a text encoder begin."""
 
 
 def module_names(keys: Iterable[str]) -> list[str]:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 MAX_LENGTH = 500  # characters of a pattern, and of a name that is matched
 MAX_DEPTH = 8  # groups within groups
-MAX_STEPS = 2_000_000  # for all patterns of a file and all its modules: about a second
-READING, TURN = 50, 10  # what reading a pattern and one turn of a group cost, in steps
+MAX_STEPS = 3_000_000  # for all patterns of a file and all its modules: about a second
+READING, TURN = 200, 10  # what reading a pattern and one turn of a group cost, in steps
 _TOKEN = re.compile(r"\w+(?![\w*+?{])|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?[:=!]|\{\d*,?\d*\}|.", re.DOTALL)
 _COUNTS = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 
@@ -64,7 +64,7 @@ Matcher = Callable[[Text, int], int]
 
 
 class Patterns:
-    """Values by pattern, as in PEFT's `rank_pattern` and `alpha_pattern`. Raises PatternError for what it cannot read."""
+    """Values by pattern, as in PEFT's `rank_pattern`. Raises PatternError for what it cannot read."""
 
     def __init__(self, values: Mapping[str, float], budget: Budget) -> None:
         self.budget = budget
@@ -81,7 +81,7 @@ class Patterns:
 def _compiled(pattern: str, budget: Budget) -> Callable[[Text], bool]:
     if len(pattern) > MAX_LENGTH:
         raise PatternError(f"a pattern for module names has {len(pattern)} characters, at most {MAX_LENGTH} are read")
-    budget.spend(READING + TURN * len(pattern))
+    budget.spend(READING + len(pattern))
     tokens = _TOKEN.findall(pattern)[::-1]
     matcher = _alternatives(tokens, 0)
     if tokens:

@@ -32,7 +32,7 @@ def fits(factors: Factors, weight: Sequence[int]) -> bool:
 
 
 def change_shape(factors: Factors) -> Shape | None:
-    """Shape of `factors.delta()`, None if only the bias changes. Raises ValueError for tensors that do not go together."""
+    """Shape of `factors.delta()`, None if only the bias changes. Raises ValueError if tensors do not go together."""
     shapes = {role: tuple(tensor.shape) for role, tensor in factors.tensors.items()}
     if "up" in shapes:
         return _product(shapes["up"], shapes["down"], shapes.get("mid"), out_first=True)

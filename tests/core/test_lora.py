@@ -80,7 +80,7 @@ def test_dialects(lora, dialect, release):
     (tiny_lora.stated(alpha=8, alpha_pattern={"attn1.to_q": 12, "attn1": 16}, rank_pattern={"attn1.to_q": 4}), 12, 3.0),
     (tiny_lora.stated(r=16, alpha=8, rank_pattern={f"^{TO_Q}": 2}), 8, 4.0),
     (tiny_lora.stated(use_rslora=True), ALPHA, ALPHA / RANK**0.5),
-    ({"lora_adapter_metadata": json.dumps({"text_encoder.lora_alpha": 64, "transformer.lora_alpha": 2})}, 2, ALPHA / RANK),
+    ({"lora_adapter_metadata": json.dumps({"text_encoder.lora_alpha": 64, "transformer.lora_alpha": 2})}, 2, 0.5),
     ({}, None, 1.0),
 ])  # fmt: skip
 def test_alpha_in_the_metadata(lora, metadata, alpha, scale):
@@ -124,7 +124,8 @@ def only(module, **roles):
 
 KINDS = {
     "LoHa": (
-        {"hada_w1_a": rand(224, 4), "hada_w1_b": rand(4, 224), "hada_w2_a": rand(224, 4, seed=2), "hada_w2_b": rand(4, 224, seed=3)},
+        {"hada_w1_a": rand(224, 4), "hada_w1_b": rand(4, 224),
+         "hada_w2_a": rand(224, 4, seed=2), "hada_w2_b": rand(4, 224, seed=3)},
         lambda t: (t["hada_w1_a"] @ t["hada_w1_b"]) * (t["hada_w2_a"] @ t["hada_w2_b"]) * 0.5,
     ),
     "LoKr": (
@@ -185,7 +186,7 @@ def test_tucker_factors_of_a_convolution(lora):
 
 
 def test_onetrainers_depthwise_factors(lora):
-    """The up-projection has one row, the down-projection all channels; the product has the weight's elements in order."""
+    """The up-projection has one row, the down-projection all channels; their product has the weight's order."""
     model = tiny.transformer()
     channels, before = model.get_submodule(DEPTH).weight.shape[0], weights(model)
     down, up = rand(4, channels, 3, 3), rand(1, 4, 1, 1, seed=1)
@@ -349,12 +350,12 @@ def sized(width, depth=2):
 WRONG = {
     "width": (
         lambda: tiny_lora.peft(sized(288)),
-        r"of another model\. Its change of .*linear_1 is \(288, 96\), the weight here is \(224, 96\)\. Use a LoRA that was",
+        r"of another model\. Its change of .*linear_1 is \(288, 96\), the weight here is \(224, 96\)\. Use a LoRA",
     ),
     "depth": (lambda: tiny_lora.peft(sized(224, 3)), "trained on a model with 3 blocks, this one has 2"),
     "sdxl": (
         lambda: {f"lora_unet_down_blocks_1_attentions_0_proj_in.lora_{d}.weight": rand(4, 4) for d in ("up", "down")},
-        r"expected a LoRA of this SANA transformer, found a Stable Diffusion or SDXL LoRA.*Use a LoRA that was trained on SANA",
+        r"expected a LoRA of this SANA transformer, found a Stable Diffusion or SDXL LoRA.*trained on SANA",
     ),
     "flux": (
         lambda: {f"transformer.single_transformer_blocks.0.attn.to_q.lora_{d}.weight": rand(4, 4) for d in "AB"},
@@ -362,7 +363,7 @@ WRONG = {
     ),
     "one tensor": (
         lambda: {**tiny_lora.peft(sized(224)), f"transformer.{TO_Q}.lora_B.weight": rand(224, 5)},
-        rf"the tensors of transformer\.{TO_Q} \(down \(4, 224\), up \(224, 5\)\) do not make a change of a \(224, 224\) weight",
+        rf"the tensors of transformer\.{TO_Q} \(down \(4, 224\), up \(224, 5\)\) do not make a change of a \(224,",
     ),
 }  # fmt: skip
 

@@ -33,7 +33,7 @@ def lora(tmp_path):
 
 def assert_one_line(error, begun):
     assert "\n" not in str(error.value) and "lora.safetensors" in str(error.value)
-    assert time.perf_counter() - begun < 4  # much below 2 on a processor that has nothing else to do
+    assert time.process_time() - begun < 4  # seconds; far below one on a processor that has nothing else to do
 
 
 STATED = {
@@ -69,7 +69,7 @@ def test_odd_configurations(lora, case, prefix):
     stated, said = STATED[case]
     if isinstance(stated, dict):
         stated = {prefix + key: value for key, value in stated.items()}
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(CheckpointError, match=said) as error:
         lora(PLAIN, stated)
     assert_one_line(error, begun)
@@ -77,14 +77,14 @@ def test_odd_configurations(lora, case, prefix):
 
 @pytest.mark.parametrize("pattern", ["(a+)+b", "(a|a)*b", "(.*)*(.*)*(.*)*b", "((a*)*)*" * 20 + "b"])
 def test_hostile_patterns_do_not_hang(lora, pattern):
-    begun = time.perf_counter()
+    begun = time.process_time()
     names = [f"transformer.{'a' * 400}{index}" for index in range(300)]
     tensors = {f"{name}.lora_{d}.weight": torch.zeros(1, 1) for name in names for d in "AB"}
     try:
         lora(tensors, {"alpha_pattern": {pattern: 1}, "rank_pattern": {pattern: 1}})
     except CheckpointError as error:
         assert "too long" in str(error)
-    assert time.perf_counter() - begun < 6
+    assert time.process_time() - begun < 4  # seconds
 
 
 @pytest.mark.parametrize("stated", [
@@ -108,7 +108,7 @@ TENSORS = {
     "alpha not a number": (replaced(alpha=torch.tensor(float("nan"))), "alpha is a tensor .*, expected a number"),
     "alpha endless": (replaced(alpha=torch.tensor(float("inf"))), "alpha is a tensor .*, expected a number"),
     "down of no dimension": (replaced(lora_A__weight=torch.tensor(1.0)), "lora_A.weight is a tensor of shape \\(\\)"),
-    "down of one dimension": (replaced(lora_A__weight=torch.ones(4)), "lora_A.weight is a tensor of shape .4,.*, expect"),
+    "down of one dimension": (replaced(lora_A__weight=torch.ones(4)), "lora_A.weight is a tensor of shape .4,.*"),
     "up of no dimension": (replaced(lora_B__weight=torch.tensor(1.0)), "lora_B.weight is a tensor of shape \\(\\)"),
     "integers": (replaced(lora_A__weight=torch.ones(4, 224, dtype=torch.int8)), "type torch.int8, expected 2 or more"),
     "bias of no dimension": (replaced(lora_B__bias=torch.tensor(1.0)), "lora_B.bias is a tensor of shape"),
@@ -130,7 +130,7 @@ TENSORS = {
 @pytest.mark.parametrize("case", TENSORS)
 def test_odd_tensors(lora, case):
     tensors, said = TENSORS[case]
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(CheckpointError, match=said) as error:
         lora(tensors)
     assert_one_line(error, begun)
@@ -139,7 +139,7 @@ def test_odd_tensors(lora, case):
 MISMATCHED = {
     "a bias of another size": ({f"transformer.{BIASED}.diff_b": torch.ones(3)}, r"\(bias\) is \(3,\), the weight here"),
     "a bias in two dimensions": ({f"transformer.{BIASED}.diff_b": torch.ones(1, 224)}, r"\(bias\) is \(1, 224\)"),
-    "a bias that is not there": (replaced(lora_B__bias=torch.ones(224)), "bias of .*to_q, which has none in this model"),
+    "a bias that is not there": (replaced(lora_B__bias=torch.ones(224)), "bias of .*to_q, which has none"),
     "an empty difference": ({f"transformer.{TO_Q}.diff": torch.ones(0, 224)}, r"is \(0, 224\), the weight here"),
     "factors too many": (
         {f"transformer.{TO_Q}.lokr_w1": torch.ones(1, 1, 1), f"transformer.{TO_Q}.lokr_w2": torch.ones(224, 224)},
@@ -245,16 +245,15 @@ def test_wrappers_in_kohya_names(lora, wrapper):
     assert len(apply_lora(model, lora(flat)).matched) == 24
 
 
+@pytest.mark.parametrize("columns", [224, 112])  # whole, or two numbers in one byte
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.float8_e4m3fn])
-def test_quantised_weights_are_refused(lora, dtype):
+def test_quantised_weights_are_refused(lora, dtype, columns):
     model = tiny.transformer()
-    packed = torch.nn.Parameter(torch.zeros(224, 224).to(dtype), requires_grad=False)
+    packed = torch.nn.Parameter(torch.zeros(224, columns).to(dtype), requires_grad=False)
     model.get_submodule(TO_Q).weight = packed
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     read = lora(tensors_for(tiny.transformer()))
-    with pytest.raises(
-        InputError, match=rf"{TO_Q} has quantised weights \(torch\..*\), to which a LoRA cannot be added"
-    ):
+    with pytest.raises(InputError, match=rf"has quantised weights \({TO_Q}\.weight is torch\..*\), to which a LoRA"):
         apply_lora(model, read)
     for key, tensor in model.state_dict().items():
         assert torch.equal(before[key].view(torch.uint8), tensor.view(torch.uint8))

@@ -134,26 +134,56 @@ QKV = "blocks.0.attn.qkv"
 KINDS = {
     "LoHa": named(TO_Q, alpha=ALPHA, **LOHA),
     "LoKr": named(TO_Q, alpha=ALPHA, **LOKR),
-    "LoHa of convolution shape": named("transformer_blocks.0.ff.conv_point", hada_w1_a=rand(224, 4, 1, 1), hada_w1_b=rand(4, 560, 1, 1),
-                                       hada_w2_a=rand(224, 4, 1, 1, seed=2), hada_w2_b=rand(4, 560, 1, 1, seed=3)),
+    "LoHa of convolution shape": named(
+        "transformer_blocks.0.ff.conv_point",
+        hada_w1_a=rand(224, 4, 1, 1),
+        hada_w1_b=rand(4, 560, 1, 1),
+        hada_w2_a=rand(224, 4, 1, 1, seed=2),
+        hada_w2_b=rand(4, 560, 1, 1, seed=3),
+    ),
     "full difference": named(TO_Q, diff=rand(224, 224)),
     "full difference of convolution shape": named("transformer_blocks.0.ff.conv_point", diff=rand(224, 560, 1, 1)),
-    "LoKr of convolution shape": named("transformer_blocks.0.ff.conv_point", lokr_w1=rand(7, 14), lokr_w2=rand(32, 40, 1, 1)),
+    "LoKr of convolution shape": named(
+        "transformer_blocks.0.ff.conv_point", lokr_w1=rand(7, 14), lokr_w2=rand(32, 40, 1, 1)
+    ),
     "DoRA on rows": named(TO_Q, alpha=ALPHA, dora_scale=ROWS, **LORA),
     "DoRA on columns": named(TO_Q, alpha=ALPHA, dora_scale=COLUMNS, **LORA),
     "DoRA LoHa on rows": named(TO_Q, alpha=ALPHA, dora_scale=ROWS, **LOHA),
     "DoRA LoKr on rows": named(TO_Q, alpha=ALPHA, dora_scale=ROWS, **LOKR),
-    "DoRA of PEFT": {**tiny_lora.peft({TO_Q: (rand(4, 224), rand(224, 4))}), f"transformer.{TO_Q}.lora_magnitude_vector": ROWS[:, 0]},
-    "depthwise, OneTrainer": named(DEPTH, alpha=ALPHA, lora_down__weight=rand(4, 1120, 3, 3), lora_up__weight=rand(1, 4, 1, 1)),
-    "depthwise, LyCORIS": named(DEPTH, alpha=ALPHA, lora_down__weight=rand(4, 1, 3, 3), lora_up__weight=rand(1120, 4, 1, 1)),
-    "fused LoKr": named(QKV, alpha=ALPHA, lokr_w1=rand(7, 14), lokr_w2_a=rand(96, 4, seed=1), lokr_w2_b=rand(4, 16, seed=2)),
-    "fused LoHa": named(QKV, hada_w1_a=rand(672, 4), hada_w1_b=rand(4, 224), hada_w2_a=rand(672, 4, seed=2), hada_w2_b=rand(4, 224)),
-    "fused DoRA on rows": named(QKV, alpha=ALPHA, dora_scale=rand(672, 1, seed=5).abs() + 1, lora_up__weight=rand(672, 4),
-                                lora_down__weight=rand(4, 224, seed=1)),
+    "DoRA of PEFT": {
+        **tiny_lora.peft({TO_Q: (rand(4, 224), rand(224, 4))}),
+        f"transformer.{TO_Q}.lora_magnitude_vector": ROWS[:, 0],
+    },
+    "depthwise, OneTrainer": named(
+        DEPTH, alpha=ALPHA, lora_down__weight=rand(4, 1120, 3, 3), lora_up__weight=rand(1, 4, 1, 1)
+    ),
+    "depthwise, LyCORIS": named(
+        DEPTH, alpha=ALPHA, lora_down__weight=rand(4, 1, 3, 3), lora_up__weight=rand(1120, 4, 1, 1)
+    ),
+    "fused LoKr": named(
+        QKV, alpha=ALPHA, lokr_w1=rand(7, 14), lokr_w2_a=rand(96, 4, seed=1), lokr_w2_b=rand(4, 16, seed=2)
+    ),
+    "fused LoHa": named(
+        QKV, hada_w1_a=rand(672, 4), hada_w1_b=rand(4, 224), hada_w2_a=rand(672, 4, seed=2), hada_w2_b=rand(4, 224)
+    ),
+    "fused DoRA on rows": named(
+        QKV,
+        alpha=ALPHA,
+        dora_scale=rand(672, 1, seed=5).abs() + 1,
+        lora_up__weight=rand(672, 4),
+        lora_down__weight=rand(4, 224, seed=1),
+    ),
     "fused full difference": named(QKV, diff=rand(672, 224)),
-    "bias": {**named("proj_out", diff_b=rand(32)), **named("patch_embed.proj", diff_b=rand(224), lora_up__weight=rand(224, 4, 1, 1),
-                                                           lora_down__weight=rand(4, 32, 1, 1))},
-}  # fmt: skip
+    "bias": {
+        **named("proj_out", diff_b=rand(32)),
+        **named(
+            "patch_embed.proj",
+            diff_b=rand(224),
+            lora_up__weight=rand(224, 4, 1, 1),
+            lora_down__weight=rand(4, 32, 1, 1),
+        ),
+    },
+}
 
 
 @pytest.mark.parametrize("loader", LOADERS)

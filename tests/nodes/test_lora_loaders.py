@@ -138,24 +138,36 @@ FILES = {
     "alpha": (tiny_lora.peft, CONFIG),
     "alpha of diffusers": (tiny_lora.peft, {f"transformer.{key}": value for key, value in CONFIG.items()}),
     "alpha, rsLoRA": (tiny_lora.peft, {**CONFIG, "use_rslora": True}),
-    "alpha, patterns": (tiny_lora.peft, {**CONFIG, "alpha_pattern": {f"^{TO_Q}": 32, r".*\.attn2\.to_k": 2}, "rank_pattern": {"proj_out": 1}}),
+    "alpha, patterns": (
+        tiny_lora.peft,
+        {**CONFIG, "alpha_pattern": {f"^{TO_Q}": 32, r".*\.attn2\.to_k": 2}, "rank_pattern": {"proj_out": 1}},
+    ),
     "alpha by ComfyUI's names": (lambda factors: tiny_lora.peft(factors, "diffusion_model."), CONFIG),
     "alpha by NVlabs' names": (lambda factors: tiny_lora.peft(tiny_lora.fused(factors), ""), CONFIG),
     "alpha in tensors": (lambda factors: tiny_lora.kohya(factors, "diffusion_model."), None),
     "no alpha": (tiny_lora.peft, None),
     "wrappers": (lambda factors: tiny_lora.peft({f"_orig_mod.{name}": pair for name, pair in factors.items()}), CONFIG),
     "an adapter's name": (
-        lambda factors: {key.replace(".weight", ".style.weight"): tensor for key, tensor in tiny_lora.peft(factors).items()}, CONFIG,
+        lambda factors: {
+            key.replace(".weight", ".style.weight"): tensor for key, tensor in tiny_lora.peft(factors).items()
+        },
+        CONFIG,
     ),
     "LoKr of whole factors": (lambda _: WHOLE, {"peft_type": "LOKR", "r": 64, "alpha": 24}),
     "LoKr": (lambda _: PRODUCTS, {"peft_type": "LOKR", "r": 4, "alpha": 12}),
     "LoHa": (lambda _: LOHA, {"peft_type": "LOHA", "r": 4, "alpha": 12}),
     "AdaLoRA": (lambda _: ADALORA, {"peft_type": "ADALORA", "lora_alpha": 12}),
     "a bias beside": (lambda _: {**SMALL, f"transformer.{BIASED}.lora_B.bias": rand(224, seed=3) * 3}, CONFIG),
-    "whole biases": (lambda _: {**SMALL, f"transformer.{BIASED}.base_layer.bias": rand(224, seed=3) * 3,
-                                "transformer.proj_out.bias": rand(32, seed=4) * 9}, CONFIG),
+    "whole biases": (
+        lambda _: {
+            **SMALL,
+            f"transformer.{BIASED}.base_layer.bias": rand(224, seed=3) * 3,
+            "transformer.proj_out.bias": rand(32, seed=4) * 9,
+        },
+        CONFIG,
+    ),
     "rank 0 beside": (lambda _: {**SMALL, **EMPTY}, CONFIG),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("loader", LOADERS)

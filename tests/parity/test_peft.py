@@ -43,7 +43,11 @@ KINDS = {
     "all biases": lambda: peft.LoraConfig(**LORA, bias="all"),
     "biases of adapted layers": lambda: peft.LoraConfig(**LORA, bias="lora_only"),
     "AdaLoRA": lambda: peft.AdaLoraConfig(
-        init_r=4, target_r=2, total_step=10, lora_alpha=6, init_lora_weights=False,
+        init_r=4,
+        target_r=2,
+        total_step=10,
+        lora_alpha=6,
+        init_lora_weights=False,
         target_modules=["to_q", "to_v", "to_out.0", "proj_out"],
     ),
     "LoHa": lambda: peft.LoHaConfig(**OTHER),
@@ -60,11 +64,17 @@ KINDS = {
         **{**OTHER, "target_modules": ["to_q", "conv_depth"], "r": 3}, use_effective_conv2d=True
     ),
     "LoKr of products": lambda: peft.LoKrConfig(**{**OTHER, "r": 3}, decompose_both=True),
-    **{f"LoRA, pattern of {name}": lambda pattern=pattern: peft.LoraConfig(**LORA, alpha_pattern={pattern: 30})
-       for name, pattern in PATTERNS.items()},
-    **{f"LoKr, pattern of {name}": lambda pattern=pattern: peft.LoKrConfig(**{**OTHER, "r": 64}, rank_pattern={pattern: 96})
-       for name, pattern in PATTERNS.items()},
-}  # fmt: skip
+    **{
+        f"LoRA, pattern of {name}": lambda pattern=pattern: peft.LoraConfig(**LORA, alpha_pattern={pattern: 30})
+        for name, pattern in PATTERNS.items()
+    },
+    **{
+        f"LoKr, pattern of {name}": lambda pattern=pattern: peft.LoKrConfig(
+            **{**OTHER, "r": 64}, rank_pattern={pattern: 96}
+        )
+        for name, pattern in PATTERNS.items()
+    },
+}
 
 
 @pytest.fixture(scope="module")
