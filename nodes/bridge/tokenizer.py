@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...sana_core.errors import CheckpointError
 from ...sana_core.text.detect import GEMMA_CONFIG_KEY, SPIECE_KEY
-from ...sana_core.text.instruction import PAD_ID, PromptTokens, instruction_text, prompt_tokens
+from ...sana_core.text.instruction import PAD_ID, PromptTokens, prompt_tokens
 from ...sana_core.text.tokenizer import tokenizer_from_bytes
 
 log = logging.getLogger("sana")
@@ -50,14 +50,9 @@ class SanaTokenizer:
         **_: Any,
     ) -> dict[str, list]:
         tokens = self.prompt(text, instruction, kept_length)
-        if tokens.truncated:
-            whole = self.pieces.encode(instruction_text(chosen_instruction(text, instruction)) + text)
-            log.warning(
-                "the prompt %.60a is too long: its last %d tokens were cut off, SANA sees %d of it",
-                text,
-                len(whole) - len(tokens.ids),
-                len(tokens.kept),
-            )
+        warning = tokens.cut_warning()
+        if warning:
+            log.warning(warning)
         kept, read = set(tokens.kept), len(tokens.ids) - tokens.num_padding
         ids = tokens.ids[:read] + [PADDING] * tokens.num_padding
         pairs = [(token, float(index in kept)) for index, token in enumerate(ids)]

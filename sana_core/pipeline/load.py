@@ -30,9 +30,9 @@ def load_pipeline(
     source: "nano" or "nano-sprint", the embedded models; a diffusers pipeline folder; or paths under "transformer",
     "autoencoder", "text_encoder" and, if the text encoder's file has none inside, "tokenizer"; "controlnet" is
     optional. device: None takes the GPU if there is one. dtype: of the transformer; None is float32 on the CPU and the
-    file's own on a GPU. Autoencoder and text encoder run in float32 if dtype is float32 or the device has no
-    bfloat16, else in bfloat16: both overflow float16. variant: "512", "1024", "2k" or "4k", for a transformer file that does not state it.
-    trained_precision: "float16" or "bfloat16", for a file that does not state how the model was trained, see
+    file's own on a GPU. Autoencoder and text encoder overflow float16. They run in bfloat16, or in float32 if dtype
+    is float32 or the device has no bfloat16. variant: "512", "1024", "2k" or "4k", for a transformer file that does not
+    state it. trained_precision: "float16" or "bfloat16", for a file that does not state how the model was trained, see
     `precision.py`. controlnet: a file or folder, in place of that in `source`. control_order: how it is connected,
     "upstream" or "diffusers", see `transformer/controlnet.py`. offload: the networks live on the CPU and take turns on
     the device, see `SanaPipeline`.

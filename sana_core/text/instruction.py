@@ -84,10 +84,10 @@ class PromptTokens:
         """One line that says which text the model does not see; None if it sees all."""
         if not self.truncated:
             return None
-        tokens = "token was" if self.num_cut == 1 else "tokens were"
+        tokens = "token was" if self.num_cut == 1 else f"{self.num_cut} tokens were"
         return (
-            f"the prompt is too long: SANA sees {len(self.kept)} tokens of it here, and the last {self.num_cut} "
-            f"{tokens} cut off, from {self.cut.strip()[:QUOTED]!a} on"
+            f"the prompt is too long: its last {tokens} cut off, from {self.cut.strip()[:QUOTED]!a} on; "
+            f"SANA sees {len(self.kept)} of it"
         )
 
 

@@ -138,7 +138,7 @@ def pipeline(files, device):
 
 
 def test_a_seed_is_the_same_noise_on_every_device(pipeline, device):
-    found = pipeline.start_noise(pipeline.settings(), 2, seed=5)
+    found = pipeline.start(pipeline.resolve("a cat", batch_size=2, seed=5)).noise
     assert found.device.type == device.type and torch.equal(found.cpu(), noise((2, 32, 2, 3), 5))
 
 
@@ -154,7 +154,7 @@ def test_a_part_of_a_picture_is_redrawn(pipeline):
     picture, mask = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1)), torch.zeros(1, 64, 96)
     mask[..., :32] = 1.0
     found = pipeline("a cat", seed=1, image=picture, mask=mask, output="latent")
-    kept = pipeline.encode_image(picture, pipeline.settings(width=96, height=64))
+    kept = pipeline.encode_image(picture, pipeline.resolve("", width=96, height=64))
     assert torch.equal(found[..., 1:], kept[..., 1:]) and not torch.equal(found[..., :1], kept[..., :1])
 
 

@@ -96,7 +96,7 @@ def sprint(server):
 def sprint_run(core, guidance=4.5):
     """Two steps of the host's lcm, which draws its noise on the CPU from a seed of its own."""
     predict, drawn = core.predict(cfg=guidance), torch.Generator().manual_seed(3 + 1)
-    x = core.pipeline.start_noise(core.pipeline.settings(width=128, height=96), 1, 3)
+    x = core.pipeline.start(core.pipeline.resolve("", width=128, height=96, seed=3)).noise
     grid = core.simple(2)
     assert grid[1].item() == pytest.approx(0.78271, abs=1e-4)  # as released: t = 1.3 in its angles
     with torch.no_grad():

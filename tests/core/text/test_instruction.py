@@ -123,12 +123,13 @@ def test_what_was_cut_off_is_told(instruction, over):
     if not over:
         assert warning is None
     else:
-        assert f"the last {over} token{'s were' if over > 1 else ' was'} cut off, from '{tokens.cut}' on" in warning
+        tokens_were = f"{over} tokens were" if over > 1 else "token was"
+        assert f"its last {tokens_were} cut off, from '{tokens.cut}' on" in warning
 
 
 def test_a_long_rest_is_quoted_in_short_and_without_control_characters():
     warning = prompt_tokens(Letters(), "a" * 4 + "\x1b\n\u732b" * 1000, None, 5).cut_warning()
-    assert "the last 3000 tokens were cut off, from '\\x1b\\n\\u732b" in warning
+    assert "its last 3000 tokens were cut off, from '\\x1b\\n\\u732b" in warning
     assert len(warning) < 500 and warning.isascii() and warning.isprintable()
 
 
