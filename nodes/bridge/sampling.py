@@ -146,8 +146,8 @@ def generate(
     run = request.resolve(defaults, config)
     guidance_scale = run.guidance_scale
     latent = latent or empty_latent(run.width, run.height)
-    positive = _warned(clip, run.prompt[0], run.instruction)
-    negative = _warned(clip, run.negative_prompt[0], None)
+    positive = encode_prompt(clip, run.prompt[0], run.instruction)[0]
+    negative = encode_prompt(clip, run.negative_prompt[0], None)[0]
     if config.guidance_embed:
         positive = node_helpers.conditioning_set_values(positive, {"guidance": guidance_scale})
         guidance_scale = 1.0
@@ -168,15 +168,6 @@ def generate(
         seed=run.seed,
     )
     return {**{key: value for key, value in latent.items() if key != "downscale_ratio_spacial"}, "samples": samples}
-
-
-def _warned(clip: Any, text: str, instruction: str | None) -> list:
-    """CONDITIONING of a prompt, with a warning if its end is cut off."""
-    conditioning = encode_prompt(clip, text, instruction)[0]
-    warning = clip.tokenizer.prompt(text, instruction).cut_warning()
-    if warning:
-        log.warning(warning)
-    return conditioning
 
 
 def _check(model: Any, sampler: str, shift: float | None = None) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...sana_core.errors import CheckpointError
 from ...sana_core.text.detect import GEMMA_CONFIG_KEY, SPIECE_KEY
-from ...sana_core.text.instruction import PAD_ID, PromptTokens, instruction_text, prompt_tokens
+from ...sana_core.text.instruction import PAD_ID, PromptTokens, prompt_tokens
 from ...sana_core.text.tokenizer import tokenizer_from_bytes
 
 log = logging.getLogger("sana")
@@ -39,7 +39,8 @@ class SanaTokenizer:
         """instruction: None, "default", "diffusers", an own text, or AUTO.  kept_length: cut or padded to so many
         tokens.
         """
-        return prompt_tokens(self.pieces, text, chosen_instruction(text, instruction), kept_length=kept_length)
+        chosen = ("default" if text.strip() else None) if instruction == AUTO else instruction
+        return prompt_tokens(self.pieces, text, chosen, kept_length=kept_length)
 
     def tokenize_with_weights(
         self,
@@ -50,14 +51,8 @@ class SanaTokenizer:
         **_: Any,
     ) -> dict[str, list]:
         tokens = self.prompt(text, instruction, kept_length)
-        if tokens.truncated:
-            whole = self.pieces.encode(instruction_text(chosen_instruction(text, instruction)) + text)
-            log.warning(
-                "the prompt %.60a is too long: its last %d tokens were cut off, SANA sees %d of it",
-                text,
-                len(whole) - len(tokens.ids),
-                len(tokens.kept),
-            )
+        if warning := tokens.cut_warning():
+            log.warning(warning)
         kept, read = set(tokens.kept), len(tokens.ids) - tokens.num_padding
         ids = tokens.ids[:read] + [PADDING] * tokens.num_padding
         pairs = [(token, float(index in kept)) for index, token in enumerate(ids)]
@@ -71,8 +66,3 @@ class SanaTokenizer:
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.tensors
-
-
-def chosen_instruction(text: str, instruction: str | None) -> str | None:
-    """`instruction`, or for AUTO the default one unless the prompt is empty."""
-    return ("default" if text.strip() else None) if instruction == AUTO else instruction

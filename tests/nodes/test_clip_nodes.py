@@ -7,6 +7,7 @@ import pytest
 import torch
 from agreement import assert_agree, error
 from sana_pack.nodes.bridge import loading, sampling, text_encoder
+from sana_pack.sana_core import pipeline
 
 import nodes as comfy_nodes
 
@@ -82,9 +83,9 @@ def test_a_prompt_that_is_cut_off_is_said_once(clip, caplog, run):
     with caplog.at_level(logging.WARNING, logger="sana"):
         run(clip)
     (line,) = said(caplog)
-    numbers = re.search(r"too long: its last (\d+) tokens were cut off, SANA sees (\d+) of it", line)
-    cut, seen = map(int, numbers.groups())
-    assert "a white cat" in line and seen == 300
+    numbers = re.search(r"too long: SANA sees (\d+) tokens of it here, and the last (\d+) tokens were cut off", line)
+    seen, cut = map(int, numbers.groups())
+    assert seen == 300 and "a white cat" in line
     assert abs(cut + seen - len(clip.tokenizer.pieces.encode(LONG))) <= 2  # where the instruction ends is rounded
 
 
@@ -99,9 +100,9 @@ def test_the_number_of_tokens_cut_off_is_right(clip, caplog):
 
 def test_both_prompts_of_generate(clip, caplog, file):
     model = loading.load_model(file("diffusion_models", "sana.safetensors"))
-    settings = sampling.Settings(width=32, height=32, steps=1)
+    request = pipeline.Request(LONG, negative_prompt="b" + LONG, seed=0, width=32, height=32, steps=1)
     with caplog.at_level(logging.WARNING, logger="sana"):
-        sampling.generate(model, clip, LONG, "b" + LONG, seed=0, settings=settings)
+        sampling.generate(model, clip, request)
     assert len([line for line in said(caplog) if "too long" in line]) == 2
 
 
@@ -112,7 +113,7 @@ def test_a_negative_prompt_cut_to_the_positive_one(clip, caplog):
         assert not said(caplog)
         sampling.encode_prompt(clip, "a white cat " * 20, None, positive)
     (line,) = said(caplog)
-    assert line.endswith(f"SANA sees {positive[0][0].shape[1]} of it")
+    assert f"SANA sees {positive[0][0].shape[1]} tokens of it" in line
 
 
 def test_a_prompt_that_fits_is_not_spoken_of(clip, caplog):
