@@ -39,7 +39,8 @@ class SanaTokenizer:
         """instruction: None, "default", "diffusers", an own text, or AUTO.  kept_length: cut or padded to so many
         tokens.
         """
-        return prompt_tokens(self.pieces, text, chosen_instruction(text, instruction), kept_length=kept_length)
+        chosen = ("default" if text.strip() else None) if instruction == AUTO else instruction
+        return prompt_tokens(self.pieces, text, chosen, kept_length=kept_length)
 
     def tokenize_with_weights(
         self,
@@ -50,8 +51,7 @@ class SanaTokenizer:
         **_: Any,
     ) -> dict[str, list]:
         tokens = self.prompt(text, instruction, kept_length)
-        warning = tokens.cut_warning()
-        if warning:
+        if warning := tokens.cut_warning():
             log.warning(warning)
         kept, read = set(tokens.kept), len(tokens.ids) - tokens.num_padding
         ids = tokens.ids[:read] + [PADDING] * tokens.num_padding
@@ -66,8 +66,3 @@ class SanaTokenizer:
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.tensors
-
-
-def chosen_instruction(text: str, instruction: str | None) -> str | None:
-    """`instruction`, or for AUTO the default one unless the prompt is empty."""
-    return ("default" if text.strip() else None) if instruction == AUTO else instruction

@@ -113,7 +113,7 @@ def test_a_negative_prompt_cut_to_the_positive_one(clip, caplog):
         assert not said(caplog)
         sampling.encode_prompt(clip, "a white cat " * 20, None, positive)
     (line,) = said(caplog)
-    assert line.endswith(f"SANA sees {positive[0][0].shape[1]} of it")
+    assert f"SANA sees {positive[0][0].shape[1]} tokens of it" in line
 
 
 def test_a_prompt_that_fits_is_not_spoken_of(clip, caplog):
