@@ -6,16 +6,12 @@ import re
 import pytest
 import torch
 from agreement import assert_agree, error
-from sana_pack.nodes.bridge import loading, sampling, text_encoder
+from sana_pack.nodes.bridge import loading, sampling
+from sana_pack.sana_core import pipeline
 
 import nodes as comfy_nodes
 
 LONG = "a white cat " * 400
-
-
-@pytest.fixture(scope="module")
-def clip(file):
-    return text_encoder.load_text_encoder(file("text_encoders", "gemma.safetensors"))
 
 
 def encode(clip, text="a red apple"):
@@ -99,9 +95,9 @@ def test_the_number_of_tokens_cut_off_is_right(clip, caplog):
 
 def test_both_prompts_of_generate(clip, caplog, file):
     model = loading.load_model(file("diffusion_models", "sana.safetensors"))
-    settings = sampling.Settings(width=32, height=32, steps=1)
+    request = pipeline.Request(LONG, negative_prompt="b" + LONG, seed=0, width=32, height=32, steps=1)
     with caplog.at_level(logging.WARNING, logger="sana"):
-        sampling.generate(model, clip, LONG, "b" + LONG, seed=0, settings=settings)
+        sampling.generate(model, clip, request)
     assert len([line for line in said(caplog) if "too long" in line]) == 2
 
 
