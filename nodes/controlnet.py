@@ -19,23 +19,22 @@ class SanaNativeLoadControlNet(io.ComfyNode):
             node_id="SanaNativeLoadControlNet",
             display_name="Load SANA ControlNet",
             category="SANA",
-            description="Loads a ControlNet for SANA from a file of any layout. "
-            "The stock Load ControlNet Model does so too, always in upstream's order.",
+            description="Loads a ControlNet for SANA from a file of any layout. The stock Load ControlNet Model does "
+            "so too, always in upstream's order.",
             search_aliases=["sana controlnet", "load controlnet", "hed controlnet", "sana control net"],
             inputs=[
                 io.Combo.Input(
                     "control_net",
                     options=model_files("controlnet"),
-                    tooltip="In models/controlnet: an original .pth (the model inside it is not used) or a diffusers file. "
-                    "It must be as wide as the model: 0.6B with 0.6B, 1.6B with 1.6B.",
+                    tooltip="In models/controlnet: an original .pth (the model inside it is not used) or a diffusers "
+                    "file. It must be as wide as the model: 0.6B with 0.6B, 1.6B with 1.6B.",
                 ),
                 io.Combo.Input(
                     "order",
                     options=["upstream", "diffusers"],
                     default="upstream",
-                    tooltip="Where the ControlNet begins and acts. upstream: as NVIDIA trained it. "
-                    "diffusers: as diffusers' pipeline runs it, for the same pictures as there, or for a ControlNet "
-                    "trained there.",
+                    tooltip="Where the ControlNet begins and acts. upstream: as NVIDIA trained it. diffusers: as "
+                    "diffusers' pipeline runs it, for the same pictures as there, or for a ControlNet trained there.",
                     advanced=True,
                 ),
             ],
@@ -67,16 +66,16 @@ class SanaNativeSoftEdge(io.ComfyNode):
                     "lines",
                     options=["soft", "thin"],
                     default="soft",
-                    tooltip="What the edges look like. soft: several pixels wide and grey at their sides, as from HED; "
-                    "they are thinned first. thin: a pixel wide, as from Canny; thinning would delete those.",
+                    tooltip="What the edges look like. soft: several pixels wide and grey at their sides, as from "
+                    "HED; they are thinned first. thin: a pixel wide, as from Canny; thinning would delete those.",
                 ),
                 io.Int.Input(
                     "thickness",
                     default=2,
                     min=0,
                     max=24,
-                    tooltip="Width of the lines; the training used all of 0 to 24. "
-                    "1 to 3: about 11 pixels, 0: thinner, 4 and more: thicker.",
+                    tooltip="Width of the lines; the training used all of 0 to 24. 1 to 3: about 11 pixels, 0: "
+                    "thinner, 4 and more: thicker.",
                 ),
             ],
             outputs=[io.Image.Output(tooltip="The lines, for the image input of Apply ControlNet.")],

@@ -27,8 +27,8 @@ class SanaNativePerturbedAttention(io.ComfyNode):
             node_id="SanaNativePerturbedAttention",
             display_name="SANA Perturbed-Attention Guidance",
             category="SANA",
-            description="Clearer structure: guides away from what the model would draw with its attention switched off in a block. "
-            "Each step takes one more run of the model.",
+            description="Clearer structure: guides away from what the model would draw with its attention switched "
+            "off in a block. Each step takes one more run of the model.",
             search_aliases=["pag", "perturbed attention guidance", "sana pag", "guidance"],
             inputs=[
                 io.Model.Input("model", tooltip="A SANA model, with or without LoRA."),
@@ -43,8 +43,8 @@ class SanaNativePerturbedAttention(io.ComfyNode):
                 io.String.Input(
                     "layers",
                     default="",
-                    tooltip="Numbers of the blocks whose attention is perturbed, such as 8 or 8, 9. "
-                    "Empty: the released ones, 8 for 1.6B and 4.8B models, 14 for 0.6B models.",
+                    tooltip="Numbers of the blocks whose attention is perturbed, such as 8 or 8, 9. Empty: the "
+                    "released ones, 8 for 1.6B and 4.8B models, 14 for 0.6B models.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -53,7 +53,8 @@ class SanaNativePerturbedAttention(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="By how much the scale falls for each of the 1000 timesteps, not below 0. 0: it stays the same.",
+                    tooltip="By how much the scale falls for each of the 1000 timesteps, not below 0. 0: it stays the "
+                    "same.",
                     advanced=True,
                 ),
                 *_limits(),
@@ -78,8 +79,8 @@ class SanaNativeGuidanceInterval(io.ComfyNode):
             node_id="SanaNativeGuidanceInterval",
             display_name="SANA CFG Interval",
             category="SANA",
-            description="Classifier-free guidance in a part of the sampling alone. The other steps leave the negative prompt out "
-            "and take half the time; pictures get less saturated.",
+            description="Classifier-free guidance in a part of the sampling alone. The other steps leave the negative "
+            "prompt out and take half the time; pictures get less saturated.",
             search_aliases=["cfg interval", "guidance interval", "interval guidance", "limited interval guidance"],
             inputs=[io.Model.Input("model", tooltip="The model; it need not be SANA."), *_limits()],
             outputs=[io.Model.Output(tooltip="The model with the interval, for any sampler.")],

@@ -47,7 +47,8 @@ class SanaNativeResolution(io.ComfyNode):
             node_id="SanaNativeResolution",
             display_name="SANA Resolution",
             category="SANA",
-            description="Width and height of a size that the model was trained on, for nodes that take them as numbers.",
+            description="Width and height of a size that the model was trained on, for nodes that take them as "
+            "numbers.",
             search_aliases=["sana resolution select", "aspect ratio", "sana size"],
             inputs=[
                 io.Combo.Input(

@@ -48,16 +48,16 @@ def transformer_inputs() -> list[io.Input]:
             "native_size",
             options=["auto", "512", "1024", "2k", "4k"],
             default="auto",
-            tooltip="Picture size the model was made for. Original .pth files tell it; "
-            "choose 2k or 4k for a 2K or 4K model in another layout.",
+            tooltip="Picture size the model was made for. Original .pth files state it; choose 2k or 4k for a 2K or 4K "
+            "model in another layout.",
             advanced=True,
         ),
         io.Combo.Input(
             "weight_dtype",
             options=list(DTYPES),
             default="default",
-            tooltip="Number type of the transformer's weights in memory. default: the one it was trained in, float32 where the "
-            "device cannot; fp8_e4m3fn halves the memory.",
+            tooltip="Number type of the transformer's weights in memory. default: the one it was trained in, float32 "
+            "where the device cannot; fp8_e4m3fn halves the memory.",
             advanced=True,
         ),
         io.Combo.Input(
@@ -65,8 +65,9 @@ def transformer_inputs() -> list[io.Input]:
             options=["auto", *TRAINED_PRECISIONS],
             default="auto",
             optional=True,
-            tooltip="Number type that the model was trained in, which a float32 file of SANA 1.6B does not tell. float16: "
-            "Sana_1600M_1024px and its MultiLing. bfloat16: those with BF16 in their name. auto is safe for both.",
+            tooltip="Number type that the model was trained in, which a float32 file of SANA 1.6B does not state. "
+            "float16: Sana_1600M_1024px and its MultiLing. bfloat16: those with BF16 in their name. auto is safe for "
+            "both.",
             advanced=True,
         ),
     ]
@@ -81,19 +82,21 @@ class SanaNativeLoad(io.ComfyNode):
             node_id="SanaNativeLoad",
             display_name="Load SANA",
             category="SANA",
-            description="Loads a SANA model with its text encoder and autoencoder; size, version and file layout are recognised.",
+            description="Loads a SANA model with its text encoder and autoencoder; size, version and file layout are "
+            "recognised.",
             search_aliases=["sana loader", "load sana model", "sana checkpoint", "nvidia sana", "sprint"],
             inputs=[
                 io.Combo.Input(
                     "model",
                     options=model_files("diffusion_models"),
-                    tooltip="SANA's transformer, in models/diffusion_models: an original .pth, a diffusers file, or one saved by ComfyUI.",
+                    tooltip="SANA's transformer, in models/diffusion_models: an original .pth, a diffusers file, or "
+                    "one saved by ComfyUI.",
                 ),
                 io.Combo.Input(
                     "text_encoder",
                     options=model_files("text_encoders"),
-                    tooltip="Gemma-2 in models/text_encoders: gemma_2_2b_fp16.safetensors, the file that Lumina 2 uses; "
-                    "for the embedded model its own.",
+                    tooltip="Gemma-2 in models/text_encoders: gemma_2_2b_fp16.safetensors, the file that Lumina 2 "
+                    "uses; for the embedded model its own.",
                 ),
                 io.Combo.Input(
                     "vae",
@@ -132,15 +135,16 @@ class SanaNativeLoadModel(io.ComfyNode):
             node_id="SanaNativeLoadModel",
             display_name="Load SANA Model",
             category="SANA",
-            description="Loads SANA's transformer alone. Unlike Load Diffusion Model it can be told what a file does not tell: "
-            "the picture size of 2K and 4K models, and the number type of training.",
+            description="Loads SANA's transformer alone. Unlike Load Diffusion Model it lets you choose what a "
+            "file may not state: the picture size of 2K and 4K models, and the number type of training.",
             search_aliases=["sana transformer", "sana checkpoint loader", "load sana diffusion model", "unet loader"],
             inputs=[
                 io.Combo.Input(
                     "model",
                     options=model_files("diffusion_models"),
-                    tooltip="SANA's transformer, in models/diffusion_models. From older workflows also its repository, "
-                    "such as Efficient-Large-Model/Sana_1600M_1024px_BF16, whose file must be in that folder.",
+                    tooltip="SANA's transformer, in models/diffusion_models. From older workflows also its "
+                    "repository, such as Efficient-Large-Model/Sana_1600M_1024px_BF16, whose file must be in that "
+                    "folder.",
                 ),
                 *transformer_inputs(),
             ],
@@ -165,15 +169,16 @@ class SanaNativeLoadVAE(io.ComfyNode):
             node_id="SanaNativeLoadVAE",
             display_name="Load SANA VAE",
             category="SANA",
-            description="Loads SANA's DC-AE alone. Load VAE does the same; this one also knows the names that older workflows have for it.",
+            description="Loads SANA's DC-AE alone. Load VAE does the same; this one also knows the names that older "
+            "workflows have for it.",
             search_aliases=["dc-ae loader", "dcae", "sana vae loader", "extra vae loader"],
             inputs=[
                 io.Combo.Input(
                     "vae",
                     options=model_files("vae"),
-                    tooltip="DC-AE in models/vae: dc-ae-f32c32-sana 1.0, 1.1 or Lite. From older workflows also its repository, "
-                    "such as mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers, whose file must be in that folder under this "
-                    "name.",
+                    tooltip="DC-AE in models/vae: dc-ae-f32c32-sana 1.0, 1.1 or Lite. From older workflows also its "
+                    "repository, such as mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers, whose file must be in that "
+                    "folder under this name.",
                 ),
             ],
             outputs=[io.Vae.Output(tooltip="DC-AE, for VAE Encode and VAE Decode.")],

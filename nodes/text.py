@@ -37,15 +37,17 @@ class SanaNativeTextEncode(io.ComfyNode):
                     "instruction",
                     options=[*INSTRUCTIONS, OWN],
                     default="upstream",
-                    tooltip="What stands before the prompt. upstream: the wording of the released code. diffusers: the same with other "
-                    "quotation marks. none: for negative prompts. own text: what is connected to own_instruction.",
+                    tooltip="What stands before the prompt. upstream: the wording of the released code. diffusers: "
+                    "the same with other quotation marks. none: for negative prompts. own text: what is connected to "
+                    "own_instruction.",
                 ),
                 io.Boolean.Input(
                     "lowercase",
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Lower-case the prompt and strip the spaces around it, as diffusers does. Capitals in lettering are lost.",
+                    tooltip="Lower-case the prompt and strip the spaces around it, as diffusers does. Capitals in "
+                    "lettering are lost.",
                 ),
                 io.String.Input(
                     "own_instruction",
@@ -56,8 +58,8 @@ class SanaNativeTextEncode(io.ComfyNode):
                 io.Conditioning.Input(
                     "positive",
                     optional=True,
-                    tooltip="For a negative prompt: the encoded prompt, to whose length this one is padded or cut as in the released code. "
-                    "Unconnected: only the negative prompt's own tokens, as in diffusers.",
+                    tooltip="For a negative prompt: the encoded prompt, to whose length this one is padded or cut as "
+                    "in the released code. Unconnected: only the negative prompt's own tokens, as in diffusers.",
                 ),
             ],
             outputs=[

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 
 LONGEST = 999  # characters of a message
-LONGEST_NAME = 160  # characters of one name in a list of them
+LONGEST_NAME = 200  # characters of one name in a list of them
 NAMED = 6  # names that a message lists
 
 

@@ -74,8 +74,8 @@ class ComfyDCAE(DCAE):
         tile_t: int | None = None,
         overlap_t: int | None = None,
     ) -> Tensor:
-        """`decode` in exact tiles on the host's intermediate device. The host calls it for VAE Decode (Tiled), for other
-        packs, and after running out of memory.
+        """`decode` in exact tiles on the host's intermediate device. The host calls it for VAE Decode (Tiled), for
+        other packs, and after running out of memory.
 
         tile_x, tile_y: in latent cells; both None: tiles of the usual size. The host passes on the rest, which is for
         blended tiles and for videos, if a caller gives it: exact tiles need none of it.
@@ -85,8 +85,8 @@ class ComfyDCAE(DCAE):
             dtype=comfy.model_management.intermediate_dtype(),
             device=comfy.model_management.intermediate_device(),
         )
-        rows, columns = self.geometry.in_pixels((tile_y or 0, tile_x or 0))
-        return self.decode(latent, out, tile=usable_tile(*[side for side in (rows, columns) if side] or [USUAL_TILE]))
+        sides = [side for side in self.geometry.in_pixels((tile_y or 0, tile_x or 0)) if side]
+        return self.decode(latent, out, tile=usable_tile(*sides or [USUAL_TILE]))
 
     def _largest_tile(self, peak_bytes: PeakBytes, height: int, width: int, like: Tensor) -> int | None:
         """Largest tile of at most USUAL_TILE for which the memory is free. None: the whole picture at once."""
@@ -107,7 +107,7 @@ class SanaVAE(comfy.sd.VAE):
 
 
 def picture_shape(config: AutoencoderConfig, shape: Sequence[int]) -> tuple[int, int, int, int]:
-    """Latent (B, 32, h, w) -> picture (B, 3, 32 h, 32 w), the shapes. Raises InputError for latents of another model."""
+    """Shape (B, 32, h, w) of a latent -> (B, 3, 32 h, 32 w) of its picture. Raises InputError for other latents."""
     channels = config.geometry.channels
     if len(shape) != 4 or shape[1] != channels:
         raise InputError(
@@ -155,10 +155,9 @@ def encode_memory(config: AutoencoderConfig, shape: Sequence[int], dtype: torch.
     Raises InputError for a picture smaller than a latent cell.
     """
     _, channels, height, width = shape
-    if min(height, width) < config.geometry.downscale:  # the host has cut them down to multiples
-        raise InputError(
-            f"SANA's autoencoder encodes pictures of at least {config.geometry.downscale} x {config.geometry.downscale} pixels: enlarge this one"
-        )
+    cell = config.geometry.downscale
+    if min(height, width) < cell:  # the host has cut them down to multiples
+        raise InputError(f"SANA's autoencoder encodes pictures of at least {cell} x {cell} pixels: enlarge this one")
     picture = channels * height * width * dtype.itemsize
     return int(MARGIN * encode_peak_bytes(config, height, width, USUAL_TILE, dtype)) + picture
 

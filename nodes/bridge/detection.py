@@ -38,7 +38,7 @@ def detect(
     """The host's `unet_config` for a SANA transformer: its configuration and how it was released to be sampled.
 
     metadata: of the safetensors file.  variant: "512", "1024", "2k" or "4k", trained_precision: "float16" or
-    "bfloat16", where the file does not tell.  Raises CheckpointError.
+    "bfloat16", for a file that does not state it.  Raises CheckpointError.
     """
     canonical = canonical_transformer(tensors)
     saved = canonical.tensors.get(CONFIG_KEY)
@@ -70,8 +70,8 @@ def canonical_weights(tensors: Mapping[str, Tensor], config: TransformerConfig) 
 def config_tensor(
     weights: Mapping[str, Tensor], config: TransformerConfig, sampling: SamplingDefaults
 ) -> dict[str, Tensor]:
-    """The tensor to save beside `weights` so that a file written without metadata is recognised again; none where
-    shapes tell it all.
+    """The tensor to save beside `weights` so that a file written without metadata is recognised again; none if the
+    shapes show everything.
     """
     derived = detect_transformer(weights)
     if (derived.config, derived.sampling) == (config, sampling):

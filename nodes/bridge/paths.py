@@ -39,7 +39,9 @@ def published_part(kind: str, name: str) -> PublishedFile | None:
 
 
 def choice_error(kind: str, name: str) -> str | None:
-    """What is wrong with a value of a node's input, for the host's check; None for a listed file or a published name."""
+    """What is wrong with the value of a node's input, for the host's check; None if it is a listed file or a published
+    name.
+    """
     if name in model_files(kind) or published_part(kind, name):
         return None
     shown = shortened(printable(name))

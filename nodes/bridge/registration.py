@@ -6,7 +6,8 @@ and passes everything else through: `model_detection.detect_unet_config`, `sd.VA
 alone: `lora.model_lora_keys_unet` and `lora.model_lora_keys_clip` (further names), `lora.load_lora` (what names cannot
 say: fused layers, exact DoRA, wrong files), `utils.load_torch_file` (PEFT's configuration goes with the tensors of a
 file) and two functions of the node Train LoRA (an existing LoRA goes on from its own effect). If a hook cannot be
-installed, the pack's own loader nodes still work.
+installed, the pack's own loader nodes still work: while they load a file, they put their own result in the place of
+`model_detection.model_config_from_unet`.
 """
 
 from __future__ import annotations
@@ -59,14 +60,14 @@ def install() -> None:
 
 
 def other_copy() -> Path | None:
-    """Folder of another copy of this pack that has installed its hooks in this process, or None.
+    """Folder of another copy of this pack whose hooks are installed, or None.
 
-    Two copies cannot work side by side: the hooks make models of the first copy's classes, which the nodes of the
-    second copy take for another family's.
+    Two copies cannot work side by side: the hooks of the first one make models of its own classes, and the nodes of the
+    second one refuse them as models of another family.
     """
     for config in comfy.supported_models.models:
-        is_sana = config.__name__ == Sana.__name__ and config.__module__.endswith(".nodes.bridge.model")
-        if is_sana and config is not Sana:
+        same = config.__name__ == Sana.__name__ and config.__module__.endswith(".nodes.bridge.model")
+        if same and config is not Sana:
             return Path(config.__init__.__code__.co_filename).parents[2]
     return None
 
@@ -95,9 +96,9 @@ def _wrap_model_detection() -> None:
 
 @contextmanager
 def recognised_as(model_config: Sana) -> Iterator[None]:
-    """The host's loaders take a file for `model_config` as long as this lasts, and do not look at it themselves.
+    """Inside this block the host's loaders use `model_config` instead of their own detection.
 
-    The pack's own loader needs no other hook. The host loads models in one thread.
+    So the pack's own loader works without the other hooks. The host loads models in one thread.
     """
     host = comfy.model_detection.model_config_from_unet
 

@@ -28,7 +28,7 @@ from .tokenizer import NAME, SanaTokenizer
 
 
 def load_text_encoder(path: str, disable_dynamic: bool = False) -> comfy.sd.CLIP:
-    """Gemma-2 with its tokenizer from one file, as the host's CLIP: from Gemma's own file, or from a checkpoint that the
+    """Gemma-2 with its tokenizer from one file, as the host's CLIP. The file is Gemma's own, or a checkpoint that the
     host has saved. disable_dynamic: as in `load_model`. Raises CheckpointError.
     """
     checkpoint = read_model(path)

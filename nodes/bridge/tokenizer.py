@@ -1,4 +1,4 @@
-"""Prompts to Gemma's tokens through the host's tokenizer interface, with SANA's instruction and window of 300 tokens."""
+"""Prompts to Gemma's tokens, through the host's tokenizer interface."""
 
 from __future__ import annotations
 

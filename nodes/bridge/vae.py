@@ -62,7 +62,7 @@ def dcae_weights(tensors: Mapping[str, Tensor]) -> tuple[AutoencoderConfig, dict
 def fill_vae(
     vae: comfy.sd.VAE, config: AutoencoderConfig, weights: dict[str, Tensor], device: Any = None, dtype: Any = None
 ) -> None:
-    """Make a VAE object one of DC-AE. The host's own `__init__`, for its simplest kind, gives each attribute a value."""
+    """Make a VAE object one of DC-AE. The host's own `__init__`, for its simplest VAE, gives each attribute a value."""
     comfy.sd.VAE.__init__(vae, sd={"pixel_space_vae": torch.tensor(1.0)}, device=device, dtype=dtype)
     vae.__class__ = SanaVAE  # of this object alone; the host's shallow copies of it keep the class
     _set_geometry(vae, config)

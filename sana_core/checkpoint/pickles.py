@@ -42,6 +42,9 @@ WRAPPERS = (
     "model_ema",
 )
 DEEPEST = 5  # levels of dicts in dicts
+PLAIN_TYPES = frozenset({"bool", "bytes", "dict", "float", "frozenset", "int", "list", "object", "set", "slice", "str",
+                         "tuple"})  # fmt: skip
+PYTHON_2 = frozenset({"__builtin__", "commands", "popen2"})  # modules by their names in old pickles
 # Modules of Python's library with classes of plain data, which settings and states of trainers are made of.
 DATA = frozenset({"argparse", "collections", "copyreg", "datetime", "decimal", "enum", "fractions", "pathlib", "random",
                   "types", "typing", "uuid"})  # fmt: skip
@@ -79,7 +82,7 @@ def read_pickle(path: Path, meta: bool) -> tuple[dict[str, Tensor], dict[str, st
         raise CheckpointError(f"{path} holds no state dict of tensors: it is not a model file")
     statement = {}
     for key in [key for key in tensors if key.rpartition(".")[2] == CONFIG_KEY]:
-        statement.update(saved_statement(tensors.pop(key)))
+        statement.update(saved_statement(tensors.pop(key), f"{path}: the tensor {key}"))
     if meta:
         tensors = {key: t if key.rpartition(".")[2] in TEXTS else t.to("meta") for key, t in tensors.items()}
     return tensors, statement
@@ -131,14 +134,17 @@ def _foreign_names(path: Path) -> list[str]:
             f"{path} is a zip archive without a PyTorch model in it: unpack it, or choose another file"
         )
     names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-    hostile = [name for name in names if _is_library(name.partition(".")[0]) and name.partition(".")[0] not in DATA]
-    if hostile:
-        raise pickle.UnpicklingError(listed(sorted(hostile)))
+    if hostile := sorted(filter(_is_hostile, names)):
+        raise pickle.UnpicklingError(listed(hostile))
     return names
 
 
-def _is_library(module: str) -> bool:
-    return module in sys.stdlib_module_names or module == "__builtin__"
+def _is_hostile(name: str) -> bool:
+    """Is it a function or class of Python's library that is not plain data?"""
+    module, _, rest = name.partition(".")
+    if module in ("builtins", "__builtin__"):
+        return rest not in PLAIN_TYPES
+    return module in (sys.stdlib_module_names | PYTHON_2) - DATA
 
 
 def _load_inert(path: Path, mapped: bool, names: list[str]) -> Any:
@@ -152,7 +158,7 @@ def _load_inert(path: Path, mapped: bool, names: list[str]) -> Any:
         return _load_with(path, mapped, kinds)
 
 
-def _load_with(path: Path, mapped: bool, allowed: list[tuple[Any, str]]) -> Any:
+def _load_with(path: Path, mapped: bool, allowed: list[Any]) -> Any:
     # torch.load takes a path that ends in .safetensors at its word, and maps into memory from a path alone
     with _LOCK, torch.serialization.safe_globals(allowed):
         if mapped and path.suffix != ".safetensors":

@@ -41,7 +41,7 @@ def read_safetensors(path: Path, meta: bool) -> tuple[dict[str, Tensor], dict[st
             f"{path} is not a whole safetensors file ({error}): it is truncated or damaged, download it again"
         ) from error
     for key in [key for key in tensors if key.rpartition(".")[2] == CONFIG_KEY]:
-        metadata.update(saved_statement(tensors.pop(key)))
+        metadata.update(saved_statement(tensors.pop(key), f"{path}: the tensor {key}"))
     return tensors, metadata
 
 

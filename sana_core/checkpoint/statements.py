@@ -37,9 +37,9 @@ def stated_config(metadata: Mapping[str, str], config: Mapping | None = None) ->
     return {name: value for name, value in stated.items() if value is not None}
 
 
-def saved_statement(tensor: Tensor) -> dict[str, str]:
+def saved_statement(tensor: Tensor, where: str = f"the tensor {CONFIG_KEY}") -> dict[str, str]:
     """The content of a CONFIG_KEY tensor, in the form of safetensors metadata. Raises CheckpointError if it is none."""
-    content = read_object(tensor.cpu().numpy().tobytes(), f"the tensor {CONFIG_KEY}")
+    content = read_object(tensor.cpu().numpy().tobytes(), where)
     return {name: json.dumps(value) for name, value in content.items()}
 
 

@@ -8,24 +8,29 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-# Each kind of adapter, and the sets of tensors that make it. Each factor of a LoKr may be given as a product of two.
-KINDS: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
-    ("LoRA", (("up", "down"),)),
-    ("LoHa", (("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),)),
+# Each kind of adapter, the sets of tensors of which one makes it, and the tensors that may stand beside them. Each factor
+# of a LoKr may be given as a product of two.
+KINDS: tuple[tuple[str, tuple[tuple[str, ...], ...], tuple[str, ...]], ...] = (
+    ("LoRA", (("up", "down"),), ("mid", "up_bias", "singular_values")),
+    ("LoHa", (("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),), ("hada_t1", "hada_t2")),
     ("LoKr", tuple((*first, *second) for first in (("lokr_w1",), ("lokr_w1_a", "lokr_w1_b"))
-                   for second in (("lokr_w2",), ("lokr_w2_a", "lokr_w2_b")))),
-    ("full difference", (("diff",), ("diff_b",))),
-    ("bias", (("bias",),)),
+                   for second in (("lokr_w2",), ("lokr_w2_a", "lokr_w2_b"))), ("lokr_t2",)),
+    ("full difference", (("diff",), ("diff_b",)), ()),
+    ("bias", (("bias",),), ()),
 )  # fmt: skip
+LENGTHS = ("dora_scale", "magnitude")  # of rows or columns, which makes a DoRA
+_BESIDE_ALL = {"alpha", "diff_b", "bias", *LENGTHS}
 RANKED = ("down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")  # the first dimension of the first one present is the rank
 
 
-def kind_of(roles: Collection[str]) -> str | None:
-    """Name of the method that these tensors make, None for an incomplete set. "DoRA" stands before it if they also set
-    the lengths of rows or columns.
-    """
-    found = next((kind for kind, sets in KINDS if any(set(needed) <= set(roles) for needed in sets)), None)
-    return f"DoRA {found}" if found and {"dora_scale", "magnitude"} & set(roles) else found
+def kind_of(roles: Collection[str]) -> tuple[str | None, set[str]]:
+    """Name of the method that tensors of these roles make, None for an incomplete set, and the roles it uses."""
+    for kind, sets, beside in KINDS:
+        for needed in sets:
+            if set(needed) <= set(roles):
+                used = set(roles) & {*needed, *beside, *_BESIDE_ALL}
+                return (f"DoRA {kind}" if used & set(LENGTHS) else kind), used
+    return None, set()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +48,7 @@ class Factors:
     @property
     def kind(self) -> str | None:
         """Name of the method; None for an incomplete set of tensors."""
-        return kind_of(self.tensors)
+        return kind_of(self.tensors)[0]
 
     @property
     def rank(self) -> int | None:
@@ -71,7 +76,8 @@ class Factors:
         if not {"lokr_w1", "lokr_w1_a"} & t.keys():
             return t.get("diff")
         first, second = _kronecker_part(t, 1), _kronecker_part(t, 2)
-        return self.scale * torch.kron(first.reshape(*first.shape, *[1] * (second.ndim - first.ndim)), second)
+        first = first.reshape(*first.shape, *[1] * (second.ndim - first.ndim))
+        return self.scale * torch.kron(first, second.contiguous())
 
     def bias_change(self, bias: Tensor) -> Tensor | None:
         """What is added to `bias` (out,), float32, at strength 1; None if it does not change.

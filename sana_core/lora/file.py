@@ -73,9 +73,10 @@ def parse_lora(tensors: Mapping[str, Tensor], stated: str | bytes | None = None,
         if place is not None and (other := found.setdefault(place.module, {}).setdefault(place.role, key)) != key:
             raise CheckpointError(f"{source}: {other} and {key} are the same tensor of one module; save it again")
     kinds = {name: kind_of(keys) for name, keys in found.items()}
-    if all(kind in (None, "bias") for kind in kinds.values()):  # any model has biases
+    if all(kind in (None, "bias") for kind, _ in kinds.values()):  # any model has biases
         found = {}
-    keys = {name: tuple(keys.values()) for name, keys in found.items() if kinds[name] is not None}
+    found = {name: {role: keys[role] for role in keys if role in kinds[name][1]} for name, keys in found.items()}
+    keys = {name: tuple(keys.values()) for name, keys in found.items() if keys}
     modules = {
         name: _factors(source, {role: (key, tensors[key]) for role, key in found[name].items()}, config.scaling(name))
         for name in keys

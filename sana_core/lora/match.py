@@ -15,6 +15,7 @@ from .factors import Factors
 from .file import Lora
 from .names import TEXT_ENCODER, aliases, module_names
 from .report import NETWORKS, LoraReport
+from .shapes import change_shape, fits
 
 RELEASES_BY_WIDTH = {1152: "SANA 0.6B", 2240: "SANA 1.6B or 4.8B"}
 _BLOCK = re.compile(r"(?:transformer_blocks|blocks|layers)[._](\d{1,9})[._]")
@@ -72,21 +73,17 @@ def fused_shape(parameters: Mapping[str, Tensor], match: Match) -> torch.Size:
 
 
 def _check_weight(lora: Lora, match: Match, parameters: Mapping[str, Tensor]) -> None:
-    """The change is computed on the meta device, which costs nothing and meets every shape error there is."""
-    expected = torch.empty(fused_shape(parameters, match), dtype=torch.float32, device="meta")
-    factors = match.factors.to("meta")
+    expected = tuple(fused_shape(parameters, match))
     try:
-        delta = factors.delta()
-        if delta is None or _matrix_shape(delta) == _matrix_shape(expected) or _is_grouped(delta, expected):
-            factors.change(expected)
-        else:
-            raise CheckpointError(_mismatch(lora, match.name, delta.shape, expected.shape))
-    except (RuntimeError, IndexError) as error:
-        shapes = ", ".join(f"{role} {tuple(tensor.shape)}" for role, tensor in factors.tensors.items())
+        fitting = fits(match.factors, expected)
+    except ValueError as error:
+        shapes = ", ".join(f"{role} {tuple(tensor.shape)}" for role, tensor in match.factors.tensors.items())
         raise CheckpointError(
-            f"{lora.source}: the tensors of {match.name} ({shapes}) do not make a change of a {tuple(expected.shape)} "
-            "weight; the file is damaged or of another model. Nothing was changed"
+            f"{lora.source}: the tensors of {match.name} ({shapes}) do not make a change of a {expected} weight "
+            f"({error}); the file is damaged or of another model. Nothing was changed"
         ) from error
+    if not fitting:
+        raise CheckpointError(_mismatch(lora, match.name, change_shape(match.factors) or (), expected))
 
 
 def _check_bias(lora: Lora, match: Match, parameters: Mapping[str, Tensor]) -> None:
@@ -101,19 +98,6 @@ def _check_bias(lora: Lora, match: Match, parameters: Mapping[str, Tensor]) -> N
             )
         if found != (size,):
             raise CheckpointError(_mismatch(lora, f"{match.name} (bias)", found, (size,)))
-
-
-def _matrix_shape(tensor: Tensor) -> tuple[int, ...]:
-    return tuple(tensor.flatten(1).shape) if tensor.ndim > 1 else tuple(tensor.shape)
-
-
-def _is_grouped(delta: Tensor, weight: Tensor) -> bool:
-    """OneTrainer's factors of a depthwise convolution: the up-projection has out / groups = 1 rows, the down-projection
-    all channels.
-
-    Their product has the weight's elements in its order, which is how Microsoft's loralib and ComfyUI take it.
-    """
-    return weight.ndim == 4 and weight.shape[1] == 1 and delta.shape[0] == 1 and delta.numel() == weight.numel()
 
 
 def _mismatch(lora: Lora, name: str, found: Sequence[int], expected: Sequence[int]) -> str:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 MAX_LENGTH = 500  # characters of a pattern, and of a name that is matched
-MAX_DEPTH = 20  # groups within groups
+MAX_DEPTH = 8  # groups within groups
 MAX_STEPS = 2_000_000  # for all patterns of a file and all its modules: about a second
+READING, TURN = 50, 10  # what reading a pattern and one turn of a group cost, in steps
 _TOKEN = re.compile(r"\w+(?![\w*+?{])|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?[:=!]|\{\d*,?\d*\}|.", re.DOTALL)
 _COUNTS = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 
@@ -80,7 +81,7 @@ class Patterns:
 def _compiled(pattern: str, budget: Budget) -> Callable[[Text], bool]:
     if len(pattern) > MAX_LENGTH:
         raise PatternError(f"a pattern for module names has {len(pattern)} characters, at most {MAX_LENGTH} are read")
-    budget.spend(len(pattern))
+    budget.spend(READING + TURN * len(pattern))
     tokens = _TOKEN.findall(pattern)[::-1]
     matcher = _alternatives(tokens, 0)
     if tokens:
@@ -105,8 +106,9 @@ def _alternatives(tokens: list[str], depth: int) -> Matcher:
         return branches[0]
 
     def match(text: Text, begins: int) -> int:
+        text.budget.spend(TURN)
         ends = 0
-        for branch in branches:
+        for branch in branches if begins else ():
             ends |= branch(text, begins)
         return ends
 
@@ -193,15 +195,15 @@ def _repeated(item: Matcher, low: int, high: int | None) -> Matcher:
 
     def match(text: Text, begins: int) -> int:
         turns = len(text.characters) + 1
-        for _ in range(min(low, turns)):
-            text.budget.spend()
+        for _ in range(min(low, turns) if begins else 0):
+            text.budget.spend(TURN)
             begins = item(text, begins)
         ends = new = begins
         for _ in range(turns if high is None else min(max(high - low, 0), turns)):
-            text.budget.spend()
-            new = item(text, new) & ~ends
             if not new:
                 break
+            text.budget.spend(TURN)
+            new = item(text, new) & ~ends
             ends |= new
         return ends
 

@@ -189,7 +189,7 @@ class SanaPipeline:
         """A picture -> its latent (1 or B, 32, h, w) of about unit variance, float32. size: has width and height."""
         pixels = picture_tensor(image, size.width, size.height)
         with self._turn(self.autoencoder):
-            pixels = pixels.to(self.device, self.autoencoder.decoder.conv_in.weight.dtype)
+            pixels = pixels.to(self.device, _dtype(self.autoencoder))
             tile = self._tile(pixels, size.width, size.height, encode=True)
             return with_smaller_tiles(lambda tile: _one_by_one(self.autoencoder.encode, pixels, tile), tile)
 
@@ -207,7 +207,7 @@ class SanaPipeline:
         """Latents (B, 32, h, w) of about unit variance -> PIL pictures, or (B, 3, 32 h, 32 w) in 0..1, float32."""
         height, width = self.autoencoder.geometry.in_pixels(latents.shape)
         with self._turn(self.autoencoder):
-            latents = latents.to(self.device, self.autoencoder.decoder.conv_in.weight.dtype)
+            latents = latents.to(self.device, _dtype(self.autoencoder))
             tile = self._tile(latents, width, height)
             image = with_smaller_tiles(lambda tile: _one_by_one(self.autoencoder.decode, latents, tile), tile)
         image = (image * 0.5 + 0.5).clamp(0.0, 1.0)
@@ -233,6 +233,10 @@ class SanaPipeline:
     ) -> EncodedText:
         states, mask = self.text_encoder.encode(list(prompts), instruction=instruction, kept_lengths=kept_lengths)
         return states.to(self.transformer.scale_shift_table.dtype), mask
+
+
+def _dtype(network: nn.Module) -> torch.dtype:
+    return next(network.parameters()).dtype
 
 
 def _repeated(text: EncodedText, repeats: int) -> EncodedText:

@@ -85,7 +85,8 @@ class Request:
         checks.choice("negative_mask", request.negative_mask, NEGATIVE_MASKS)
         if request.seed is not None:
             noise((0,), request.seed)  # draws nothing, and refuses a seed out of range
-        latent_size(*(1024 if side is None else side for side in (request.width, request.height)))
+        width, height = (1024 if side is None else side for side in (request.width, request.height))
+        latent_size(width, height)
         resolve_strength(request.image, request.strength, request.mask)
         return request
 

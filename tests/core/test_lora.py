@@ -19,6 +19,8 @@ from sana_core.cli import main
 from sana_core.errors import CheckpointError, InputError
 from sana_core.kit import Kit
 from sana_core.lora import apply_lora, load_lora, names
+from sana_core.lora.factors import Factors
+from sana_core.lora.shapes import change_shape, fits
 from sana_core.pipeline import load_pipeline
 from sana_core.text.gemma import GemmaTextEncoder
 from sana_core.transformer.model import SanaTransformer
@@ -73,19 +75,20 @@ def test_dialects(lora, dialect, release):
     assert set(report.ranks.values()) == {RANK} and set(report.kinds.values()) == {"LoRA"}
 
 
-@pytest.mark.parametrize("metadata, scale", [
-    (tiny_lora.stated(), ALPHA / RANK),
-    (tiny_lora.stated(alpha=8, alpha_pattern={"attn1.to_q": 12, "attn1": 16}, rank_pattern={"attn1.to_q": 4}), 3.0),
-    (tiny_lora.stated(use_rslora=True), ALPHA / RANK**0.5),
-    ({"lora_adapter_metadata": json.dumps({"text_encoder.lora_alpha": 64, "transformer.lora_alpha": 2})}, ALPHA / RANK),
-    ({}, 1.0),
+@pytest.mark.parametrize("metadata, alpha, scale", [
+    (tiny_lora.stated(), ALPHA, ALPHA / RANK),
+    (tiny_lora.stated(alpha=8, alpha_pattern={"attn1.to_q": 12, "attn1": 16}, rank_pattern={"attn1.to_q": 4}), 12, 3.0),
+    (tiny_lora.stated(r=16, alpha=8, rank_pattern={f"^{TO_Q}": 2}), 8, 4.0),
+    (tiny_lora.stated(use_rslora=True), ALPHA, ALPHA / RANK**0.5),
+    ({"lora_adapter_metadata": json.dumps({"text_encoder.lora_alpha": 64, "transformer.lora_alpha": 2})}, 2, ALPHA / RANK),
+    ({}, None, 1.0),
 ])  # fmt: skip
-def test_alpha_in_the_metadata(lora, metadata, scale):
+def test_alpha_in_the_metadata(lora, metadata, alpha, scale):
     model = tiny.transformer()
     before, (down, up) = weights(model), tiny_lora.factors(model)[TO_Q]
     report = apply_lora(model, lora(tiny_lora.peft({TO_Q: (down, up)}, folded=False), metadata))
     assert_added(model, before, {TO_Q: scale * up @ down})
-    assert report.alphas == {TO_Q: pytest.approx(scale * RANK) if metadata else None}
+    assert report.alphas == {TO_Q: alpha}
 
 
 def test_a_peft_folder(tmp_path):
@@ -145,6 +148,29 @@ def test_kinds(lora, kind, strength):
     report = apply_lora(model, lora(only(TO_Q, alpha=torch.tensor(2.0), **tensors)), strength)
     assert_added(model, before, {TO_Q: formula(tensors)}, strength)
     assert report.kinds == {TO_Q: kind.removesuffix(" of full factors")}
+
+
+SHAPES = {
+    **{kind: tensors for kind, (tensors, _) in KINDS.items()},
+    "LoRA": {"up": rand(8, 4), "down": rand(4, 6)},
+    "LoRA of a convolution": {"up": rand(8, 4, 1, 1), "down": rand(4, 1, 3, 3)},
+    "LoRA with a core": {"up": rand(8, 5, 1, 1), "mid": rand(5, 4, 3, 3), "down": rand(4, 2, 1, 1)},
+    "LoHa with cores": {"hada_w1_a": rand(4, 8), "hada_w1_b": rand(4, 6), "hada_t1": rand(4, 4, 3, 3),
+                        "hada_w2_a": rand(4, 8), "hada_w2_b": rand(4, 6), "hada_t2": rand(4, 4, 3, 3)},
+    "LoKr of a convolution": {"lokr_w1": rand(2, 3), "lokr_w2": rand(4, 5, 3, 3)},
+    "LoKr with a core": {"lokr_w1_a": rand(2, 4), "lokr_w1_b": rand(4, 3), "lokr_t2": rand(4, 4, 3, 3),
+                         "lokr_w2_a": rand(4, 8), "lokr_w2_b": rand(4, 6)},
+    "bias alone": {"diff_b": rand(8)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_the_shape_of_a_change(kind):
+    factors = Factors(tensors=SHAPES[kind])
+    delta = factors.delta()
+    assert change_shape(factors) == (None if delta is None else delta.shape)
+    assert fits(factors, (8, 6) if delta is None else delta.shape)
+    assert delta is None or not fits(factors, (*delta.shape[:-1], delta.shape[-1] + 1))
 
 
 def test_tucker_factors_of_a_convolution(lora):

@@ -25,7 +25,7 @@ core_text = pytest.importorskip("sana_pack.sana_core.text.load", reason=REASON)
 folder_paths = pytest.importorskip("folder_paths", reason=REASON)
 comfy_nodes = pytest.importorskip("nodes", reason=REASON)
 comfy_lora = pytest.importorskip("comfy.lora", reason=REASON)
-sd = pytest.importorskip("comfy.sd", reason=REASON)
+comfy_utils = pytest.importorskip("comfy.utils", reason=REASON)
 model_base = pytest.importorskip("comfy.model_base", reason=REASON)
 
 TO_Q, DEPTH = "transformer_blocks.0.attn1.to_q", "transformer_blocks.0.ff.conv_depth"
@@ -277,7 +277,7 @@ def test_hooks_name_what_they_do_not_use(model, caplog):
     tensors = {**tiny_lora.kohya(factors()), "lora_unet_nothing.alpha": ALPHA, "lora_te_layers_0_x.alpha": ALPHA}
     with caplog.at_level(logging.WARNING, logger="sana"):
         assert len(comfy_lora.load_lora(tensors, keys, log_missing=False)) == 24
-    assert "1 keys of a LoRA fit nothing in this model and are not used: lora_unet_nothing.alpha" in caplog.text
+    assert "1 keys fit nothing in this model and are not used: lora_unet_nothing.alpha" in caplog.text
 
 
 # --- the hooks themselves
@@ -292,37 +292,46 @@ def test_the_key_map_alone_serves_nodes_with_their_own_loader(model):
     assert keys["blocks.1.mlp.point_conv.conv"] == "diffusion_model.transformer_blocks.1.ff.conv_point.weight"
 
 
-def test_other_models_pass_through(monkeypatch):
+def test_other_models_pass_through(monkeypatch, tmp_path):
+    """With whatever the host passes, and nothing changed."""
     seen = []
-    for module, name in ((comfy_lora, "model_lora_keys_unet"), (comfy_lora, "load_lora"), (sd, "load_lora_for_models")):
-        monkeypatch.setattr(module, name, lambda *args, _name=name, **kwargs: seen.append((_name, args, kwargs)) or {})
+    for name in ("model_lora_keys_unet", "load_lora"):
+        monkeypatch.setattr(
+            comfy_lora, name, lambda *args, _name=name, **kwargs: seen.append((_name, args, kwargs)) or {}
+        )
     monkeypatch.setattr(comfy_lora, "model_lora_keys_clip", lambda model, key_map: key_map)
-    for wrap in (registration._wrap_lora_keys, registration._wrap_load_lora, registration._wrap_load_lora_for_models):
+    for wrap in (registration._wrap_lora_keys, registration._wrap_load_lora):
         wrap()
     model = type("Patcher", (), {"model": model_base.BaseModel.__new__(model_base.BaseModel)})()
     keys = {}
     assert comfy_lora.model_lora_keys_unet(model.model, keys) == {}
     assert comfy_lora.model_lora_keys_clip(torch.nn.Module(), keys) is keys
     assert comfy_lora.load_lora(SDXL, {"a": "b"}) == {}
-    metadata = tiny_lora.stated()
-    sd.load_lora_for_models(model, None, SDXL, 1.0, 1.0, lora_metadata=metadata)
-    assert [name for name, *_ in seen] == ["model_lora_keys_unet", "load_lora", "load_lora_for_models"]
-    assert (
-        seen[1][1] == (SDXL, {"a": "b"}) and seen[2][1][2] is SDXL and metadata in (*seen[2][1], *seen[2][2].values())
-    )
+    assert comfy_lora.load_lora(SDXL, to_load={"a": "b"}, log_missing=False, not_yet_known=3) == {}
+    assert [name for name, *_ in seen] == ["model_lora_keys_unet", "load_lora", "load_lora"]
+    assert seen[1][1:] == ((SDXL, {"a": "b"}), {})
+    assert seen[2][1:] == ((SDXL, {"a": "b"}), {"log_missing": False, "not_yet_known": 3})
+
+
+def test_a_later_host_may_pass_more(model, monkeypatch, caplog):
+    host, seen = comfy_lora.load_lora.__wrapped__, []
+
+    def load_lora(lora, to_load, log_missing=True, not_yet_known=None):
+        seen.append((log_missing, not_yet_known))
+        return host(lora, to_load, log_missing)
+
+    monkeypatch.setattr(comfy_lora, "load_lora", load_lora)
+    registration._wrap_load_lora()
+    keys = comfy_lora.model_lora_keys_unet(model.model, {})
+    tensors = tiny_lora.kohya(factors())
+    assert len(comfy_lora.load_lora(tensors, keys, not_yet_known=3)) == 24
+    assert len(comfy_lora.load_lora(tensors, keys, False, 4)) == 24
+    assert seen == [(True, 3), (False, 4)]
 
 
 def test_install_twice_is_once():
-    before = (
-        comfy_lora.model_lora_keys_unet,
-        comfy_lora.model_lora_keys_clip,
-        comfy_lora.load_lora,
-        sd.load_lora_for_models,
-    )
+    hooks = [(comfy_lora, "model_lora_keys_unet"), (comfy_lora, "model_lora_keys_clip"), (comfy_lora, "load_lora")]
+    hooks += [(comfy_utils, "load_torch_file")]
+    before = [getattr(*hook) for hook in hooks]
     registration.install()
-    assert before == (
-        comfy_lora.model_lora_keys_unet,
-        comfy_lora.model_lora_keys_clip,
-        comfy_lora.load_lora,
-        sd.load_lora_for_models,
-    )
+    assert before == [getattr(*hook) for hook in hooks]

@@ -23,7 +23,7 @@ def path(file):
 
 @pytest.mark.parametrize("pytorch_attention", [True, False])
 def test_a_step_costs_the_same_with_every_attention(monkeypatch, path, pytorch_attention):
-    """4096 px with guidance in 16 bit, as wide as the 1.6B models: below 3 GB and above what is counted."""
+    """4096 px with guidance, in 16 bit, of a network as wide as the 1.6B models."""
     network = loading.load_model(path).model
     monkeypatch.setattr(network, "memory_usage_factor", model.MEMORY_FACTOR)
     monkeypatch.setattr(network, "get_dtype_inference", lambda: torch.bfloat16)
@@ -35,7 +35,7 @@ def test_a_step_costs_the_same_with_every_attention(monkeypatch, path, pytorch_a
 
 
 def test_attention_without_a_fused_kernel_fits_the_estimate(monkeypatch, path):
-    """Cross-attention of the 1.6B models at 1024 px with guidance holds the logits of 320 tokens for each cell."""
+    """Cross-attention of the 1.6B models at 1024 px with guidance: it holds the logits of 320 tokens for each cell."""
     network = loading.load_model(path).model
     monkeypatch.setattr(network, "memory_usage_factor", model.MEMORY_FACTOR)
     monkeypatch.setattr(network, "get_dtype_inference", lambda: torch.bfloat16)

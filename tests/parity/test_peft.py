@@ -56,6 +56,9 @@ KINDS = {
     "LoKr of whole factors with patterns": lambda: peft.LoKrConfig(
         **{**OTHER, "r": 64}, rank_pattern={"attn1.to_q": 128}, alpha_pattern=ALPHAS
     ),
+    "LoKr of a convolution": lambda: peft.LoKrConfig(
+        **{**OTHER, "target_modules": ["to_q", "conv_depth"], "r": 3}, use_effective_conv2d=True
+    ),
     "LoKr of products": lambda: peft.LoKrConfig(**{**OTHER, "r": 3}, decompose_both=True),
     **{f"LoRA, pattern of {name}": lambda pattern=pattern: peft.LoraConfig(**LORA, alpha_pattern={pattern: 30})
        for name, pattern in PATTERNS.items()},

@@ -92,7 +92,8 @@ def test_dtype_and_device(tmp_path):
 
 
 @pytest.mark.parametrize("stored, asked, expected", [
-    (torch.float16, None, torch.bfloat16), (torch.float32, torch.float16, torch.bfloat16), (torch.float32, None, torch.float32),
+    (torch.float16, None, torch.bfloat16), (torch.float32, torch.float16, torch.bfloat16),
+    (torch.float32, None, torch.float32),
     (torch.bfloat16, None, torch.bfloat16), (torch.float32, torch.float64, torch.float64),
 ])  # fmt: skip
 def test_an_autoencoder_never_runs_in_float16(tmp_path, caplog, stored, asked, expected):
@@ -236,3 +237,24 @@ def test_unused_parts_of_an_original_file_are_dropped():
     assert (
         canonical_autoencoder({"vae." + key: t for key, t in tiny.autoencoder().state_dict().items()}).prefix == "vae."
     )
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth", "bin"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_defaults_of_the_process_change_nothing(tmp_path, suffix, dtype):
+    """torch.set_default_device and set_default_dtype, as many scripts set them."""
+    networks = {"dit": (tiny.transformer(), load_transformer), "vae": (tiny.autoencoder(), load_autoencoder)}
+    for name, (network, _) in networks.items():
+        save_file(network.state_dict(), tmp_path / f"{name}.safetensors")
+        torch.save(network.state_dict(), tmp_path / f"{name}.pth")
+        torch.save(network.state_dict(), tmp_path / f"{name}.bin", _use_new_zipfile_serialization=False)
+    torch.set_default_device("meta")
+    torch.set_default_dtype(dtype)
+    try:
+        loaded = {name: load(tmp_path / f"{name}.{suffix}") for name, (_, load) in networks.items()}
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    for name, (network, _) in networks.items():
+        found = loaded[name].state_dict()
+        assert all(torch.equal(found[key], tensor) for key, tensor in network.state_dict().items())

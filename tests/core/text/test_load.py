@@ -1,5 +1,6 @@
 """One encoder from every layout; what is no Gemma-2, or not a whole one, is refused by name."""
 
+import dataclasses
 import json
 import logging
 import math
@@ -272,3 +273,81 @@ def test_dtype(tmp_path, state_dict, spiece, caplog, stored, asked, run):
     embeddings, _ = encoder.encode(["a cat"])
     assert embeddings.dtype == run and embeddings.isfinite().all()
     assert ("runs in bfloat16" in caplog.text) == ((asked or stored) not in (torch.float32, torch.bfloat16))
+
+
+PREFIX = "text_encoders.gemma2_2b.transformer.model."
+
+
+def saved_checkpoint(state_dict, config, spiece):
+    """What ComfyUI's Save Checkpoint writes, with other networks beside the text encoder."""
+    stated = json.dumps(dataclasses.asdict(config)).encode()
+    return {
+        **{PREFIX + key: tensor.half() for key, tensor in state_dict.items()},
+        "text_encoders.gemma2_2b.logit_scale": torch.tensor(4.6),
+        "text_encoders.spiece_model": torch.frombuffer(bytearray(spiece), dtype=torch.uint8),
+        "text_encoders.gemma_config": torch.frombuffer(bytearray(stated), dtype=torch.uint8),
+        "model.diffusion_model.proj_out.bias": torch.zeros(3),
+        "model.diffusion_model.sana_config": torch.frombuffer(bytearray(b"{}"), dtype=torch.uint8),
+        "vae.decoder.conv_in.weight": torch.zeros(3),
+    }
+
+
+def test_the_text_encoder_inside_a_checkpoint_that_comfyui_saved(tmp_path, state_dict, config, spiece):
+    tensors = saved_checkpoint(state_dict, config, spiece)
+    save_file(tensors, tmp_path / "all_in_one.safetensors")
+    encoder = load_text_encoder(tmp_path / "all_in_one.safetensors", dtype=torch.float32)
+    assert encoder.config == config and encoder.encode(["a cat"])[0].isfinite().all()
+    assert load_text_encoder(tmp_path / "all_in_one.safetensors", device="meta").config == config
+    key = f"{PREFIX}layers.1.mlp.up_proj.weight"
+    save_file({name: tensor for name, tensor in tensors.items() if name != key}, tmp_path / "less.safetensors")
+    with pytest.raises(CheckpointError, match=rf"1 missing \({key}\)"):
+        load_text_encoder(tmp_path / "less.safetensors")
+    save_file({**tensors, "stray.weight": torch.zeros(3)}, tmp_path / "more.safetensors")
+    with pytest.raises(CheckpointError, match=r"1 unexpected \(stray\.weight\)"):
+        load_text_encoder(tmp_path / "more.safetensors")
+
+
+@pytest.mark.parametrize(
+    "content", [b"[1]", b"{", b"\xff", b'{"a":' * 100_000, b'{"num_hidden_layers": 900}', b'{"head_dim": 0}']
+)
+def test_a_configuration_tensor_that_cannot_be(tmp_path, state_dict, config, spiece, content):
+    tensors = saved_checkpoint(state_dict, config, spiece)
+    tensors["text_encoders.gemma_config"] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    save_file(tensors, tmp_path / "m.safetensors")
+    for device in ("cpu", "meta"):
+        with pytest.raises(CheckpointError, match=r"m\.safetensors: "):
+            load_text_encoder(tmp_path / "m.safetensors", device=device)
+
+
+def test_what_tools_add_to_a_language_model(tmp_path, state_dict, config, spiece):
+    """Tied heads, rotary tables, modules around modules; null in the configuration states nothing."""
+    added = {"lm_head.weight": state_dict["embed_tokens.weight"].clone(), "model.rotary_emb.inv_freq": torch.ones(4),
+             "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}  # fmt: skip
+    folder = hugging_face(tmp_path / "f", {f"model.{key}": t for key, t in state_dict.items()} | added, config)
+    stated = json.loads((folder / "config.json").read_text())
+    nothing = dict.fromkeys(("rope_scaling", "quantization_config", "head_dim", "vocab_size", "rope_theta"))
+    (folder / "config.json").write_text(json.dumps({**stated, **nothing}))
+    (folder / "tokenizer.model").write_bytes(spiece)
+    same(load_text_encoder(folder), config, state_dict)
+    wrapped = {f"module._orig_mod.model.{key}": t for key, t in state_dict.items()}
+    torch.save({"model": wrapped}, tmp_path / "m.pth")
+    with pytest.raises(CheckpointError, match="do not fit"):  # a .pth states nothing: it would be Gemma-2-2B
+        load_text_encoder(tmp_path / "m.pth")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_defaults_of_the_process_change_nothing(tmp_path, state_dict, config, spiece, dtype):
+    path = comfy(tmp_path / "a.safetensors", state_dict, spiece)
+    expected = load_text_encoder(path)
+    torch.set_default_device("meta")
+    torch.set_default_dtype(dtype)
+    try:
+        encoder = load_text_encoder(path)
+        states, mask = encoder.encode(PROMPTS)
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    found = {name: (buffer.device.type, buffer.dtype) for name, buffer in encoder.named_buffers()}
+    assert found == {name: ("cpu", buffer.dtype) for name, buffer in expected.named_buffers()}
+    other, other_mask = expected.encode(PROMPTS)
+    assert torch.equal(states, other) and torch.equal(mask, other_mask)
