@@ -41,5 +41,17 @@ def start():
     asyncio.run(asyncio.run(pack.comfy_entrypoint()).on_load())
 
 
+def sample(model, conditioning, noise, sampler, sigmas, *, cfg=4.5, start=None, seed=0, **settings):
+    """CFGGuider's and SamplerCustomAdvanced's call, from an empty latent or `start`; latents of unit variance."""
+    import torch
+    from comfy.samplers import CFGGuider
+
+    guider = CFGGuider(model)
+    guider.set_conds(*conditioning)
+    guider.set_cfg(cfg)
+    start = torch.zeros_like(noise) if start is None else start
+    return model.model.latent_format.process_in(guider.sample(noise, start, sampler, sigmas, seed=seed, **settings))
+
+
 def pytest_configure(config):
     start()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from e2e import comfyui, in_process, tiny_files
+from e2e.graphs import NEGATIVE, PROMPT
 
 USED = in_process.possible()
 if USED:
@@ -59,6 +60,21 @@ def models(tmp_path_factory):
 def file(models):
     """Path of a tiny model by kind and name."""
     return lambda kind, name: str(models / kind / name)
+
+
+@pytest.fixture(scope="session")
+def clip(file):
+    from sana_pack.nodes.bridge.text_encoder import load_text_encoder
+
+    return load_text_encoder(file("text_encoders", "gemma.safetensors"))
+
+
+@pytest.fixture(scope="session")
+def conditioning(clip):
+    """Of PROMPT, with SANA's instruction before it, and of NEGATIVE."""
+    from sana_pack.nodes.bridge.sampling import encode_prompt
+
+    return encode_prompt(clip, PROMPT, "default")[0], encode_prompt(clip, NEGATIVE, None)[0]
 
 
 @pytest.fixture(scope="session")

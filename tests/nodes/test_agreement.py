@@ -5,46 +5,15 @@ import torch
 from agreement import assert_agree
 from comfy import samplers as host
 from comfy import sd
+from e2e.graphs import NEGATIVE, PROMPT
+from e2e.in_process import sample
 from safetensors import torch as safetensors
-from sana_pack.nodes.bridge import loading, sampling, text_encoder
+from sana_pack.nodes.bridge import loading, sampling
 from sana_pack.sana_core import pipeline
-
-PROMPT, NEGATIVE = "a red apple on a wooden table", "a white cat, highly detailed, in a windowsill"
-
-
-class Fixed:
-    """The NOISE input of SamplerCustomAdvanced, with given latents."""
-
-    seed = 0
-
-    def __init__(self, latents):
-        self.latents = latents
-
-    def generate_noise(self, latent):
-        return self.latents
-
-
-def sample(model, sampler, sigmas, positive, negative, noise, cfg=4.5):
-    """CFGGuider and SamplerCustomAdvanced's call; latents of unit variance."""
-    guider = host.CFGGuider(model)
-    guider.set_conds(positive, negative)
-    guider.set_cfg(cfg)
-    samples = guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, seed=0)
-    return model.model.latent_format.process_in(samples)
 
 
 def host_dpm():
     return host.ksampler("dpmpp_2m_sde", {"eta": 0.0, "solver_type": "midpoint", "s_noise": 1.0})
-
-
-@pytest.fixture(scope="module")
-def clip(file):
-    return text_encoder.load_text_encoder(file("text_encoders", "gemma.safetensors"))
-
-
-@pytest.fixture(scope="module")
-def conditioning(clip):
-    return sampling.encode_prompt(clip, PROMPT, "default")[0], sampling.encode_prompt(clip, NEGATIVE, None)[0]
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +31,13 @@ def test_three_routes(file, conditioning, core, name):
     model = loading.load_model(file("diffusion_models", "sana.safetensors"))
     noise = torch.randn(2, 32, 4, 6, generator=torch.Generator().manual_seed(5))
     sigmas = sampling.make_sigmas(model, name, 12)
-    ours = sample(model, sampling.make_sampler(name), sigmas, *conditioning, noise)
+    ours = sample(model, conditioning, noise, sampling.make_sampler(name), sigmas)
     expected = core(
         PROMPT, NEGATIVE, steps=12, sampler=name, latents=noise, batch_size=2, guidance_scale=4.5, output="latent"
     )
     assert_agree(ours, expected, 1e-4)
     if name == "flow_dpm":
-        assert_agree(sample(model, host_dpm(), sigmas, *conditioning, noise), expected, 1e-4)
+        assert_agree(sample(model, conditioning, noise, host_dpm(), sigmas), expected, 1e-4)
 
 
 def test_seed_draws_the_same_noise(file, core, clip):
@@ -95,9 +64,8 @@ def test_diffusers_trajectory(oracle, case, file):
     samplers = [sampling.make_sampler(name), *([host_dpm()] if name == "flow_dpm" else [])]
     conditioning = [[[reference[f"sana/conditioning/in_{name}"][None], {}]] for name in ("positive", "negative")]
     for sampler in samplers:
-        found = sample(
-            model, sampler, sampling.make_sigmas(model, name, 20), *conditioning, reference[f"sana/{case}/in_latents"]
-        )
+        noise, sigmas = reference[f"sana/{case}/in_latents"], sampling.make_sigmas(model, name, 20)
+        found = sample(model, conditioning, noise, sampler, sigmas)
         assert_agree(found, reference[f"sana/{case}/latents"], 1e-3)
 
 
@@ -105,15 +73,8 @@ def test_sprint_step(oracle):
     reference = oracle_tensors(oracle)
     model = sd.load_diffusion_model(str(oracle / "fix" / "original" / "sprint.pth"))
     positive = [[reference["sana/conditioning/in_positive"][None], {"guidance": 4.5}]]
-    found = sample(
-        model,
-        host.sampler_object("lcm"),
-        torch.tensor([1.0, 0.0]),
-        positive,
-        positive,
-        reference["sprint/steps1/in_latents"],
-        cfg=1.0,
-    )
+    noise, sigmas = reference["sprint/steps1/in_latents"], torch.tensor([1.0, 0.0])
+    found = sample(model, (positive, positive), noise, host.sampler_object("lcm"), sigmas, cfg=1.0)
     assert_agree(found, reference["sprint/steps1/latents"], 5e-4)
 
 

@@ -6,17 +6,12 @@ import re
 import pytest
 import torch
 from agreement import assert_agree, error
-from sana_pack.nodes.bridge import loading, sampling, text_encoder
+from sana_pack.nodes.bridge import loading, sampling
 from sana_pack.sana_core.pipeline import Request
 
 import nodes as comfy_nodes
 
 LONG = "a white cat " * 400
-
-
-@pytest.fixture(scope="module")
-def clip(file):
-    return text_encoder.load_text_encoder(file("text_encoders", "gemma.safetensors"))
 
 
 def encode(clip, text="a red apple"):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from agreement import assert_agree, error
 from comfy import controlnet as host
-from comfy import memory_management, model_management, samplers, sd
+from comfy import memory_management, model_management, sd
+from e2e import in_process
 from safetensors.torch import load_file, save_file
 from sana_pack.nodes import controlnet as controlnet_nodes
 from sana_pack.nodes.bridge import control, loading, sampling, transformer
@@ -58,12 +59,8 @@ def applied(conditioning, network, vae, picture=PICTURE, strength=1.0, start=0.0
 
 
 def sample(model, conditioning, noise=NOISE, cfg=4.5, sigmas=None):
-    guider = samplers.CFGGuider(model)
-    guider.set_conds(*conditioning)
-    guider.set_cfg(cfg)
     sigmas = sampling.make_sigmas(model, "flow_dpm", STEPS) if sigmas is None else sigmas
-    samples = guider.sample(noise, torch.zeros_like(noise), sampling.make_sampler("flow_dpm"), sigmas, seed=0)
-    return model.model.latent_format.process_in(samples)
+    return in_process.sample(model, conditioning, noise, sampling.make_sampler("flow_dpm"), sigmas, cfg=cfg)
 
 
 def expected(file, controls, noise=NOISE, active=lambda sigma: True):

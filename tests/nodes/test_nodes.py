@@ -2,7 +2,6 @@
 
 import inspect
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -68,11 +67,6 @@ def test_nodes_fit_the_hosts_interface(name):
     assert info["display_name"].startswith(("SANA", "Load SANA", "Empty SANA"))
     assert len(info["output"]) == len(info["output_name"]) == len(info["output_tooltips"]) > 0
     assert not info["output_node"]  # previews and final pictures never share a node
-
-
-def test_source_is_ascii():
-    for node in pack_nodes.NODES:
-        assert Path(inspect.getsourcefile(node)).read_text(encoding="utf-8").isascii()
 
 
 # --- loading

@@ -211,7 +211,7 @@ KNOWN = {"F8_E8M0": ("float8_e8m0fnu", 8), "U16": ("uint16", 16), "U32": ("uint3
          "C64": ("complex64", 64), "BF16": ("bfloat16", 16), "F8_E4M3": ("float8_e4m3fn", 8)}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", [name for name, (dtype, _) in KNOWN.items() if hasattr(torch, dtype)])
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_number_types_of_safetensors(tmp_path, name, device):
     dtype, bits = KNOWN[name]
