@@ -257,9 +257,10 @@ def latents(setting: Setting, pixels: int) -> Tensor:
 
 def where(setting: Setting) -> str:
     """The machine and its state; clocks and temperature are told before and after."""
-    about = f"{setting.pixels} x {setting.pixels} px, {str(setting.dtype).removeprefix('torch.')}, random weights, PyTorch {torch.__version__}"
+    dtype = str(setting.dtype).removeprefix("torch.")
+    about = f"{setting.pixels} x {setting.pixels} px, {dtype}, random weights, PyTorch {torch.__version__}"
     if setting.device.type == "cpu":
-        return f"SMOKE TEST on the CPU with a tiny network: it shows that the program runs, its numbers mean nothing. {about}"
+        return f"SMOKE TEST on the CPU with a tiny network: the program runs, its numbers mean nothing. {about}"
     state = ""
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=clocks.sm,temperature.gpu,power.draw", "--format=csv,noheader"]

@@ -220,7 +220,8 @@ HEADER = "network         task   pixels  how                       weights MB  a
 def line(row: Row) -> str:
     formula = "" if row.formula is None else f"{row.formula / 1e6:12.0f}"
     if row.activations is None:
-        return f"{row.network:15} {row.task:6} {row.pixels:6}  {row.how:25} {row.weights / 1e6:10.0f}   out of memory{formula}"
+        what = f"{row.network:15} {row.task:6} {row.pixels:6}  {row.how:25} {row.weights / 1e6:10.0f}"
+        return f"{what}   out of memory{formula}"
     total = (row.weights + row.activations) / 1e9
     return (
         f"{row.network:15} {row.task:6} {row.pixels:6}  {row.how:25} {row.weights / 1e6:10.0f} "

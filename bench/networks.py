@@ -86,7 +86,7 @@ def diffusers_transformer(config: TransformerConfig, sample_size: int, device: t
 
 @torch.no_grad()
 def randomized(model: nn.Module) -> Any:
-    """Evaluation mode, no gradients, and random weights that keep activations in range; on meta there are none to draw."""
+    """Evaluation mode, no gradients, and random weights that keep activations in range; none on meta."""
     for parameter in model.parameters():
         if parameter.ndim > 1:
             parameter.normal_(std=parameter[0].numel() ** -0.5)

@@ -133,7 +133,7 @@ class LiteMLA(nn.Module):
 
 
 class GLUMBConv(nn.Module):
-    """Gated inverted bottleneck of width 4 C with a 3x3 depthwise convolution, RMS norm and residual (SANA, sec. 2.2)."""
+    """Gated inverted bottleneck of width 4 C with a 3x3 depthwise convolution, RMS norm, residual (SANA, sec. 2.2)."""
 
     scale = 1
 

@@ -126,13 +126,13 @@ def run(layers: Sequence[Local], x: Tensor, boxes: Sequence[Box]) -> Tensor:
 def columns_taken(layer: Local, have: Box, need: Box) -> Span:
     """Columns that a layer is given: all there are where it can take them, since whole rows lie in one piece.
 
-    Attention must not see columns that are not right, and a layer of stride 2 has to begin where a pair of columns does.
+    Attention must not see columns that are not right. A layer of stride 2 has to begin where a pair of columns does.
     """
     return need.columns if isinstance(layer, LiteMLA) or layer.scale < 1 else have.columns
 
 
 def new_map(x: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
-    """An empty map (1, channels, height, width) like x, channels-last: convolutions take strips of its rows uncopied."""
+    """An empty map (1, channels, height, width) like x, channels-last: convolutions take its rows uncopied."""
     return torch.empty((1, channels, *size), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
@@ -154,7 +154,7 @@ def _resized(layer: Local, x: Tensor, have: Box, want: Box) -> Tensor:
 
 
 def _add(x: Tensor, branch: Callable[[Tensor], Tensor], layer: Local) -> None:
-    """x += branch(x). A strip is written after the next one was computed, which still needs its last rows as they were."""
+    """x += branch(x). A strip is written after the next one was computed, which needs its last rows unchanged."""
     written, pending = x[:, :, :0], x[:, :, :0]
     for (start, stop), (first, last) in _strips_with_halo(x, layer):
         y = branch(x[:, :, first:last])[:, :, start - first : stop - first]

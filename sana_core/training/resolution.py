@@ -10,7 +10,7 @@ from ..geometry import DC_AE_F32
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A part of a training: side of its pictures in pixels, pictures (or captions) a step, and its share of the steps."""
+    """A part of a training: side of its pictures in pixels, pictures (or captions) a step, share of the steps."""
 
     pixels: int
     batch: int

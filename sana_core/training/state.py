@@ -51,7 +51,7 @@ class TrainingState:
         temporary.replace(path)
 
     def restore(self, path: Path, recipe: Recipe) -> None:
-        """Continue the training saved at `path`. Raises CheckpointError if it cannot be read or is another training's."""
+        """Continue the training saved at `path`. Raises CheckpointError if it is unreadable or of another training."""
         content = read_state(path)
         saved = json.loads(content["recipe"])
         if differing := [name for name in sorted({*saved, *recipe}) if saved.get(name) != recipe.get(name)]:

@@ -26,7 +26,8 @@ SelfAttention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class SanaBlock(nn.Module):
-    """Linear attention, cross-attention, Mix-FFN. Cross-attention has neither norm on its input nor gate (SANA, fig. 5)."""
+    """Linear attention, cross-attention, Mix-FFN. Cross-attention has no norm on its input and no gate (SANA,
+    fig. 5)."""
 
     def __init__(self, config: TransformerConfig, kit: Kit) -> None:
         super().__init__()

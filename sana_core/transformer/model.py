@@ -50,7 +50,7 @@ class SanaTransformer(nn.Module):
         only.  control: ControlNets, whose effects add up.  identity_attention: blocks in which every picture token
         attends to itself alone, for perturbed-attention guidance.
 
-        Returns the velocity (B, 32, h, w).  Raises InputError for latents, text states or a ControlNet of another width.
+        Returns the velocity (B, 32, h, w).  Raises InputError for latents, text states or ControlNets that do not fit.
         """
         self._check(latent)
         grid = Grid.of(latent)
@@ -117,5 +117,5 @@ class SanaTransformer(nn.Module):
         if latent.ndim != 4 or latent.shape[1] != channels:
             found = ", ".join(map(str, latent.shape[1:]))
             raise InputError(
-                f"SANA takes latents (B, {channels}, h, w), got (B, {found}): these latents come from another model's VAE"
+                f"SANA takes latents (B, {channels}, h, w), got (B, {found}): they come from another model's VAE"
             )

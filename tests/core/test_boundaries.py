@@ -28,7 +28,8 @@ LAYERS = (  # a part may import from itself and from what stands before it
     {"training"},  # last: nothing else imports it
 )
 TRAINING_NEEDS = {
-    "errors", "config", "geometry", "device", "kernels", "kit", "latents", "transformer", "dcae", "samplers", "text", "checkpoint", "lora",
+    "errors", "config", "geometry", "device", "kernels", "kit", "latents", "transformer", "dcae", "samplers", "text",
+    "checkpoint", "lora",
 }  # fmt: skip
 APART = {"transformer", "dcae", "samplers"}  # these do not import one another
 LEAVES = {f"checkpoint/{path.name}" for path in (CORE / "checkpoint").glob("*.py")} - {

@@ -153,14 +153,16 @@ class Gpu:
 
 @pytest.mark.parametrize("hurried", [False, True], ids=["plain", "--fast fp16_accumulation"])
 @pytest.mark.parametrize("fp16_trained, fp16, bf16, stored, chosen", [
-    (False, True, True, F32, BF16), (False, True, True, F16, BF16), (False, True, False, F32, F32), (False, True, False, F16, F32),
-    (True, True, True, F32, F16), (True, True, True, F16, F16), (True, False, True, F16, F32), (True, True, True, BF16, F16),
+    (False, True, True, F32, BF16), (False, True, True, F16, BF16), (False, True, False, F32, F32),
+    (False, True, False, F16, F32),
+    (True, True, True, F32, F16), (True, True, True, F16, F16), (True, False, True, F16, F32),
+    (True, True, True, BF16, F16),
     (None, True, True, F32, BF16), (None, True, False, F32, F32), (None, True, True, BF16, BF16),
 ])  # fmt: skip
 def test_the_host_never_chooses_a_type_that_breaks_the_picture(
     monkeypatch, fp16_trained, fp16, bf16, stored, chosen, hurried
 ):
-    """Neither for the weights nor for the computation, on GPUs that lack a type, and with options that prefer float16."""
+    """Neither for weights nor for computation, on GPUs that lack a type, with options that prefer float16."""
     Gpu(monkeypatch, fp16, bf16)
     monkeypatch.setattr(management, "PRIORITIZE_FP16", hurried)
     supported = sana(fp16_trained=fp16_trained).supported_inference_dtypes

@@ -83,6 +83,7 @@ def from_arguments(args: argparse.Namespace) -> Command:
     torch.backends.cudnn.allow_tf32 = True
     dtype = args.dtype or ("bfloat16" if device.type == "cuda" else "float32")
     return Command(
-        work=args.work, size=SIZES[args.size], device=device, dtype=DTYPES[dtype], minutes=args.minutes, steps=args.steps,
+        work=args.work, size=SIZES[args.size], device=device, dtype=DTYPES[dtype], minutes=args.minutes,
+        steps=args.steps,
         workers=args.workers, seed=args.seed, compile=args.compile,
     )  # fmt: skip

@@ -99,7 +99,8 @@ def load_concepts(work: Path) -> list[Concept]:
 
     return [
         Concept(
-            index=index, name=record["name"], aliases=tuple(record["aliases"]), keywords=own(record, "keywords"), zh=record["zh"],
+            index=index, name=record["name"], aliases=tuple(record["aliases"]), keywords=own(record, "keywords"),
+            zh=record["zh"],
             zh_aliases=tuple(record["zh_aliases"]), zh_keywords=own(record, "zh_keywords"), emoji=record["emoji"],
             styles=tuple(record["styles"]),
         )

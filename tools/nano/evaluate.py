@@ -34,7 +34,8 @@ from .stages import sample_prompts
 from .train_autoencoder import Pool
 
 log = logging.getLogger("nano")
-PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "color.png", "rocket.jpg", "motorcycle_left.png", "camera.png", "coins.png",
+PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "color.png", "rocket.jpg", "motorcycle_left.png",
+          "camera.png", "coins.png",
           "grass.png", "brick.png")  # fmt: skip
 
 
@@ -117,7 +118,8 @@ def speed(run: Evaluation) -> dict:
         return time.perf_counter() - begun
 
     return {
-        "device": str(run.command.device), "threads": torch.get_num_threads(), "load": min(seconds(run.pipeline) for _ in range(3)),
+        "device": str(run.command.device), "threads": torch.get_num_threads(),
+        "load": min(seconds(run.pipeline) for _ in range(3)),
         "picture": min(seconds(lambda: run.base("a red apple", seed=0)) for _ in range(3)),
     }  # fmt: skip
 

@@ -20,7 +20,7 @@ def initial_autoencoder(config: AutoencoderConfig, seed: int) -> DCAE:
 def plain_attention(
     query: Tensor, key: Tensor, value: Tensor, heads: int, *, bias: Tensor | None = None, options: object = None
 ) -> Tensor:
-    """Softmax attention as three products: for few picture tokens several times faster on a CPU than the fused kernels."""
+    """Softmax attention as three products: for few picture tokens much faster on a CPU than the fused kernels."""
     query, key, value = (split_heads(x, x.shape[-1] // heads) for x in (query, key, value))
     logits = (query @ key.mT).float() * query.shape[-1] ** -0.5
     weights = (logits if bias is None else logits + bias).softmax(dim=-1)

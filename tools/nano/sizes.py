@@ -82,8 +82,10 @@ def autoencoder(channels: tuple[int, ...], encoder: tuple[int, ...], decoder: tu
 
 def text(*, hidden_size: int, heads: int, layers: int, intermediate_size: int, vocab_size: int) -> TextConfig:
     return TextConfig(
-        hidden_size=hidden_size, intermediate_size=intermediate_size, num_hidden_layers=layers, num_attention_heads=heads,
-        num_key_value_heads=1, head_dim=hidden_size // heads, query_pre_attn_scalar=hidden_size // heads, vocab_size=vocab_size,
+        hidden_size=hidden_size, intermediate_size=intermediate_size, num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=1, head_dim=hidden_size // heads, query_pre_attn_scalar=hidden_size // heads,
+        vocab_size=vocab_size,
     )  # fmt: skip
 
 
@@ -97,7 +99,8 @@ def transformer(
     across.
     """
     return TransformerConfig(
-        hidden_size=224, depth=depth, num_heads=7, num_cross_heads=2, ffn_size=ffn_size, caption_channels=caption_channels,
+        hidden_size=224, depth=depth, num_heads=7, num_cross_heads=2, ffn_size=ffn_size,
+        caption_channels=caption_channels,
         position=position,
     )  # fmt: skip
 

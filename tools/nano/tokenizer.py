@@ -40,9 +40,12 @@ def train(texts: list[str], emoji: list[str], vocab_size: int) -> bytes:
     symbols = [piece.replace(" ", SPACE) for piece in instruction_pieces()] + emoji
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts), model_writer=model, model_type="bpe", vocab_size=vocab_size, user_defined_symbols=symbols,
-        pad_id=0, eos_id=1, bos_id=2, unk_id=3, pad_piece="<pad>", eos_piece="<eos>", bos_piece="<bos>", unk_piece="<unk>",
-        byte_fallback=True, split_digits=True, allow_whitespace_only_pieces=True, add_dummy_prefix=False, remove_extra_whitespaces=False,
+        sentence_iterator=iter(texts), model_writer=model, model_type="bpe", vocab_size=vocab_size,
+        user_defined_symbols=symbols,
+        pad_id=0, eos_id=1, bos_id=2, unk_id=3, pad_piece="<pad>", eos_piece="<eos>", bos_piece="<bos>",
+        unk_piece="<unk>",
+        byte_fallback=True, split_digits=True, allow_whitespace_only_pieces=True, add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
         normalization_rule_name="identity", character_coverage=1.0, num_threads=1, minloglevel=2,
     )  # fmt: skip
     return model.getvalue()

@@ -23,7 +23,8 @@ OTHERS = {
 }
 TOY_CONCEPTS = [
     {
-        "name": name, "emoji": emoji, "aliases": [name.split()[1]], "keywords": [f"{name.split()[0]}ish", f"{name.split()[1]}let"],
+        "name": name, "emoji": emoji, "aliases": [name.split()[1]],
+        "keywords": [f"{name.split()[0]}ish", f"{name.split()[1]}let"],
         "zh": zh, "zh_aliases": [], "zh_keywords": [],
     }
     for name, (zh, emoji, _, _) in SHAPES.items()

@@ -12,7 +12,10 @@ BASE, SANA15, SPRINT = PARTS["Sana_1600M_1024px_BF16"], PARTS["SANA1.5_1.6B_1024
 TWO_K, FOUR_K = PARTS["Sana_1600M_2Kpx_BF16"], PARTS["Sana_1600M_4Kpx_BF16"]
 CONTROLNET, DCAE = PARTS["Sana_1600M_1024px_BF16_ControlNet_HED"], AUTOENCODERS[0]
 LORA = "my_sana_lora.safetensors"  # stands for the user's
-FOX = "A red fox walking through fresh snow at sunrise, frost on its whiskers, soft golden light, photograph with shallow depth of field"
+FOX = (
+    "A red fox walking through fresh snow at sunrise, frost on its whiskers, soft golden light, "
+    "photograph with shallow depth of field"
+)
 HARBOUR = (
     "A wide view over an old harbour town at dusk, hundreds of lit windows, wooden boats on calm water, mountains "
     "behind, "
@@ -76,7 +79,8 @@ def sample(
     sampler = t.add("SanaNativeSampler")
     sigmas = t.add("SanaNativeSigmas", model=model, denoise=denoise)
     return t.add(
-        "SamplerCustom", cfg=4.5, noise_seed=1, model=model, positive=positive, negative=negative, sampler=sampler["SAMPLER"],
+        "SamplerCustom", cfg=4.5, noise_seed=1, model=model, positive=positive, negative=negative,
+        sampler=sampler["SAMPLER"],
         sigmas=sigmas["SIGMAS"], latent_image=latent,
     )  # fmt: skip
 
@@ -92,7 +96,8 @@ def sample_sprint(
     sigmas = t.add("SanaNativeSigmas", model=model, schedule="scm", steps=steps, denoise=denoise)
     noise = t.add("RandomNoise", noise_seed=1)
     return t.add(
-        "SamplerCustomAdvanced", noise=noise["NOISE"], guider=guider["GUIDER"], sampler=sampler["SAMPLER"], sigmas=sigmas["SIGMAS"],
+        "SamplerCustomAdvanced", noise=noise["NOISE"], guider=guider["GUIDER"], sampler=sampler["SAMPLER"],
+        sigmas=sigmas["SIGMAS"],
         latent_image=latent,
     )  # fmt: skip
 
@@ -180,7 +185,8 @@ def quick_start_controlnet() -> Template:
         "SanaNativeTextEncode", title="Prompt", color="green", height=160, clip=loaded["CLIP"], text="a tangerine"
     )
     negative = t.add(
-        "SanaNativeTextEncode", title="Negative prompt", color="red", height=140, clip=loaded["CLIP"], text="", instruction="none"
+        "SanaNativeTextEncode", title="Negative prompt", color="red", height=140, clip=loaded["CLIP"], text="",
+        instruction="none"
     )  # fmt: skip
     control = t.add("SanaNativeLoadControlNet", control_net="sana_nano_controlnet.safetensors")
     applied = t.add(
@@ -192,7 +198,8 @@ def quick_start_controlnet() -> Template:
     sampler = t.add("SanaNativeSampler")
     sigmas = t.add("SanaNativeSigmas", model=loaded["MODEL"])
     sampled = t.add(
-        "SamplerCustom", cfg=3.0, noise_seed=1, model=loaded["MODEL"], positive=applied["positive"], negative=applied["negative"],
+        "SamplerCustom", cfg=3.0, noise_seed=1, model=loaded["MODEL"], positive=applied["positive"],
+        negative=applied["negative"],
         sampler=sampler["SAMPLER"], sigmas=sigmas["SIGMAS"], latent_image=latent["LATENT"],
     )  # fmt: skip
     t.group("4 Picture", BLUE, 4)

@@ -36,12 +36,16 @@ STATIONS = {  # template -> (title, boxes from top to bottom)
     "SANA-1.6B-text-to-image-4K": ("SANA 4K", [PROMPT, GEMMA, dit("1.6B, 20 steps"), TILES, result("4096 x 4096")]),
     "SANA-Sprint-text-to-image": ("SANA-Sprint", [PROMPT, GEMMA, dit("1.6B, 2 steps"), DCAE, result("1024 x 1024")]),
     "SANA-Sprint-image-to-image": ("Sprint: redraw", [PICTURE, DCAE, dit("1.6B, 2 steps"), DCAE, result("redrawn")]),
-    "SANA-ControlNet": ("ControlNet", [EDGES, DCAE, ("ControlNet, 7 blocks", EDGES[1]), dit("1.6B, 20 steps"), result("along the edges")]),
+    "SANA-ControlNet": ("ControlNet", [EDGES, DCAE, ("ControlNet, 7 blocks", EDGES[1]), dit("1.6B, 20 steps"),
+    result("along the edges")]),
     "SANA-LoRA": ("LoRA", [PROMPT, GEMMA, ("your LoRA", EDGES[1]), dit("1.6B, 20 steps"), result("in its style")]),
-    "SANA-PAG": ("PAG", [PROMPT, GEMMA, dit("1.6B, 20 steps"), ("minus block 8 without attention", EDGES[1]), result("cleaner shapes")]),
+    "SANA-PAG": ("PAG", [PROMPT, GEMMA, dit("1.6B, 20 steps"), ("minus block 8 without attention", EDGES[1]),
+    result("cleaner shapes")]),
     "SANA-image-to-image": ("Redraw", [PICTURE, DCAE, dit("1.6B, last 60 %"), DCAE, result("redrawn")]),
-    "SANA-inpaint": ("Inpaint", [PICTURE, ("painted mask", EDGES[1]), dit("1.6B, 20 steps"), DCAE, result("repainted there")]),
-    "SANA-outpaint": ("Outpaint", [PICTURE, ("padded left and right", EDGES[1]), dit("1.6B, 20 steps"), DCAE, result("wider")]),
+    "SANA-inpaint": ("Inpaint", [PICTURE, ("painted mask", EDGES[1]), dit("1.6B, 20 steps"), DCAE,
+    result("repainted there")]),
+    "SANA-outpaint": ("Outpaint", [PICTURE, ("padded left and right", EDGES[1]), dit("1.6B, 20 steps"), DCAE,
+    result("wider")]),
 }  # fmt: skip
 
 

@@ -80,7 +80,8 @@ NEARER = {  # one row and column less than each layer reaches
 
 @pytest.mark.slow
 @pytest.mark.parametrize("side, layer", [
-    ("decode", ResBlock), ("decode", GLUMBConv), ("decode", LiteMLA), ("decode", InterpolateUpsample), ("decode", ShuffleUpsample),
+    ("decode", ResBlock), ("decode", GLUMBConv), ("decode", LiteMLA), ("decode", InterpolateUpsample),
+    ("decode", ShuffleUpsample),
     ("encode", ResBlock), ("encode", Downsample),
 ])  # fmt: skip
 def test_one_row_too_few_shows(thin_strips, monkeypatch, side, layer):

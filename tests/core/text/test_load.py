@@ -165,7 +165,8 @@ def test_gemma_2_2b_is_checked_on_meta(tmp_path, prefix):
 
 
 OTHERS = {
-    "a Gemma-3 text encoder": ("model.layers.0.self_attn.q_norm.weight", "model.layers.0.post_feedforward_layernorm.weight",
+    "a Gemma-3 text encoder": ("model.layers.0.self_attn.q_norm.weight",
+    "model.layers.0.post_feedforward_layernorm.weight",
                                "model.layers.0.pre_feedforward_layernorm.weight"),
     "a Llama-style language model": ("model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.gate_proj.weight"),
     "a T5 text encoder": ("encoder.block.0.layer.0.SelfAttention.q.weight", "shared.weight"),

@@ -1,4 +1,4 @@
-"""A training as a whole: it learns, logs, stops in time, and resumes exactly; other trainings' checkpoints are refused."""
+"""A training as a whole: it learns, logs, stops in time, resumes exactly, and refuses checkpoints of others."""
 
 import itertools
 import json

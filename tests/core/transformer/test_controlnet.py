@@ -59,12 +59,14 @@ def test_where_the_first_residual_is_added(base, order, index):
 
 
 def test_upstream_begins_behind_the_first_block(base):
-    """With before_proj at zero and the weights of base block 1 it computes what that block makes of block 0's output."""
+    """With before_proj at zero and the weights of base block 1 it computes that block on block 0's output."""
     network, seen = tiny.controlnet(embedders=False), {}
     network.input_block.weight.zero_(), network.input_block.bias.zero_()
     network.transformer_blocks[0].load_state_dict(base.transformer_blocks[1].state_dict())
     hooks = [base.transformer_blocks[1].register_forward_hook(lambda module, inputs, output: seen.update(base=output)),
-             network.transformer_blocks[0].register_forward_hook(lambda module, inputs, output: seen.update(control=output))]  # fmt: skip
+             network.transformer_blocks[0].register_forward_hook(
+                 lambda module, inputs, output: seen.update(control=output)
+             )]  # fmt: skip
     network.controlnet_blocks[0].weight.zero_(), network.controlnet_blocks[0].bias.zero_()
     controlled(base, ControlBranch(network, CONTROL))
     for hook in hooks:
@@ -213,9 +215,11 @@ def test_layouts(layouts, name, embedders):
 
 @pytest.mark.parametrize("change, named", [
     (lambda sd: sd.pop("controlnet.0.before_proj.weight"), r"1 missing \(controlnet\.0\.before_proj\.weight\)"),
-    (lambda sd: sd.pop("controlnet.1.copied_block.attn.qkv.weight"), r"3 missing \(controlnet\.1\.copied_block\.attn\.qkv\.weight"),
+    (lambda sd: sd.pop("controlnet.1.copied_block.attn.qkv.weight"),
+     r"3 missing \(controlnet\.1\.copied_block\.attn\.qkv\.weight"),
     (lambda sd: sd.update({"controlnet.0.lora": torch.zeros(1)}), r"1 unexpected \(controlnet\.0\.lora\)"),
-    (lambda sd: sd.update({"controlnet.1.after_proj.weight": torch.zeros(3, 3)}), r"after_proj\.weight \(3, 3\) instead of \(224, 224\)"),
+    (lambda sd: sd.update({"controlnet.1.after_proj.weight": torch.zeros(3, 3)}),
+     r"after_proj\.weight \(3, 3\) instead of \(224, 224\)"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_named(layouts, tmp_path, change, named):
     tensors = torch.load(layouts[0] / "alone.pth", weights_only=True)
