@@ -15,6 +15,8 @@ from typing import Any
 
 from comfy_api.latest import ComfyAPI, io
 
+from .model import SPRINT_SHIFT
+
 log = logging.getLogger("sana")
 GEMMA = "gemma_2_2b_fp16.safetensors"
 
@@ -126,7 +128,7 @@ REPLACEMENTS = (
         new="ModelSamplingSD3",
         old_widgets=("cfg_scale", "zsnr"),
         inputs={"model": "model"},
-        values={"shift": 3.6025},
+        values={"shift": SPRINT_SHIFT},
     ),
     # ComfyUI-Lightning
     Replacement(

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..samplers.schedules import shifted
 from .flow import Velocity, logit_normal_times, noisy
 
 COARSEST, FINEST = 4, 32  # intervals at the beginning and at the end of the consistency part
@@ -85,7 +86,7 @@ def consistency_loss(
     upper = torch.where(
         torch.rand(count, generator=generator, device=device) < FROM_NOISE, torch.full_like(upper, intervals), upper
     )
-    t, s = (shift * u / (1 + (shift - 1) * u) for u in (upper / intervals, (upper - 1) / intervals))
+    t, s = (shifted(u, shift) for u in (upper / intervals, (upper - 1) / intervals))
     scale, noise = guidance_scales(count, generator), torch.randn(x0.shape, generator=generator, device=device)
     x_t = noisy(x0, noise, t)
     with torch.no_grad():

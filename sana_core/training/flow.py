@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..samplers.schedules import shifted
+
 TIMESTEPS = 1000  # the transformer's time is 1000 * t
 
 # (noisy latents (B, 32, h, w), time (B,) in 0..1) -> velocity (B, 32, h, w)
@@ -22,7 +24,7 @@ def logit_normal_times(count: int, generator: torch.Generator, *, shift: float =
     more of it.
     """
     time = torch.randn(count, generator=generator, device=generator.device).sigmoid()
-    return shift * time / (1.0 + (shift - 1.0) * time)
+    return shifted(time, shift)
 
 
 def noisy(x0: Tensor, noise: Tensor, time: Tensor) -> Tensor:
