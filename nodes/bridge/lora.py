@@ -15,13 +15,13 @@ import torch
 from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
-from ...sana_core.errors import CheckpointError, InputError
+from ...sana_core.errors import CheckpointError, InputError, listed, printable
 from ...sana_core.kit import Kit
 from ...sana_core.lora.file import Lora, load_lora, parse_lora
 from ...sana_core.lora.match import match_lora, nothing_matches
 from ...sana_core.lora.names import TEXT_ENCODER, aliases, module_names
 from ...sana_core.lora.peft import stated_config
-from ...sana_core.lora.report import log_unmatched, shortened
+from ...sana_core.lora.report import log_unmatched
 from ...sana_core.transformer.model import SanaTransformer
 from .dora import exact_dora
 from .lora_tensors import Network, host_tensors
@@ -154,7 +154,7 @@ def _log_unused(source: str, tensors: Mapping[str, Tensor], patches: Mapping[Any
     used = set().union(*(adapter.loaded_keys for adapter in adapters))
     unused = [key for key in tensors if key not in used and not key.startswith(TEXT_ENCODER)]
     if adapters and unused:
-        count, named = len(unused), shortened(unused)
+        count, named = len(unused), printable(listed(unused))
         log.warning("%s: %d keys fit nothing in this model and are not used: %s", source, count, named)
 
 

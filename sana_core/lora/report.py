@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..errors import listed, printable
+
 log = logging.getLogger("sana")
-NAMED = 6  # keys a message names
 NETWORKS = ("transformer", "text encoder")
 
 
@@ -33,26 +34,25 @@ class LoraReport:
     def __str__(self) -> str:
         lines = [
             f"{self.source}: {len(self.matched)} modules of the {self.network} at strength {self.strength:g}",
-            f"kind: {_listed(self.kinds)}",
+            f"kind: {_counted(self.kinds)}",
         ]
-        lines += [f"rank: {_listed(self.ranks)}", f"alpha: {_listed(self.alphas, absent='not stated, scale 1')}"]
+        lines += [f"rank: {_counted(self.ranks)}", f"alpha: {_counted(self.alphas, absent='not stated, scale 1')}"]
         if self.elsewhere:
             other = next(network for network in NETWORKS if network != self.network)
-            lines.append(f"{len(self.elsewhere)} keys of the {other}: {shortened(self.elsewhere)}")
-        lines.append(
-            f"{len(self.unmatched)} keys unmatched" + (f": {shortened(self.unmatched)}" if self.unmatched else "")
-        )
+            lines.append(f"{len(self.elsewhere)} keys of the {other}: {printable(listed(self.elsewhere))}")
+        unmatched = f": {printable(listed(self.unmatched))}" if self.unmatched else ""
+        lines.append(f"{len(self.unmatched)} keys unmatched{unmatched}")
         return "\n".join(lines)
 
 
 def log_unmatched(report: LoraReport) -> None:
     """A warning that names the keys that are not used, if there are any."""
     if report.unmatched:
-        count, named = len(report.unmatched), shortened(report.unmatched)
+        count, named = len(report.unmatched), printable(listed(report.unmatched))
         log.warning("%s: %d keys fit nothing in this model and are not used: %s", report.source, count, named)
 
 
-def _listed(values: Mapping[str, object], absent: str = "none") -> str:
+def _counted(values: Mapping[str, object], absent: str = "none") -> str:
     """Each different value once, the commonest first, with how often it comes."""
     counts: dict[object, int] = {}
     for value in values.values():
@@ -65,8 +65,3 @@ def _listed(values: Mapping[str, object], absent: str = "none") -> str:
     return ", ".join(
         shown(value) if len(ordered) == 1 else f"{shown(value)} ({count} modules)" for value, count in ordered
     )
-
-
-def shortened(keys: Sequence[str]) -> str:
-    """The first few of them."""
-    return ", ".join(keys[:NAMED]) + (f" and {len(keys) - NAMED} more" if len(keys) > NAMED else "")
