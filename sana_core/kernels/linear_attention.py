@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+WITHOUT_AUTOCAST = ("meta", "lazy")  # devices without values, which PyTorch cannot be asked about
+
 
 def linear_attention(query: Tensor, key: Tensor, value: Tensor, *, eps: float) -> Tensor:
     """ReLU linear attention (SANA, arXiv:2410.10629, sec. 2.2; EfficientViT, arXiv:2205.14756).
@@ -42,6 +44,5 @@ def _widened(x: Tensor) -> Tensor:
 
 def _no_autocast(device: torch.device) -> AbstractContextManager:
     """Autocast would compute the matrix products in 16 bit: errors of some percent, infinities in float16."""
-    has_autocast = torch.amp.is_autocast_available(device.type)  # asking the meta device whether it is enabled raises
-    enabled = has_autocast and torch.is_autocast_enabled(device.type)
+    enabled = device.type not in WITHOUT_AUTOCAST and torch.is_autocast_enabled(device.type)
     return torch.autocast(device.type, enabled=False) if enabled else nullcontext()

@@ -87,7 +87,7 @@ class PromptTokens:
         tokens = "token was" if self.num_cut == 1 else f"{self.num_cut} tokens were"
         return (
             f"the prompt is too long: its last {tokens} cut off, from {self.cut.strip()[:QUOTED]!a} on; "
-            f"SANA sees {len(self.kept)} of it"
+            f"SANA sees {len(self.kept)} tokens of it"
         )
 
 

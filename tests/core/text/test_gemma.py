@@ -131,10 +131,10 @@ def test_cut_prompts_are_warned_of_once(encoder, caplog):
     long = "oil painting " * 300
     encoder.encode([long, "a cat", long, long + "blue"])
     first, second = [record.message for record in caplog.records]
-    assert "SANA sees 300 of it" in first and "cut off" in first and first != second
+    assert "SANA sees 300 tokens of it" in first and "cut off" in first and first != second
     caplog.clear()
     encoder.encode(["a red apple on a table"], kept_lengths=[3])
-    assert "SANA sees 3 of it" in caplog.text
+    assert "SANA sees 3 tokens of it" in caplog.text
 
 
 def test_pytorchs_defaults_do_not_matter(encoder, config, tokenizer, state_dict):
