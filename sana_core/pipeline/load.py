@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from ..checkpoint.load import load_autoencoder, load_controlnet, load_transformer
-from ..device import pick_device, usable
+from ..device import pick_device
+from ..precision import companion_dtype, loaded_dtype
 from ..sources import pipeline_files, released_sampling
 from ..text.load import load_text_encoder
 from .pipeline import SanaPipeline
@@ -43,10 +44,12 @@ def load_pipeline(
     if dtype is None and place.type == "cpu":
         dtype = torch.float32
     home = torch.device("cpu") if offload else place
-    companions = torch.float32 if dtype == torch.float32 else usable(torch.bfloat16, place)
+    companions = companion_dtype(dtype, place)
     transformer = load_transformer(
         files.transformer, device=home, dtype=dtype, variant=variant, trained_precision=trained_precision
     )
+    if offload and dtype is None:  # the file's own type may be one that the CPU has and the device has not
+        transformer.to(loaded_dtype(transformer.config, transformer.scale_shift_table.dtype, place))
     network, path = None, controlnet or files.controlnet
     if path is not None:
         network = load_controlnet(path, order=control_order, device=home, dtype=transformer.scale_shift_table.dtype)

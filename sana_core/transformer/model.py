@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from itertools import chain, repeat
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ class SanaTransformer(nn.Module):
         caption = context if isinstance(context, Caption) else self.caption(context, context_mask)
         x = self.patch_embed(latent)
         modulation, embedded = self.time_embed(timestep, guidance, latent.dtype)
-        residuals: Iterator[Tensor | None] = iter(())
+        residuals: Iterator[Tensor | None] = repeat(None, self.config.depth)
         for index in range(self.config.depth):
             attend = attend_to_itself if index in identity_attention else None
             x = self.run_block(index, x, caption, modulation, grid, attend)
@@ -71,8 +72,8 @@ class SanaTransformer(nn.Module):
                     modulation=modulation,
                     tokens=x,
                 )
-                residuals = control_residuals(control, base)
-            residual = next(residuals, None)
+                residuals = chain(control_residuals(control, base), repeat(None, self.config.depth))
+            residual = next(residuals)
             x = x if residual is None else x + residual
         shift, scale = (self.scale_shift_table.to(x) + embedded[:, None]).chunk(2, dim=1)
         return grid.maps(self.proj_out(modulated_norm(x, shift, scale)))
