@@ -44,7 +44,8 @@ class GemmaTextEncoder(nn.Module):
         bool, False for padding. It is needed only if the states of the padding are used: they then do not attend to one
         another.
         """
-        return self.model(input_ids=input_ids, attention_mask=mask, use_cache=False).last_hidden_state
+        with torch.device(input_ids.device):  # older versions of transformers make a tensor without naming its place
+            return self.model(input_ids=input_ids, attention_mask=mask, use_cache=False).last_hidden_state
 
     def tokenize(
         self,
