@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
-LONGEST = 999  # characters of a message
+LONGEST = 990  # characters of a message
 LONGEST_NAME = 200  # characters of one name in a list of them
 NAMED = 6  # names that a list shows
 LISTED = 900  # characters of a list
@@ -14,12 +14,12 @@ LISTED = 900  # characters of a list
 class SanaError(ValueError):
     """Base class of all errors raised on purpose by sana_core.
 
-    Its message is safe to show, whatever names from files it repeats: one line of at most 999 characters, without
+    Its message is safe to show, whatever names from files it repeats: one line of at most 990 characters, without
     control characters.
     """
 
     def __init__(self, message: object = "") -> None:
-        super().__init__(shortened(printable(shortened(str(message), LONGEST)), LONGEST))
+        super().__init__(safe_line(str(message)))
 
 
 class CheckpointError(SanaError):
@@ -28,6 +28,11 @@ class CheckpointError(SanaError):
 
 class InputError(SanaError):
     """An argument or an input (size, prompt file, picture, device) cannot be used."""
+
+
+def safe_line(text: str) -> str:
+    """Text from anywhere as one line of at most 990 characters, without control characters."""
+    return shortened(printable(shortened(text, LONGEST)), LONGEST)
 
 
 def printable(text: str) -> str:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..errors import InputError
+from ..errors import InputError, safe_line
 from ..samplers.guidance import block_numbers
-from .output import one_line, write
+from .output import write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
         hint = "--help lists the options"
         if message.startswith("unrecognized arguments: ") and not message.split(": ")[1].startswith("-"):
             hint = "a prompt of several words stands in quotes"
-        self.exit(2, f"{one_line(f'sana: error: {message} ({hint})')}\n")
+        self.exit(2, f"{safe_line(f'sana: error: {message} ({hint})')}\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         write(file or sys.stderr, message)

@@ -88,7 +88,8 @@ def load(args: argparse.Namespace, source: Source) -> SanaPipeline:
         networks = [pipeline.transformer] * lora.has_transformer + [pipeline.text_encoder] * lora.has_text_encoder
         for report in [apply_lora(network, lora, strength) for network in networks]:
             if not args.quiet:
-                tell(str(report))
+                for line in str(report).splitlines():
+                    tell(line)
     return pipeline
 
 

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from ..errors import safe_line
 from ..samplers.types import StepCallback
 
 BAR = 30  # characters
-LONGEST_LINE = 900  # characters of an error or a warning
 
 
 def say(text: str) -> None:
@@ -26,7 +26,7 @@ def say(text: str) -> None:
 
 def tell(text: str) -> None:
     """A line on stderr: without control characters, shortened in the middle if it is very long."""
-    write(sys.stderr, f"{one_line(text)}\n")
+    write(sys.stderr, f"{safe_line(text)}\n")
 
 
 def write(stream: Any, text: str) -> None:
@@ -42,15 +42,6 @@ def write(stream: Any, text: str) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     except (OSError, ValueError):  # a full disk, a closed stream
         pass
-
-
-def one_line(text: str) -> str:
-    """The text on one line of at most LONGEST_LINE characters, control characters as escapes."""
-    text = " ".join(text.split("\n")) if "\n" in text else text
-    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-    if len(text) <= LONGEST_LINE:
-        return text
-    return f"{text[: LONGEST_LINE * 2 // 3]} ... {text[-LONGEST_LINE // 3 + 5 :]}"
 
 
 @contextmanager
