@@ -75,9 +75,8 @@ class SanaModel(comfy.model_base.BaseModel):
             context, mask = padded_context(kwargs["cross_attn"], kwargs.get("attention_mask"))
             out["c_crossattn"] = TextCond(context)
             out["attention_mask"] = TextCond(mask)
-        if (
-            kwargs.get("prompt_type") == "positive"
-        ):  # where a run begins: another node may have replaced the model sampling
+        # here a run begins: another node may have replaced the model sampling
+        if kwargs.get("prompt_type") == "positive":
             shift = flow_shift(self.model_sampling)
             if warning := check_shift(shift, self.model_config.sampling_defaults):
                 log.warning(warning)

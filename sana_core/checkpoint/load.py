@@ -65,7 +65,7 @@ def load_controlnet(
     whole pipeline folder.
 
     order: "upstream" or "diffusers", how it is connected to the transformer, see `transformer/controlnet.py`; any file
-    takes either. dtype None: the file's own; the transformer's is needed. `device="meta"` checks every key and shape
+    takes either. dtype None: the file's own. To run, it must be the transformer's. `device="meta"` checks every key and shape
     without reading tensors. Raises CheckpointError, and InputError for another order or a device that is not there.
     """
     device = pick_device(device)

@@ -33,8 +33,8 @@ class Format:
 
     stored: number types of the tensor `weight`; empty: any.  required, optional: names of side tensors; optional None:
     any.  packed: numbers in one stored element, along K.  padded: N and K are padded with zeros to multiples of it.
-    rows: a part of the rows of N with the same rows of the side tensors is a weight of its own, so that fused layers
-    can be cut.
+    rows: True if some rows of the weight, with the same rows of its side tensors, make a weight of their own. Then
+    fused layers can be cut.
     """
 
     name: str
@@ -120,12 +120,11 @@ def logical_shapes(tensors: Mapping[str, Tensor], layers: Mapping[str, Format]) 
     shapes = {}
     for key, tensor in tensors.items():
         layer, _, name = key.rpartition(".")
-        if layer not in layers:
-            shapes[key] = tuple(tensor.shape)
-        elif name == "weight":
-            shapes[key] = layers[layer].logical_shape(tuple(tensor.shape))
-        elif name == "bias" or not layers[layer].accepts(name):
-            shapes[key] = tuple(tensor.shape)
+        form, shape = layers.get(layer), tuple(tensor.shape)
+        if form and name == "weight":
+            shapes[key] = form.logical_shape(shape)
+        elif not (form and form.accepts(name)) or name == "bias":
+            shapes[key] = shape
     return shapes
 
 

@@ -41,9 +41,9 @@ class Parser(argparse.ArgumentParser):
 
 def size(text: str) -> tuple[int, int]:
     """ "1024x768" or "512" -> (width, height)."""
-    width, _, height = text.lower().partition("x")
+    width, cross, height = text.lower().partition("x")
     try:
-        return int(width), int(height or width)
+        return int(width), int(height if cross else width)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 1024x768 or 512") from None
 

@@ -55,8 +55,10 @@ def run(args: argparse.Namespace) -> None:
 
 def plan(args: argparse.Namespace) -> list[Request]:
     """What the arguments ask for, each with a seed. Raises InputError for whatever needs no model to be refused."""
-    if (args.prompt is None) == (args.prompt_file is None):
-        raise InputError("give either a prompt or --prompt-file")
+    if args.prompt is None and args.prompt_file is None:
+        raise InputError("there is nothing to draw: give a prompt, or --prompt-file")
+    if args.prompt is not None and args.prompt_file is not None:
+        raise InputError("give a prompt or --prompt-file, not both")
     if args.batch_size < 1:
         raise InputError(f"--batch is {args.batch_size}, expected at least 1")
     given: dict[str, Any] = {
@@ -68,6 +70,9 @@ def plan(args: argparse.Namespace) -> list[Request]:
     given["height"] = height if args.height is None else args.height
     common = Request(**given)
     requests = [common] if args.prompt_file is None else read_prompt_file(args.prompt_file, common)
+    follows = any(request.control_image is not None for request in requests)
+    if (args.controlnet or args.soft_edge) and not follows:
+        raise InputError("--controlnet and --soft-edge need the picture to follow: give it by --control-image")
     return [_checked(request) for request in requests]
 
 

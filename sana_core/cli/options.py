@@ -54,7 +54,7 @@ def _add_prompt(parser: argparse.ArgumentParser) -> None:
         "--negative-mask",
         choices=NEGATIVE_MASKS,
         default="own",
-        help="own: its tokens alone; positive: padded to the prompt's",
+        help="length of the negative prompt: its own, or padded to the prompt's",
     )
     add("--seed", type=int, help="the same seed gives the same picture (default: another one each time)")
     add("--batch", dest="batch_size", type=int, default=1, help="pictures per prompt")
@@ -100,7 +100,11 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
     add("--mask", metavar="FILE", help="picture that is bright where the start picture is redrawn")
     add("--controlnet", type=Path, metavar="FILE", help="SANA ControlNet: file or folder")
     add("--control-image", metavar="FILE", help="picture that it follows, such as an edge map")
-    add("--soft-edge", choices=SOFT_EDGES, help="prepare it as in the training: soft edges (HED) or thin ones (Canny)")
+    add(
+        "--soft-edge",
+        choices=SOFT_EDGES,
+        help="prepare the control picture as in the training: soft edges (HED) or thin ones (Canny)",
+    )
     add("--control-scale", type=arguments.number, default=1.0, help="how closely (default: 1)")
     add("--control-order", choices=ORDERS, default=ORDERS[0], help="how it is connected (default: %(default)s)")
 
@@ -130,7 +134,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         metavar="FILE[:STRENGTH]",
         help="LoRA to add (strength 1); may be repeated",
     )
-    add("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
+    add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     add(
         "--dtype",
         choices=list(DTYPES),

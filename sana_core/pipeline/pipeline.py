@@ -48,7 +48,7 @@ class Result:
     picture: Image.Image
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class SanaPipeline:
     """The networks, the device they run on, and how the model is sampled by default. Made by `load_pipeline`.
 
@@ -116,6 +116,8 @@ class SanaPipeline:
 
         Requests are resolved one by one as they are reached; to refuse all errors first, give resolved ones.
         """
+        if isinstance(requests, (str, Request)):
+            raise InputError("stream takes several requests: give a list, also for one")
         for request in requests:
             run = self.resolve(request)
             latents = self(run, output="latent", callback=callback)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..config import SamplingDefaults, TransformerConfig
 from ..errors import InputError
-from ..latents import latent_size, noise
+from ..latents import latent_size, nearest_sizes, noise
 from ..pictures.control import control_picture
 from ..pictures.images import Picture, fitted_mask, fitted_picture, natural_size, read_picture
 from ..presets import pag_layer
@@ -85,8 +85,7 @@ class Request:
         checks.choice("negative_mask", request.negative_mask, NEGATIVE_MASKS)
         if request.seed is not None:
             noise((0,), request.seed)  # draws nothing, and refuses a seed out of range
-        width, height = (1024 if side is None else side for side in (request.width, request.height))
-        latent_size(width, height)
+        request._check_size()
         resolve_strength(request.image, request.strength, request.mask)
         return request
 
@@ -120,6 +119,15 @@ class Request:
         run = Resolved(**values)
         check_noise(run.latents, run.step_noise, run.shape(config), run.sampler, len(run.sigmas()) - 1)
         return run
+
+    def _check_size(self) -> None:
+        if self.width is not None and self.height is not None:
+            latent_size(self.width, self.height)
+        for name, side in (("width", self.width), ("height", self.height)):
+            if side is not None and (side < 1 or nearest_sizes(side) != str(side)):
+                raise InputError(
+                    f"{name} is {side} pixels, expected a positive multiple, such as {nearest_sizes(side)}"
+                )
 
     def _prompts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         prompts = (self.prompt,) if isinstance(self.prompt, str) else tuple(self.prompt)
@@ -166,6 +174,10 @@ class Resolved(Request):
     control_image: Tensor | None = field()
 
     def resolve(self, defaults: SamplingDefaults, config: TransformerConfig) -> Resolved:
+        """Itself. Raises InputError for a model that cannot draw it: of another kind, or with fewer blocks."""
+        check_sampler(self.sampler, config)
+        if self.pag_scale > 0.0:
+            check_pag_layers(self.pag_layers, config.depth)
         return self
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor
@@ -22,9 +21,11 @@ DEFAULT_STRENGTH = 0.6  # of a start picture without a mask; everything under a 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """noise: (B, 32, h, w), float32. step_noise: what the solver adds in its steps, drawn as it is taken. picture: the
-    latent of the start picture (1 or B, 32, h, w) and redrawn: (1 or B, 1, h, w) of 0 and 1, or None. control: the
-    ControlNet at work, or none.
+    """What a run starts from.
+
+    noise: (B, 32, h, w), float32.  step_noise: what the solver adds in its steps, drawn as it is taken.  picture: the
+    latent of the start picture, (1 or B, 32, h, w), or None.  redrawn: (1 or B, 1, h, w), 1 where the picture is redrawn
+    and 0 elsewhere; None: everywhere.  control: the ControlNets at work.
     """
 
     noise: Tensor
@@ -34,10 +35,10 @@ class Start:
     control: tuple[ControlBranch, ...] = ()
 
     def begin(self, denoise: Denoise, sigma: float) -> tuple[Tensor, Denoise]:
-        """A denoiser -> x at noise level sigma, and a denoiser that keeps what lies outside `redrawn`.
+        """Returns x at noise level sigma and a denoiser. The denoiser keeps the picture outside `redrawn`.
 
-        Outside, the model sees the picture under the same noise in every step, as in ComfyUI. The first level of
-        SANA's grids is 1 - 1/3000 or more and counts as pure noise.
+        Outside, the model sees the picture under the same noise in every step, as in ComfyUI. A level of FIRST_TIME or
+        more counts as pure noise; every grid of a shift of 1 or more begins there.
         """
         picture, redrawn = self.picture, self.redrawn
         if picture is None:
@@ -59,8 +60,9 @@ def start_noise(
     shape: tuple[int, ...], seed: int, latents: Tensor | None, step_noise: Tensor | None
 ) -> tuple[Tensor, Iterable[Tensor]]:
     """The noise of a run and that of its steps: as given, or from one generator, the first noise first."""
-    first = next(noises(shape, seed)) if latents is None else latents
-    return first, islice(noises(shape, seed), 1, None) if step_noise is None else step_noise
+    drawn = noises(shape, seed)
+    first = next(drawn)
+    return first if latents is None else latents, drawn if step_noise is None else step_noise
 
 
 def resolve_strength(image: object | None, strength: float | None, mask: object | None) -> float | None:

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import TransformerConfig
-from .flow_euler import Denoise
 from .guidance import adaptive_scale, check_pag_layers, classifier_free_guidance, perturbed_attention_guidance
+from .types import Denoise
 
 TIMESTEPS = 1000  # the transformer's time is 1000 * sigma
 

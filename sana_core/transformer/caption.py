@@ -60,7 +60,7 @@ class Caption:
         return projected
 
     def with_tokens(self, tokens: Tensor) -> Caption:
-        """A caption with other tokens, which remembers nothing of this one; itself if they are its own."""
+        """A caption with these tokens and an empty memory. The caption itself if the tokens are its own."""
         if tokens is self.tokens:
             return self
         return Caption(tokens, states=self.states, mask=self.mask, options=self.options, remember=self.remember)

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from ..config import TransformerConfig
@@ -35,8 +34,8 @@ ORDERS = ("upstream", "diffusers")
 class ControlBranch:
     """A ControlNet at work.
 
-    latent: of the control picture, (B, 32, h, w), scaled by 0.41407; fewer than the transformer's batch are repeated.
-    scale: factor of the residuals, 1 as trained.
+    latent: of the control pictures, (B, 32, h, w), of about unit variance, repeated to the transformer's batch, which B
+    divides.  scale: factor of the residuals, 1 as trained.
     """
 
     network: SanaControlNet
@@ -144,13 +143,14 @@ def control_residuals(control: Sequence[ControlBranch], base: BaseState) -> Iter
     streams = [branch.network.residuals(branch.latent, base, branch.scale) for branch in control if branch.scale != 0]
     for residuals in zip_longest(*streams):
         given = [residual for residual in residuals if residual is not None]
-        yield torch.stack(given).sum(0) if len(given) > 1 else given[0] if given else None
+        yield sum(given[1:], given[0]) if given else None
 
 
 def _matching(control: Tensor, latent: Tensor) -> Tensor:
     """The control latent in the batch, on the device and in the type of the transformer's latent. Raises InputError."""
-    repeats, rest = divmod(len(latent), len(control))
-    if control.ndim != 4 or control.shape[1:] != latent.shape[1:] or rest:
+    fits = control.ndim == 4 and control.shape[1:] == latent.shape[1:] and len(control) > 0
+    repeats, rest = divmod(len(latent), len(control)) if fits else (0, 0)
+    if not fits or rest:
         raise InputError(
             f"a control latent of shape {tuple(control.shape)} does not fit latents of shape {tuple(latent.shape)}: "
             "encode the control picture with SANA's autoencoder, at the size of the picture to make"

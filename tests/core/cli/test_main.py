@@ -55,7 +55,7 @@ def test_a_command_is_the_first_argument_if_it_is_exactly_its_name(folder, drawn
 
 def test_a_command_without_what_it_needs(folder, capsys):
     assert main(["draw"]) == 2
-    assert capsys.readouterr().err == "sana: error: give either a prompt or --prompt-file\n"
+    assert capsys.readouterr().err == "sana: error: there is nothing to draw: give a prompt, or --prompt-file\n"
 
 
 def test_a_prompt_without_quotes(folder, capsys):
