@@ -24,8 +24,8 @@ class Start:
     """What a run starts from.
 
     noise: (B, 32, h, w), float32.  step_noise: what the solver adds in its steps, drawn as it is taken.  picture: the
-    latent of the start picture, (1 or B, 32, h, w), or None.  redrawn: (1 or B, 1, h, w), 1 where the picture is redrawn
-    and 0 elsewhere; None: everywhere.  control: the ControlNets at work.
+    latent of the start picture, (1 or B, 32, h, w), or None.  redrawn: (1 or B, 1, h, w), 1 where it is redrawn and
+    0 elsewhere; None: everywhere.  control: the ControlNets at work.
     """
 
     noise: Tensor
