@@ -20,11 +20,11 @@ class Layers(Protocol):
     """Where layer classes come from: `torch.nn`, or a namespace of classes with the same arguments."""
 
     @property
-    def Linear(self) -> Callable[..., nn.Module]: ...
+    def Linear(self) -> Callable[..., nn.Linear]: ...
     @property
-    def Conv2d(self) -> Callable[..., nn.Module]: ...
+    def Conv2d(self) -> Callable[..., nn.Conv2d]: ...
     @property
-    def RMSNorm(self) -> Callable[..., nn.Module]: ...
+    def RMSNorm(self) -> Callable[..., nn.RMSNorm]: ...
 
 
 class Attention(Protocol):
@@ -54,18 +54,18 @@ class Kit:
     device: str | torch.device | None = "cpu"
     dtype: torch.dtype | None = torch.float32
 
-    def linear(self, in_features: int, out_features: int, *, bias: bool = True) -> nn.Module:
+    def linear(self, in_features: int, out_features: int, *, bias: bool = True) -> nn.Linear:
         return self.layers.Linear(in_features, out_features, bias=bias, device=self.device, dtype=self.dtype)
 
-    def conv2d(self, in_channels: int, out_channels: int, kernel: int, **options: Any) -> nn.Module:
+    def conv2d(self, in_channels: int, out_channels: int, kernel: int, **options: Any) -> nn.Conv2d:
         """options: stride, padding, groups and bias as of `torch.nn.Conv2d`."""
         return self.layers.Conv2d(in_channels, out_channels, kernel, device=self.device, dtype=self.dtype, **options)
 
-    def depthwise(self, channels: int, kernel: int, *, bias: bool = True) -> nn.Module:
+    def depthwise(self, channels: int, kernel: int, *, bias: bool = True) -> nn.Conv2d:
         """A convolution of every channel on its own that keeps the size."""
         return self.conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels, bias=bias)
 
-    def rms_norm(self, size: int, *, eps: float) -> nn.Module:
+    def rms_norm(self, size: int, *, eps: float) -> nn.RMSNorm:
         return self.layers.RMSNorm(size, eps=eps, device=self.device, dtype=self.dtype)
 
     def zeros(self, *shape: int) -> nn.Parameter:

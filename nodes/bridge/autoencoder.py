@@ -90,7 +90,7 @@ class ComfyDCAE(DCAE):
 
     def _largest_tile(self, peak_bytes: PeakBytes, height: int, width: int, like: Tensor) -> int | None:
         """Largest tile of at most USUAL_TILE for which the memory is free. None: the whole picture at once."""
-        free = free_memory(self, like.device)
+        free = int(free_memory(self, like.device))
         return pick_tile(self.config, height, width, like.dtype, free, peak_bytes=peak_bytes, largest=USUAL_TILE)
 
 

@@ -66,7 +66,7 @@ def load_controlnet(
 
     order: "upstream" or "diffusers", how it is connected to the transformer, see `transformer/controlnet.py`; any file
     takes either. dtype None: the file's own. To run, it must be the transformer's. `device="meta"` checks every key and
-    shape without reading tensors. Raises CheckpointError, and InputError for another order or a device that is not there.
+    shape without reading tensors. Raises CheckpointError, and InputError for another order or a missing device.
     """
     device = pick_device(device)
     checkpoint = _read(path, device, "controlnet")

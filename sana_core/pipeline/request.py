@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..config import SamplingDefaults, TransformerConfig
 from ..errors import InputError
+from ..geometry import DC_AE_F32
 from ..latents import latent_size, nearest_sizes, noise
 from ..pictures.control import control_picture
 from ..pictures.images import Picture, fitted_mask, fitted_picture, natural_size, read_picture
@@ -126,7 +127,8 @@ class Request:
         for name, side in (("width", self.width), ("height", self.height)):
             if side is not None and (side < 1 or nearest_sizes(side) != str(side)):
                 raise InputError(
-                    f"{name} is {side} pixels, expected a positive multiple, such as {nearest_sizes(side)}"
+                    f"{name} is {side} pixels, expected a positive multiple of {DC_AE_F32.downscale}; nearest sizes: "
+                    f"{nearest_sizes(side)}"
                 )
 
     def _prompts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:

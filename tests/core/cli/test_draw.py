@@ -250,8 +250,8 @@ def test_prompt_file(model, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([], "either a prompt or --prompt-file"),
-        (["x", "--prompt-file", "p.txt"], "either a prompt or --prompt-file"),
+        ([], "give a prompt, or --prompt-file"),
+        (["x", "--prompt-file", "p.txt"], "not both"),
         (["--prompt-file", "none.txt"], "none.txt cannot be read"),
         (["x", "--width", "100"], "96 or 128"),
         (["x", "--size", "0"], "multiple of 32"),
@@ -269,7 +269,7 @@ def test_prompt_file(model, tmp_path):
         (["x", "--image", "none.png"], "none.png is not a picture that can be read"),
         (["x", "--strength", "0.5"], "give the picture, too"),
         (["x", "--image", __file__], "is not a picture that can be read"),
-        (["x", "--controlnet", "none.pth"], "none.pth"),
+        (["x", "--controlnet", "none.pth"], "--control-image"),
         (["x", "--device", "gpu"], "is not a device"),
         (["x", "--device", "cuda:99"], "CUDA GPUs here"),
         (["x", "--pipeline", "none"], "either --pipeline or the single model files"),

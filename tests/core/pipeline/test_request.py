@@ -1,7 +1,7 @@
 """Requests: picklable, resolved in one place, and refused before anything is drawn."""
 
 import pickle
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -201,3 +201,17 @@ def test_the_classes_that_come_back_are_public(pipeline):
     parts = (pipeline, pipeline.transformer, pipeline.autoencoder, pipeline.text_encoder, pipeline.resolve("a"))
     assert all(getattr(sana_core, type(part).__name__) is type(part) for part in parts)
     assert all(hasattr(sana_core, name) for name in sana_core.__all__)
+
+
+def test_a_resolved_request_of_another_model_is_checked(pipeline):
+    run = pipeline.resolve("a cat", pag_scale=2.0)
+    with pytest.raises(InputError, match="scm"):
+        pipeline.resolve(replace(run, sampler="scm"))
+    with pytest.raises(InputError, match="blocks 99"):
+        pipeline.resolve(replace(run, pag_layers=(99,)))
+
+
+def test_stream_takes_several_requests(pipeline):
+    for one in ("a cat", Request("a cat")):
+        with pytest.raises(InputError, match="several requests"):
+            next(pipeline.stream(one))
