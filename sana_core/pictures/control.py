@@ -21,12 +21,12 @@ from .modes import rgb
 def control_picture(picture: Picture, width: int, height: int) -> Tensor:
     """A control picture of any size -> (B, 3, height, width), float32, in 0..1.
 
-    picture: PIL, where transparent pixels count as black, a uint8 array, a file name, or a tensor (3, H, W) or
+    picture: PIL, whose transparency is left out, a uint8 array, a file name, or a tensor (3, H, W) or
     (B, 3, H, W) in 0..1. Raises InputError.
     """
     pixels = read_picture(picture, "control picture")
     if isinstance(pixels, Image.Image):
-        pixels = torch.from_numpy(np.array(rgb(pixels, "black"))).permute(2, 0, 1)[None].float() / 255.0
+        pixels = torch.from_numpy(np.array(rgb(pixels))).permute(2, 0, 1)[None].float() / 255.0
     if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.numel():
         raise InputError(f"a control picture as a tensor is (B, 3, H, W), got {tuple(pixels.shape)}")
     pixels = F.interpolate(_centre_crop(pixels, width, height), (height, width), mode="bicubic", antialias=True)

@@ -58,7 +58,7 @@ def natural_size(latents: Tensor | None, image: Image.Image | Tensor | None) -> 
 def fitted_picture(picture: Picture, width: int, height: int) -> Tensor:
     """A picture at the size of the run -> (B, 3, height, width), float32, in 0..1.
 
-    PIL pictures, arrays and files are resized and cropped at the centre; transparent pixels become white. Tensors have
+    PIL pictures, arrays and files are resized and cropped at the centre; transparency is left out. Tensors have
     that size, or are larger by less than a latent cell and are cropped at the centre. Raises InputError.
     """
     picture = read_picture(picture)

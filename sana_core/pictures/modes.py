@@ -1,10 +1,11 @@
 """Pictures of every kind that Pillow reads, as 8-bit RGB or grey.
 
-Pillow's own conversions cut 16-bit and floating-point pictures off at 255, and show the colours hidden under
-transparent pixels.
+Pillow's own conversions cut 16-bit and floating-point pictures off at 255.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
@@ -15,24 +16,30 @@ PREMULTIPLIED = {"RGBa": "RGBA", "La": "LA"}
 TRANSPARENT = ("RGBA", "LA", "PA")
 
 
-def rgb(picture: Image.Image, background: str = "white") -> Image.Image:
-    """Mode RGB. Transparent pixels show the background, "white" or "black". Raises InputError."""
-    return _convert(picture, "RGB", background)
+def rgb(picture: Image.Image) -> Image.Image:
+    """Mode RGB. Transparency is left out, as by ComfyUI and diffusers: it is often a mask above a whole picture.
+
+    Raises InputError.
+    """
+    return _converted(picture, lambda plain: plain.convert("RGBA").convert("RGB"))
 
 
-def grey(picture: Image.Image, background: str = "black") -> Image.Image:
-    """Mode L. Transparent pixels show the background, "white" or "black". Raises InputError."""
-    return _convert(picture, "L", background)
+def grey(picture: Image.Image) -> Image.Image:
+    """Mode L, with transparent pixels as black. Raises InputError."""
+
+    def on_black(plain: Image.Image) -> Image.Image:
+        if plain.mode not in TRANSPARENT and "transparency" not in plain.info:
+            return plain.convert("L")
+        plain = plain.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", plain.size, "black"), plain).convert("L")
+
+    return _converted(picture, on_black)
 
 
-def _convert(picture: Image.Image, mode: str, background: str) -> Image.Image:
+def _converted(picture: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     try:
         picture = _eight_bit(picture)
-        picture = picture.convert(PREMULTIPLIED.get(picture.mode, picture.mode))
-        if picture.mode in TRANSPARENT or "transparency" in picture.info:
-            picture = picture.convert("RGBA")
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, background), picture)
-        return picture.convert(mode)
+        return convert(picture.convert(PREMULTIPLIED.get(picture.mode, picture.mode)))
     except (ValueError, OSError) as error:  # OSError: Pillow reads the pixels of an open file only now
         raise InputError(
             f"a picture of mode {picture.mode} cannot be converted ({error}): convert it to RGB first"
