@@ -4,6 +4,7 @@ import io
 
 import sentencepiece
 import torch
+import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from sana_core.config import TextConfig
@@ -94,7 +95,9 @@ def state_dict(config, seed=0):
 
 
 def gemma_runs_on(device_type):
-    """transformers' Gemma-2 switches autocast off for its device, which older versions of PyTorch refuse for some."""
+    """Gemma-2 of transformers before 5 switches autocast off for its device, which PyTorch refuses for some devices."""
+    if int(transformers.__version__.split(".")[0]) >= 5:
+        return True
     try:
         torch.autocast(device_type, enabled=False)
     except RuntimeError:

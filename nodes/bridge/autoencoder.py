@@ -145,6 +145,7 @@ def decode_memory(
 ) -> int:
     """Bytes besides the weights to decode a latent of `shape` in tiles."""
     _, _, height, width = picture_shape(config, shape)
+    tile = usable_tile(tile or USUAL_TILE)
     return int(MARGIN * (_alone if blended else decode_peak_bytes)(config, height, width, tile, dtype))
 
 

@@ -23,6 +23,7 @@ from ...sana_core.geometry import DC_AE_F32
 from ...sana_core.latents import latent_size, noises
 from ...sana_core.pipeline.request import Request
 from ...sana_core.samplers.methods import SAMPLERS, check_sampler, check_shift
+from ...sana_core.samplers.schedules import MOST_STEPS
 from .model import SanaModel, flow_shift, padded_context
 from .steps import at_sigma
 from .text_encoder import SanaTokenizer
@@ -79,7 +80,7 @@ def make_sigmas(model: ModelPatcher, name: str, steps: int, shift: float | None 
         return torch.FloatTensor([])
     shift = flow_shift(model.get_model_object("model_sampling")) if shift is None else shift
     method = SAMPLERS[name]
-    return method.tail(method.sigmas(int(steps / denoise), shift), denoise)[-(steps + 1) :]
+    return method.tail(method.sigmas(min(int(steps / denoise), MOST_STEPS), shift), denoise)[-(steps + 1) :]
 
 
 def released(model: ModelPatcher) -> SamplingDefaults:

@@ -8,6 +8,14 @@ from torch import Tensor
 from ..errors import CheckpointError
 
 
+def check_stored(key: str, tensor: Tensor) -> None:
+    """Raise CheckpointError if a tensor stands for more numbers than are stored, which a file of a few bytes can do."""
+    if tensor.is_meta:
+        return
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise CheckpointError(f"the tensor {key} repeats the numbers that are stored: the file is damaged")
+
+
 def moved(tensors: dict[str, Tensor], device: str | torch.device, dtype: torch.dtype | None) -> dict[str, Tensor]:
     """The tensors on `device`, numbers with a fraction in `dtype`; None keeps each tensor's own type.
 
@@ -18,8 +26,7 @@ def moved(tensors: dict[str, Tensor], device: str | torch.device, dtype: torch.d
     result = {}
     for key in list(tensors):
         tensor = tensors.pop(key)
-        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise CheckpointError(f"the tensor {key} repeats the numbers that are stored: the file is damaged")
+        check_stored(key, tensor)
         wanted = dtype if dtype and tensor.is_floating_point() else tensor.dtype
         result[key] = tensor.to(wanted).to(device)
     return result

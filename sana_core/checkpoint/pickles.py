@@ -50,6 +50,9 @@ DATA = frozenset({"argparse", "collections", "copyreg", "datetime", "decimal", "
                   "types", "typing", "uuid"})  # fmt: skip
 _LOCK = threading.Lock()  # PyTorch's table of allowed names is of the whole process
 
+LARGEST_PICKLE = 2**24  # bytes of the pickle beside the tensors; those of the released models take 100 kB
+LARGEST_GROWTH = 4  # times the file, for all that it unpacks to; weights hardly compress
+
 
 class Inert:
     """Stands for an object of any class. It has no behaviour and forgets what it is given."""
@@ -101,14 +104,14 @@ def state_dict(content: object, depth: int = DEEPEST) -> dict[str, Tensor]:
 
 
 def _is_dense(value: object) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested and not value.is_meta
 
 
 def _load(path: Path) -> Any:
-    mapped = zipfile.is_zipfile(path)
     try:
-        names = _foreign_names(path) if mapped else []
-        return _load_inert(path, mapped, names)
+        is_zip = zipfile.is_zipfile(path)
+        mapped = is_zip and _is_stored(path)
+        return _load_inert(path, mapped, _foreign_names(path) if is_zip else [])
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds Python objects besides tensors, which could run code when opened ({error}); it was not "
@@ -121,6 +124,19 @@ def _load(path: Path) -> Any:
         raise CheckpointError(
             f"{path} is not a whole PyTorch file ({error}): it is truncated or damaged, download it again"
         ) from error
+
+
+def _is_stored(path: Path) -> bool:
+    """Do the members of a zip archive lie in it as they are? Compressed ones cannot be mapped into memory.
+
+    Raises CheckpointError for members that take far more room than the file.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    sizes = {member.filename.rpartition("/")[2]: member.file_size for member in members}
+    if sizes.get("data.pkl", 0) > LARGEST_PICKLE or sum(sizes.values()) > LARGEST_GROWTH * path.stat().st_size:
+        raise CheckpointError(f"{path} unpacks to far more than a model holds: it was not opened")
+    return all(member.compress_type == zipfile.ZIP_STORED for member in members)
 
 
 def _foreign_names(path: Path) -> list[str]:

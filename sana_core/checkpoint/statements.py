@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..config import SAMPLER_NAMES, SamplingDefaults
@@ -39,6 +40,8 @@ def stated_config(metadata: Mapping[str, str], config: Mapping | None = None) ->
 
 def saved_statement(tensor: Tensor, where: str = f"the tensor {CONFIG_KEY}") -> dict[str, str]:
     """The content of a CONFIG_KEY tensor, in the form of safetensors metadata. Raises CheckpointError if it is none."""
+    if tensor.dtype not in (torch.uint8, torch.int8):
+        raise CheckpointError(f"{where} holds {tensor.dtype}, expected the bytes of a JSON text")
     content = read_object(tensor.cpu().numpy().tobytes(), where)
     return {name: json.dumps(value) for name, value in content.items()}
 

@@ -26,8 +26,8 @@ def apply_lora(network: nn.Module, lora: Lora, strength: float = 1.0) -> LoraRep
     CheckpointError if nothing fits or a shape differs, and InputError for a strength that is no number or for quantised
     weights.
     """
-    if not math.isfinite(strength):
-        raise InputError(f"a LoRA at strength {strength}: expected a number such as 1")
+    if not (isinstance(strength, (int, float)) and math.isfinite(strength)):
+        raise InputError(f"a LoRA at strength {strength!r}: expected a number such as 1")
     parameters = {without_wrappers(key): tensor for key, tensor in network.state_dict().items()}
     _check_number_types(lora, parameters)
     matches, report = match_lora(lora, parameters, strength)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..checkpoint.files import read_checkpoint
 from ..checkpoint.kinds import describe
+from ..checkpoint.move import check_stored
 from ..errors import CheckpointError
 from .factors import Factors, kind_of
 from .keys import Place, read_key
@@ -66,6 +67,8 @@ def parse_lora(tensors: Mapping[str, Tensor], stated: str | bytes | None = None,
     Raises CheckpointError for a configuration or a tensor that cannot be used.
     """
     config = PeftConfig(stated, source)
+    for key, tensor in tensors.items():
+        check_stored(key, tensor)
     places = {key: read_key(key) for key in tensors}
     _check_adapters(places.values(), source)
     found: dict[str, dict[str, str]] = {}  # module -> role -> key

@@ -67,6 +67,8 @@ def noise(name: str, value: Any) -> torch.Tensor:
     if not (isinstance(value, torch.Tensor) and value.is_floating_point()):
         kind = f"a tensor of {value.dtype}" if isinstance(value, torch.Tensor) else _found(value)
         raise InputError(f"{name} is {kind}, expected a tensor of floating-point numbers")
+    if value.is_meta or value.layout != torch.strided or not value.isfinite().all():
+        raise InputError(f"{name} holds values that are no finite numbers, expected noise of unit variance")
     return value
 
 

@@ -9,10 +9,13 @@ import torch
 
 from ..checkpoint.load import load_autoencoder, load_controlnet, load_transformer
 from ..device import pick_device
+from ..errors import InputError
 from ..precision import companion_dtype, loaded_dtype
 from ..sources import pipeline_files, released_sampling
 from ..text.load import load_text_encoder
 from .pipeline import SanaPipeline
+
+DTYPES = (None, torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def load_pipeline(
@@ -40,6 +43,8 @@ def load_pipeline(
 
     Raises CheckpointError or InputError.
     """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype={dtype!r}, expected torch.float32, torch.bfloat16, torch.float16 or None")
     place, files = pick_device(device), pipeline_files(source)
     if dtype is None and place.type == "cpu":
         dtype = torch.float32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from .offload import on_device
 from .request import Request, Resolved
 from .start import Start, start_noise
 
+log = logging.getLogger("sana")
 EncodedText: TypeAlias = tuple[Tensor, Tensor]  # text states (B, L, C) and their mask (B, L) of bool
 Texts: TypeAlias = tuple[EncodedText, EncodedText | None]  # prompts; negative prompts, if guidance uses them
 Prompt: TypeAlias = str | Sequence[str] | Request
@@ -172,7 +174,13 @@ class SanaPipeline:
         with self._turn(*networks):
             x, denoise = start.begin(self.denoiser(run, texts, start.control), sigmas[0].item())
             solver = SAMPLERS[run.sampler].sample
-            return solver(denoise, x, sigmas, step_noise=start.step_noise, callback=callback)
+            x = solver(denoise, x, sigmas, step_noise=start.step_noise, callback=callback)
+        if not x.isfinite().all():
+            log.warning(
+                "the latents are not finite, so the picture is black: choose another number type (dtype), a smaller "
+                "guidance scale, or leave out the LoRA"
+            )
+        return x
 
     def denoiser(self, run: Resolved, texts: Texts, control: Sequence[ControlBranch] = ()) -> Denoise:
         """`denoise(x, sigma) -> x0` for encoded prompts, guidance included."""

@@ -13,6 +13,7 @@ from ..errors import InputError
 
 FIRST_TIME = 0.999  # the solver's grid leaves out pure noise: 1 - 1/1000
 EULER_LAST_TIME = 0.001  # 1/1000, the first of the 1000 training timesteps
+MOST_STEPS = 10_000
 SCM_FIRST_ANGLE, SCM_MIDDLE_ANGLE = 1.57080, 1.3  # radians; Sprint's angles of two steps are 1.5708, 1.3, 0
 
 
@@ -49,8 +50,7 @@ def scm_sigmas(steps: int) -> Tensor:
 
     1, 0.7827, 0 for two steps. Returns (steps + 1,). Raises InputError for steps < 1.
     """
-    if steps < 1:
-        raise InputError(f"sampling takes at least one step, got {steps}: choose 1 to 4 for Sprint")
+    _check(steps, 1.0, usual="1 to 4 for Sprint")
     if steps == 2:
         return angle_sigmas(torch.tensor([SCM_FIRST_ANGLE, SCM_MIDDLE_ANGLE, 0.0], dtype=torch.float64, device="cpu"))
     return angle_sigmas(torch.linspace(SCM_FIRST_ANGLE, 0.0, steps + 1, dtype=torch.float64, device="cpu"))
@@ -97,8 +97,9 @@ def scm_tail(sigmas: Tensor, strength: float) -> Tensor:
     return tail
 
 
-def _check(steps: int, shift: float) -> None:
-    if steps < 1:
-        raise InputError(f"sampling takes at least one step, got {steps}: choose 14 to 20")
+def _check(steps: int, shift: float, usual: str = "14 to 20") -> None:
+    if not 1 <= steps <= MOST_STEPS:
+        found = steps if steps < 1 else f"{steps}" if steps < 10**12 else "far more"
+        raise InputError(f"sampling takes 1 to {MOST_STEPS} steps, got {found}: choose {usual}")
     if not shift > 0:
         raise InputError(f"the flow shift must be above 0, got {shift}: SANA was released with 3, its 4K model with 6")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -63,7 +64,10 @@ class Caption:
         """A caption with these tokens and an empty memory. The caption itself if the tokens are its own."""
         if tokens is self.tokens:
             return self
-        return Caption(tokens, states=self.states, mask=self.mask, options=self.options, remember=self.remember)
+        mask, further = self.mask, tokens.shape[1] - self.tokens.shape[1]
+        if mask is not None and further:
+            mask = F.pad(mask, (0, further), value=True)  # tokens that were added count; those cut off are gone
+        return Caption(tokens, states=self.states, mask=mask, options=self.options, remember=self.remember)
 
 
 def attention_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -215,3 +215,22 @@ def test_stream_takes_several_requests(pipeline):
     for one in ("a cat", Request("a cat")):
         with pytest.raises(InputError, match="several requests"):
             next(pipeline.stream(one))
+
+
+def test_noise_that_is_not_finite_is_refused(untouched):
+    latents = torch.zeros(1, 32, 1, 2)
+    latents[0, 0, 0, 0] = torch.nan
+    with pytest.raises(InputError, match="no finite numbers"):
+        untouched("a cat", latents=latents, **K)
+
+
+def test_latents_that_are_not_finite_are_said(pipeline, caplog):
+    pipeline("a cat", guidance_scale=1e300, seed=1, **K)
+    assert "the latents are not finite" in caplog.text
+
+
+@pytest.mark.parametrize("sampler", ["flow_dpm", "flow_euler"])
+@pytest.mark.parametrize("steps", [10**9, 10**5000], ids=["many", "more"])
+def test_too_many_steps_are_refused_at_once(pipeline, sampler, steps):
+    with pytest.raises(InputError, match="1 to 10000 steps"):
+        pipeline.resolve("a cat", sampler=sampler, steps=steps)
