@@ -98,8 +98,9 @@ def scm_tail(sigmas: Tensor, strength: float) -> Tensor:
 
 
 def _check(steps: int, shift: float, usual: str = "14 to 20") -> None:
-    if not 1 <= steps <= MOST_STEPS:
-        found = steps if steps < 1 else f"{steps}" if steps < 10**12 else "far more"
-        raise InputError(f"sampling takes 1 to {MOST_STEPS} steps, got {found}: choose {usual}")
+    if steps < 1:
+        raise InputError(f"sampling takes at least one step, got {steps}: choose {usual}")
+    if steps > MOST_STEPS:
+        raise InputError(f"sampling takes at most {MOST_STEPS} steps: choose {usual}")
     if not shift > 0:
         raise InputError(f"the flow shift must be above 0, got {shift}: SANA was released with 3, its 4K model with 6")

@@ -232,5 +232,5 @@ def test_latents_that_are_not_finite_are_said(pipeline, caplog):
 @pytest.mark.parametrize("sampler", ["flow_dpm", "flow_euler"])
 @pytest.mark.parametrize("steps", [10**9, 10**5000], ids=["many", "more"])
 def test_too_many_steps_are_refused_at_once(pipeline, sampler, steps):
-    with pytest.raises(InputError, match="1 to 10000 steps"):
+    with pytest.raises(InputError, match="at most 10000 steps"):
         pipeline.resolve("a cat", sampler=sampler, steps=steps)
