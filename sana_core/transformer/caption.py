@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Hashable
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .block import CrossAttention
+
+class Attending(Hashable, Protocol):
+    """A cross-attention module, which makes keys and values (B, L, C) each of caption tokens (B, L, C)."""
+
+    def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
-class Captioner(Protocol):
+class Captioner(Hashable, Protocol):
     """A network that projects text states (B, L, caption channels) to the width of its blocks (B, L, C)."""
 
     def project_caption(self, states: Tensor) -> Tensor: ...
@@ -40,10 +44,10 @@ class Caption:
         self.tokens, self.states, self.mask, self.options = tokens, states, mask, options
         self.bias = attention_bias(mask, tokens.dtype)
         self.remember = remember
-        self._keys_values: dict[CrossAttention, tuple[Tensor, Tensor]] = {}
+        self._keys_values: dict[Attending, tuple[Tensor, Tensor]] = {}
         self._projections: dict[Captioner, Caption] = {}
 
-    def keys_values(self, attention: CrossAttention) -> tuple[Tensor, Tensor]:
+    def keys_values(self, attention: Attending) -> tuple[Tensor, Tensor]:
         """Keys and values (B, L, C) that a cross-attention module makes of the tokens."""
         if not self.remember:
             return attention.keys_values(self.tokens)
