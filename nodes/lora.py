@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .bridge.lora import load_lora_file
-from .bridge.paths import model_files, model_path
+from .bridge.paths import chosen_file, model_files
 
 
 class SanaNativeLoadLora(io.ComfyNode):
@@ -65,6 +65,5 @@ class SanaNativeLoadLora(io.ComfyNode):
     def execute(
         cls, model: Any, lora_name: str, strength_model: float, strength_clip: float, clip: Any = None
     ) -> io.NodeOutput:
-        return io.NodeOutput(
-            *load_lora_file(model, clip, model_path("loras", lora_name), strength_model, strength_clip)
-        )
+        with chosen_file("loras", lora_name) as path:
+            return io.NodeOutput(*load_lora_file(model, clip, path, strength_model, strength_clip))
