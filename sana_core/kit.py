@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from .kernels.attention import softmax_attention
-from .kernels.linear_attention import linear_attention
+from .kernels.choice import CHOSEN, Kernels
+from .kernels.gated_depthwise import gated
 
 
 class Layers(Protocol):
@@ -38,19 +39,16 @@ class Attention(Protocol):
     ) -> Tensor: ...
 
 
-class LinearAttention(Protocol):
-    """Linear attention: query, key, value (B, heads, N, D) -> (B, heads, N, D), in float32 or wider."""
-
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, eps: float) -> Tensor: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Kit:
-    """Makes the layers of a network. device, dtype: of all its weights; None for what the layer classes choose."""
+    """Makes the layers of a network. device, dtype: of all its weights; None for what the layer classes choose.
+
+    kernels: the operations between the layers.
+    """
 
     layers: Layers = nn
     attention: Attention = softmax_attention
-    linear_attention: LinearAttention = linear_attention
+    kernels: Kernels = CHOSEN
     device: str | torch.device | None = "cpu"
     dtype: torch.dtype | None = torch.float32
 
@@ -64,6 +62,20 @@ class Kit:
     def depthwise(self, channels: int, kernel: int, *, bias: bool = True) -> nn.Conv2d:
         """A convolution of every channel on its own that keeps the size."""
         return self.conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels, bias=bias)
+
+    def gated_depthwise(self, layer: nn.Module, maps: Tensor) -> Tensor:
+        """SiLU, the depthwise convolution `layer` and the gate: (B, 2 F, H, W) -> (B, F, H, W). May overwrite maps."""
+        if not self.is_bare(layer, maps):
+            return gated(layer, maps)
+        return self.kernels.gated_depthwise(maps, layer.weight, layer.bias)
+
+    def is_bare(self, layer: nn.Module, like: Tensor) -> bool:
+        """May an operation on `like` take the layer's weights and do its work? Add-ons change the class of a layer,
+        replace its forward or hook it, and must be heard; weights may be elsewhere or of another type.
+        """
+        hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+        ours = type(layer) is self.layers.Conv2d and not hooks and "forward" not in vars(layer)
+        return ours and layer.weight.dtype == like.dtype and layer.weight.device == like.device
 
     def rms_norm(self, size: int, *, eps: float) -> nn.RMSNorm:
         return self.layers.RMSNorm(size, eps=eps, device=self.device, dtype=self.dtype)

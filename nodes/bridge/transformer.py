@@ -14,7 +14,7 @@ from ...sana_core.errors import InputError
 from ...sana_core.geometry import Grid
 from ...sana_core.kit import Kit
 from ...sana_core.presets import pag_layer
-from ...sana_core.transformer.block import SelfAttention
+from ...sana_core.transformer.block import SelfAttention, Stream, add
 from ...sana_core.transformer.caption import Caption
 from ...sana_core.transformer.controlnet import ControlBranch
 from ...sana_core.transformer.model import SanaTransformer
@@ -119,12 +119,12 @@ class ComfySana(SanaTransformer):
     def run_block(
         self,
         index: int,
-        x: Tensor,
+        x: Stream,
         caption: Caption,
         modulation: Tensor,
         grid: Grid,
         attend: SelfAttention | None = None,
-    ) -> Tensor:
+    ) -> Stream:
         """Block `index`, or what another node put in its place.
 
         Other nodes replace a block by `patches_replace["dit"][("double_block", index)]`, and its self-attention by
@@ -139,11 +139,11 @@ class ComfySana(SanaTransformer):
 
         def original(args: dict[str, Any]) -> dict[str, Any]:
             changed = caption.with_tokens(args["txt"])
-            image = super(ComfySana, self).run_block(index, args["img"], changed, args["vec"], grid, attend)
-            return {**args, "img": image}
+            image = super(ComfySana, self).run_block(index, Stream(args["img"]), changed, args["vec"], grid, attend)
+            return {**args, "img": add(self.kernels, image)}
 
-        args = {"img": x, "txt": caption.tokens, "vec": modulation, "transformer_options": options}
-        return replacement(args, {"original_block": original})["img"]
+        args = {"img": add(self.kernels, x), "txt": caption.tokens, "vec": modulation, "transformer_options": options}
+        return Stream(replacement(args, {"original_block": original})["img"])
 
     def _replaced_attention(self, index: int, options: dict[str, Any]) -> SelfAttention | None:
         """Another node's function for the self-attention of block `index`: `replacement(query, key, value,

@@ -28,13 +28,12 @@ class RMSNorm2d(nn.Module):
         super().__init__()
         self.weight = kit.ones(channels)
         self.bias = kit.zeros(channels)
+        self.kernels = kit.kernels
 
-    def forward(self, x: Tensor) -> Tensor:
-        wide = torch.promote_types(x.dtype, torch.float32)
-        mean_square = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=wide).square() / x.shape[1]
-        y = x * torch.rsqrt(mean_square + 1e-5)
-        weight, bias = (p.to(y)[:, None, None] for p in (self.weight, self.bias))
-        return y.mul_(weight).add_(bias).to(x.dtype)  # in place: this is the largest map of the network
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """residual: added to the result."""
+        weight, bias = self.weight.to(x.device), self.bias.to(x.device)  # a host may hold them elsewhere
+        return self.kernels.rms_norm_2d(x, weight, bias, residual)
 
 
 def norm_bytes(size: int) -> int:
@@ -98,11 +97,11 @@ class LiteMLA(nn.Module):
         self.to_qkv_multiscale = nn.ModuleList([MultiscaleProjection(3 * channels, kit)])
         self.to_out = kit.linear(2 * channels, channels, bias=False)
         self.norm_out = RMSNorm2d(channels, kit)
-        self.linear_attention = kit.linear_attention
+        self.kernels = kit.kernels
         self.out_channels = channels
 
     def forward(self, x: Tensor) -> Tensor:
-        attended = self.linear_attention(*self.heads(self.scales(x)), eps=ATTENTION_EPS)
+        attended = self.kernels.linear_attention(*self.heads(self.scales(x)), eps=ATTENTION_EPS)
         return x + self.merge(attended, x)
 
     def scales(self, x: Tensor) -> Tensor:
@@ -113,14 +112,14 @@ class LiteMLA(nn.Module):
 
     @staticmethod
     def heads(scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, 6 C, H, W) -> query, key, value, each (B, heads, H W, 32)."""
-        query, key, value = scales.flatten(2).unflatten(1, (-1, 3, LINEAR_HEAD_DIM)).transpose(-2, -1).unbind(2)
+        """(B, 6 C, H, W) -> query, key, value, each (B, H W, heads, 32)."""
+        query, key, value = scales.flatten(2).mT.unflatten(-1, (-1, 3, LINEAR_HEAD_DIM)).unbind(3)
         return query, key, value
 
     def merge(self, attended: Tensor, x: Tensor) -> Tensor:
-        """(B, heads, H W, 32) -> what is added to x (B, C, H, W)."""
-        y = attended.to(x.dtype).transpose(-2, -1).flatten(1, 2).unflatten(-1, x.shape[-2:])  # (B, 2 C, H, W)
-        return self.norm_out(self.to_out(y.movedim(1, -1)).movedim(-1, 1))
+        """(B, H W, heads, 32) -> what is added to x (B, C, H, W)."""
+        y = self.to_out(attended.flatten(2))
+        return self.norm_out(y.mT.unflatten(-1, x.shape[-2:]))
 
     def working_bytes(self, size: int) -> int:
         """All scales, and as much again in float32: query, answer and its quotient."""
@@ -145,13 +144,14 @@ class GLUMBConv(nn.Module):
         self.conv_point = kit.conv2d(hidden, channels, 1, bias=False)
         self.norm = RMSNorm2d(channels, kit)
         self.out_channels = channels
+        self.kit = kit
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.branch(x)
 
     def branch(self, x: Tensor) -> Tensor:
-        y, gate = self.conv_depth(F.silu(self.conv_inverted(x))).chunk(2, dim=1)
-        return self.norm(self.conv_point(y * F.silu(gate)))
+        y = self.kit.gated_depthwise(self.conv_depth, self.conv_inverted(x))
+        return self.norm(self.conv_point(y))
 
     def working_bytes(self, size: int) -> int:
         """Two maps of the expanded width."""

@@ -17,7 +17,6 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ..kernels.linear_attention import attend, attention_state
 from .layers import ATTENTION_EPS, GLUMBConv, LiteMLA, ResBlock
 
 STRIP_BYTES = (
@@ -168,14 +167,14 @@ def _attention(layer: LiteMLA, x: Tensor) -> Callable[[Tensor], Tensor]:
     totals = []
     for (start, stop), (first, last) in _strips_with_halo(x, layer):
         _, key, value = layer.heads(layer.scales(x[:, :, first:last])[:, :, start - first : stop - first])
-        sums = attention_state(key, value)
+        sums = layer.kernels.attention_state(key, value)
         totals = [total + part for total, part in zip(totals, sums)] if totals else sums
         del key, value
     state, normalizer = totals
 
     def branch(rows: Tensor) -> Tensor:
         query, _, _ = layer.heads(layer.scales(rows))
-        return layer.merge(attend(query, state, normalizer, eps=ATTENTION_EPS), rows)
+        return layer.merge(layer.kernels.attend(query, state, normalizer, eps=ATTENTION_EPS), rows)
 
     return branch
 

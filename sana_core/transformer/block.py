@@ -6,14 +6,14 @@ Tokens are (B, N, C), N = rows * columns of the latent.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import LINEAR_HEAD_DIM, TransformerConfig
 from ..geometry import Grid
-from ..kernels.heads import merge_heads, split_heads
+from ..kernels.choice import Kernels
 from ..kit import Kit
 from .caption import Caption
 
@@ -23,6 +23,16 @@ TOKENS_AT_ONCE = 16384
 
 SelfAttention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """query, key, value, each (B, N, C) -> (B, N, C)"""
+
+
+class Stream(NamedTuple):
+    """The residual stream between two blocks: tokens (B, N, C), and an update, times its gate, that is still to be
+    added to them. The layer that comes next adds it, since the norm it begins with can do that on the way.
+    """
+
+    tokens: Tensor
+    update: Tensor | None = None
+    gate: Tensor | None = None  # (B, 1, C)
 
 
 class SanaBlock(nn.Module):
@@ -35,28 +45,38 @@ class SanaBlock(nn.Module):
         self.attn2 = CrossAttention(config, kit)
         self.ff = GLUMBConv(config, kit)
         self.scale_shift_table = kit.zeros(6, config.hidden_size)
+        self.kernels = kit.kernels
 
     def forward(
-        self, x: Tensor, caption: Caption, modulation: Tensor, grid: Grid, attend: SelfAttention | None = None
-    ) -> Tensor:
-        """x: (B, N, C); modulation: (B, 6, C) -> (B, N, C).  attend: in place of the linear self-attention."""
-        table = self.scale_shift_table.to(x) + modulation
+        self, x: Stream, caption: Caption, modulation: Tensor, grid: Grid, attend: SelfAttention | None = None
+    ) -> Stream:
+        """x: tokens (B, N, C); modulation: (B, 6, C).  attend: in place of the linear self-attention."""
+        table = self.scale_shift_table.to(x.tokens) + modulation
         shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = table.chunk(6, dim=1)
-        x = torch.addcmul(x, gate_attn, self.attn1(modulated_norm(x, shift_attn, scale_attn), attend))
-        x = x + self.attn2(x, caption)
-        return torch.addcmul(x, gate_ff, self.ff(modulated_norm(x, shift_ff, scale_ff), grid))
+        tokens, normed = add_and_norm(self.kernels, x, shift_attn, scale_attn)
+        tokens = self.kernels.gated_residual(tokens, self.attn1(normed, attend), gate_attn, self.attn1.limit)
+        x = Stream(tokens, self.attn2(tokens, caption))
+        tokens, normed = add_and_norm(self.kernels, x, shift_ff, scale_ff)
+        return Stream(tokens, self.ff(normed, grid), gate_ff)
 
 
-def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm without weights (eps 1e-6), then x * (1 + scale) + shift; shift and scale: (B, 1, C)."""
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
+def add(kernels: Kernels, x: Stream) -> Tensor:
+    """The tokens of a stream, (B, N, C), with its update."""
+    return x.tokens if x.update is None else kernels.gated_residual(x.tokens, x.update, x.gate)
+
+
+def add_and_norm(kernels: Kernels, x: Stream, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens with their update, and the norm of them, modulated by shift and scale (B, 1, C)."""
+    if x.update is None:
+        return x.tokens, kernels.modulated_norm(x.tokens, shift, scale)
+    return kernels.gated_residual_norm(x.tokens, x.update, x.gate, None, shift, scale)
 
 
 class LinearAttention(nn.Module):
     """ReLU linear self-attention (SANA, arXiv:2410.10629, sec. 2.2), (B, N, C) -> (B, N, C).
 
-    With qk-norm the RMS norms run over all heads together. The output of models trained in float16 is clamped to the
-    range of float16, as in their training: they draw broken pictures without it, in any number type.
+    With qk-norm the RMS norms run over all heads together.  limit: the block clamps the output of models trained in
+    float16 to the range of float16, as in their training: they draw broken pictures without it, in any number type.
     """
 
     def __init__(self, config: TransformerConfig, kit: Kit) -> None:
@@ -68,21 +88,19 @@ class LinearAttention(nn.Module):
         self.norm_q = kit.rms_norm(size, eps=1e-5) if config.qk_norm else nn.Identity()
         self.norm_k = kit.rms_norm(size, eps=1e-5) if config.qk_norm else nn.Identity()
         self.to_out = nn.ModuleList([kit.linear(size, size)])
-        self.linear_attention = kit.linear_attention
-        self.clamp = config.fp16_trained is not False
+        self.kernels = kit.kernels
+        self.limit = FLOAT16_MAX if config.fp16_trained is not False else None
 
     def forward(self, x: Tensor, attend: SelfAttention | None = None) -> Tensor:
         """attend: in place of the linear attention between the projections."""
-        y = in_passes(self._attend, x) if attend is None else attend(*self._projections(x))
-        y = self.to_out[0](y)
-        return y.clamp(-FLOAT16_MAX, FLOAT16_MAX) if self.clamp else y
+        return self.to_out[0](in_passes(self._attend, x) if attend is None else attend(*self._projections(x)))
 
     def _projections(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.norm_q(self.to_q(x)), self.norm_k(self.to_k(x)), self.to_v(x)
 
     def _attend(self, x: Tensor) -> Tensor:
-        query, key, value = (split_heads(projection, LINEAR_HEAD_DIM) for projection in self._projections(x))
-        return merge_heads(self.linear_attention(query, key, value, eps=1e-8)).to(x.dtype)
+        heads = (projection.unflatten(-1, (-1, LINEAR_HEAD_DIM)) for projection in self._projections(x))
+        return self.kernels.linear_attention(*heads, eps=1e-8).flatten(-2)
 
 
 def attend_to_itself(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -91,7 +109,9 @@ def attend_to_itself(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 class CrossAttention(nn.Module):
-    """Softmax attention from picture tokens (B, N, C) to the caption's tokens (B, L, C)."""
+    """Softmax attention from picture tokens (B, N, C) to the caption's tokens (P, L, C): P prompts, each for B / P
+    pictures in a row.
+    """
 
     def __init__(self, config: TransformerConfig, kit: Kit) -> None:
         super().__init__()
@@ -108,8 +128,9 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, caption: Caption) -> Tensor:
         query = self.norm_q(self.to_q(x))
         key, value = caption.keys_values(self)
-        y = self.attention(query, key, value, self.heads, bias=caption.bias, options=caption.options)
-        return self.to_out[0](y)
+        rows = query.unflatten(0, (len(key), -1)).flatten(1, 2)  # pictures of one prompt in one row
+        y = self.attention(rows, key, value, self.heads, bias=caption.bias, options=caption.options)
+        return self.to_out[0](y.view_as(query))
 
     def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Caption tokens (B, L, C) -> keys and values, (B, L, C) each. They depend on the prompt alone."""
@@ -128,15 +149,14 @@ class GLUMBConv(nn.Module):
         self.conv_inverted = kit.linear(config.hidden_size, 2 * config.ffn_size)
         self.conv_depth = kit.depthwise(2 * config.ffn_size, 3)
         self.conv_point = kit.linear(config.ffn_size, config.hidden_size, bias=False)
+        self.kit = kit
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         return in_passes(lambda part: self._mix(part, grid), x)
 
     def _mix(self, x: Tensor, grid: Grid) -> Tensor:
-        y = self.conv_inverted(x)
-        y = F.silu(y, inplace=not y.requires_grad)  # in training its input is needed again
-        y, gate = grid.tokens(self.conv_depth(grid.maps(y))).chunk(2, dim=-1)
-        return self.conv_point(y * F.silu(gate))
+        maps = grid.maps(self.conv_inverted(x))
+        return self.conv_point(grid.tokens(self.kit.gated_depthwise(self.conv_depth, maps)))
 
 
 def in_passes(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

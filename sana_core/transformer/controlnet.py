@@ -23,7 +23,7 @@ from ..config import TransformerConfig
 from ..errors import InputError
 from ..geometry import Grid
 from ..kit import Kit
-from .block import SanaBlock
+from .block import SanaBlock, Stream, add
 from .caption import Caption
 from .embeddings import CaptionProjection, PatchEmbed, TimeEmbed
 
@@ -85,6 +85,7 @@ class SanaControlNet(nn.Module):
         self.input_block = kit.linear(size, size)
         self.transformer_blocks = nn.ModuleList(SanaBlock(config, kit) for _ in range(config.depth))
         self.controlnet_blocks = nn.ModuleList(kit.linear(size, size) for _ in range(config.depth))
+        self.kernels = kit.kernels
 
     def residuals(self, latent: Tensor, base: BaseState, scale: float = 1.0) -> Iterator[Tensor | None]:
         """What is added to the outputs of the transformer's blocks 0, 1, 2 ...: (B, h*w, C), or None.
@@ -99,10 +100,10 @@ class SanaControlNet(nn.Module):
             x, caption, modulation = self._begin_beside(control, base)
         else:
             x, caption, modulation = self._begin_behind(control, base)
-        grid = Grid.of(control)
+        grid, stream = Grid.of(control), Stream(x)
         for block, project in zip(cast(Sequence[SanaBlock], self.transformer_blocks), self.controlnet_blocks):
-            x = block(x, caption, modulation, grid)
-            yield project(x) * scale
+            stream = Stream(add(self.kernels, block(stream, caption, modulation, grid)))
+            yield project(stream.tokens) * scale
 
     def check_base(self, base: TransformerConfig) -> None:
         """Raise InputError unless this ControlNet belongs to a transformer of that size."""

@@ -12,7 +12,7 @@ from ..config import TransformerConfig
 from ..errors import InputError
 from ..geometry import Grid
 from ..kit import Kit
-from .block import SanaBlock, SelfAttention, attend_to_itself, modulated_norm
+from .block import SanaBlock, SelfAttention, Stream, add, add_and_norm, attend_to_itself
 from .caption import Caption
 from .controlnet import BaseState, ControlBranch, control_residuals
 from .embeddings import CaptionProjection, GuidedTimeEmbed, PatchEmbed, TimeEmbed
@@ -32,6 +32,7 @@ class SanaTransformer(nn.Module):
         self.transformer_blocks = nn.ModuleList(SanaBlock(config, kit) for _ in range(config.depth))
         self.scale_shift_table = kit.zeros(2, config.hidden_size)
         self.proj_out = kit.linear(config.hidden_size, config.latent_channels)
+        self.kernels = kit.kernels
 
     def forward(
         self,
@@ -56,13 +57,14 @@ class SanaTransformer(nn.Module):
         self._check(latent)
         grid = Grid.of(latent)
         caption = context if isinstance(context, Caption) else self.caption(context, context_mask)
-        x = self.patch_embed(latent)
+        x = Stream(self.patch_embed(latent))
         modulation, embedded = self.time_embed(timestep, guidance, latent.dtype)
         residuals: Iterator[Tensor | None] = repeat(None, self.config.depth)
         for index in range(self.config.depth):
             attend = attend_to_itself if index in identity_attention else None
             x = self.run_block(index, x, caption, modulation, grid, attend)
             if control and index == 0:
+                x = Stream(add(self.kernels, x))
                 base = BaseState(
                     config=self.config,
                     patch_embed=self.patch_embed,
@@ -70,23 +72,24 @@ class SanaTransformer(nn.Module):
                     timestep=timestep,
                     caption=caption,
                     modulation=modulation,
-                    tokens=x,
+                    tokens=x.tokens,
                 )
                 residuals = chain(control_residuals(control, base), repeat(None, self.config.depth))
             residual = next(residuals)
-            x = x if residual is None else x + residual
+            x = x if residual is None else Stream(add(self.kernels, x), residual)
         shift, scale = (self.scale_shift_table.to(x) + embedded[:, None]).chunk(2, dim=1)
-        return grid.maps(self.proj_out(modulated_norm(x, shift, scale)))
+        _, normed = add_and_norm(self.kernels, x, shift, scale)
+        return grid.maps(self.proj_out(normed))
 
     def run_block(
         self,
         index: int,
-        x: Tensor,
+        x: Stream,
         caption: Caption,
         modulation: Tensor,
         grid: Grid,
         attend: SelfAttention | None = None,
-    ) -> Tensor:
+    ) -> Stream:
         """Block `index` on tokens x (B, h*w, C), with another self-attention if given. A host overrides it."""
         return self.blocks[index](x, caption, modulation, grid, attend)
 

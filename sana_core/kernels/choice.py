@@ -1,0 +1,146 @@
+"""Which implementation of an operation runs: the plain PyTorch one, or a Triton kernel where there is one for the GPU.
+
+A network calls the operations of its `Kernels`. Those of `kernels_for("auto")` look at their tensors at each call. The
+first call with shapes not seen before runs both implementations and compares them. A kernel that fails or disagrees is
+not used again in this process, and the log says so once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._pytree import tree_leaves
+
+from ..errors import InputError, shortened
+from .gated_depthwise import gated_depthwise
+from .linear_attention import attend, attention_state, linear_attention
+from .modulation import gated_residual, gated_residual_norm, modulated_norm
+from .rms_norm import rms_norm_2d
+
+log = logging.getLogger("sana")
+FAST = ("auto", "off", "max")
+LEAST_CAPABILITY = (8, 0)  # GPUs with bfloat16 in their matrix units: RTX 30 and later, A100
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 1e-2}
+"""Relative difference up to which a kernel and its plain twin agree. Rounding makes a fifth of it at the most."""
+
+
+@cache
+def obstacle(device: torch.device) -> str | None:
+    """Why Triton kernels cannot run on a device, or None if they can."""
+    if device.type != "cuda":
+        return "they need an NVIDIA GPU"
+    if torch.version.hip is not None:
+        return "they were not written for AMD GPUs"
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    if torch.cuda.is_available() and torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
+        return "the GPU is older than the RTX 30 series"
+    return None
+
+
+class Operation:
+    """One operation with a plain implementation and a Triton kernel, of the same name and arguments.
+
+    off: why the kernel is not used in this process, if it failed.
+    """
+
+    def __init__(self, plain: Callable[..., Any]) -> None:
+        self.plain = plain
+        self.name: str = plain.__name__
+        self.off: str | None = None
+        self._checked: set[Hashable] = set()
+        self._fits: dict[torch.device, bool] = {}  # a plain look-up is all that torch.compile has to trace
+
+    @property
+    def kernel(self) -> Callable[..., Any]:
+        return _kernels(self.plain.__module__)[self.name]
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        x: Tensor = args[0]
+        if not self._takes(x):
+            return self.plain(*args, **options)
+        if torch.compiler.is_compiling() or isinstance(x, FakeTensor):
+            return self.kernel(*args, **options)
+        case = tuple((arg.shape, arg.dtype, arg.device) if isinstance(arg, Tensor) else arg for arg in args)
+        if case in self._checked:
+            return self.kernel(*args, **options)
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():  # nothing can be compared now
+            return self.plain(*args, **options)
+        return self._compared(case, *args, **options)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Operation:
+        return self  # copies of a network share what is known of a kernel
+
+    def _takes(self, x: Tensor) -> bool:
+        if self.off or x.dtype not in TOLERANCE:
+            return False
+        if not torch.compiler.is_compiling() and x.device not in self._fits:
+            self._fits[x.device] = obstacle(x.device) is None
+        return self._fits.get(x.device, False)
+
+    def _compared(self, case: Hashable, *args: Any, **options: Any) -> Any:
+        """The plain result; from now on the kernel for tensors of this case, if it gives the same."""
+        try:
+            found = tree_leaves(self.kernel(*args, **options))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # no compiler on the machine, an unknown GPU, a fault of Triton's
+            self._switch_off(f"{type(error).__name__}: {shortened(str(error), 200)}")
+            return self.plain(*args, **options)
+        expected = self.plain(*args, **options)
+        error = max(relative_error(a, b) for a, b in zip(found, tree_leaves(expected), strict=True))
+        if error <= TOLERANCE[args[0].dtype]:
+            self._checked.add(case)
+        else:
+            self._switch_off(f"its result is {error:.1g} off at {tuple(args[0].shape)}, {args[0].dtype}")
+        return expected
+
+    def _switch_off(self, why: str) -> None:
+        self.off = why
+        log.warning("the Triton kernel %s is not used: %s. PyTorch's own operations run instead", self.name, why)
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """|found - expected| / |expected|, infinite where either is not finite and the other is."""
+    found, expected = found.double(), expected.double()
+    error = ((found - expected).norm() / expected.norm().clamp_min(1e-30)).item()
+    return error if error == error else float("inf") * (not torch.equal(found.isfinite(), expected.isfinite()))
+
+
+@cache
+def _kernels(plain_module: str) -> dict[str, Any]:
+    return vars(import_module(f"{__package__}.triton.{plain_module.rpartition('.')[2]}"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernels:
+    """The operations of the networks that have more than one implementation; arguments as of the plain functions."""
+
+    linear_attention: Callable[..., Tensor] = linear_attention
+    attention_state: Callable[..., tuple[Tensor, Tensor]] = attention_state
+    attend: Callable[..., Tensor] = attend
+    modulated_norm: Callable[..., Tensor] = modulated_norm
+    gated_residual: Callable[..., Tensor] = gated_residual
+    gated_residual_norm: Callable[..., tuple[Tensor, Tensor]] = gated_residual_norm
+    gated_depthwise: Callable[..., Tensor] = gated_depthwise
+    rms_norm_2d: Callable[..., Tensor] = rms_norm_2d
+
+
+PLAIN = Kernels()
+CHOSEN = Kernels(**{name: Operation(plain) for name, plain in vars(PLAIN).items()})
+
+
+def kernels_for(fast: str) -> Kernels:
+    """fast: "off" for the plain operations alone, "auto" or "max" for Triton kernels where they run. Raises InputError."""
+    if fast not in FAST:
+        raise InputError(f'fast="{fast}", expected one of {", ".join(FAST)}')
+    return PLAIN if fast == "off" else CHOSEN
