@@ -15,6 +15,7 @@ def gated_depthwise(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def gated(depthwise: Callable[[Tensor], Tensor], maps: Tensor) -> Tensor:
     """SiLU, `depthwise` and the gate: (B, 2 F, H, W) -> (B, F, H, W). May overwrite maps."""
-    y = F.silu(maps, inplace=not maps.requires_grad)  # in training its input is needed again
-    y, gate = depthwise(y).chunk(2, dim=1)
-    return y * F.silu(gate)
+    y, gate = depthwise(F.silu(maps, inplace=not maps.requires_grad)).chunk(2, dim=1)
+    if y.requires_grad:  # in training the inputs are needed again
+        return y * F.silu(gate)
+    return y.mul_(F.silu(gate, inplace=True))

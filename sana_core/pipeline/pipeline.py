@@ -17,7 +17,7 @@ from ..dcae.autoencoder import DCAE
 from ..dcae.memory import auto_tile
 from ..errors import InputError
 from ..pictures.images import Picture, mask_latents, picture_tensor, to_pil
-from ..samplers.denoiser import make_denoiser
+from ..samplers.denoiser import Text, make_denoiser
 from ..samplers.methods import SAMPLERS
 from ..samplers.types import Denoise, StepCallback
 from ..text.gemma import GemmaTextEncoder
@@ -30,8 +30,7 @@ from .request import Request, Resolved
 from .start import Start, start_noise
 
 log = logging.getLogger("sana")
-EncodedText: TypeAlias = tuple[Tensor, Tensor]  # text states (B, L, C) and their mask (B, L) of bool
-Texts: TypeAlias = tuple[EncodedText, EncodedText | None]  # prompts; negative prompts, if guidance uses them
+Texts: TypeAlias = tuple[Text, Text | None]  # prompts; negative prompts, if guidance uses them
 Prompt: TypeAlias = str | Sequence[str] | Request
 Negative: TypeAlias = str | Sequence[str] | None
 OUTPUTS = ("pil", "latent", "tensor")
@@ -145,13 +144,13 @@ class SanaPipeline:
 
     @torch.no_grad()
     def encode_text(self, run: Resolved) -> Texts:
-        """The prompts, each `batch_size` times, in order, and the negative prompts if guidance uses them."""
+        """The prompts, and the negative prompts if guidance uses them. Each is for `batch_size` pictures in a row."""
         unguided = run.guidance_scale == 1.0 or self.transformer.config.guidance_embed
         with self._turn(self.text_encoder):
-            cond = self._encode(run.prompt, run.instruction)
-            lengths = cond[1].sum(1).tolist() if run.negative_mask == "positive" else None
-            uncond = None if unguided else self._encode(run.negative_prompt, None, lengths)
-        return _repeated(cond, run.batch_size), None if uncond is None else _repeated(uncond, run.batch_size)
+            states, mask = self._encode(run.prompt, run.instruction)
+            lengths = mask.sum(1).tolist() if run.negative_mask == "positive" else None
+            negative = None if unguided else self._encode(run.negative_prompt, None, lengths)
+        return (states, needed(mask)), None if negative is None else (negative[0], needed(negative[1]))
 
     @torch.no_grad()
     def start(self, run: Resolved) -> Start:
@@ -240,7 +239,7 @@ class SanaPipeline:
 
     def _encode(
         self, prompts: Sequence[str], instruction: str | None, kept_lengths: list[int] | None = None
-    ) -> EncodedText:
+    ) -> tuple[Tensor, Tensor]:
         states, mask = self.text_encoder.encode(list(prompts), instruction=instruction, kept_lengths=kept_lengths)
         return states.to(self.transformer.scale_shift_table.dtype), mask
 
@@ -249,9 +248,9 @@ def _dtype(network: nn.Module) -> torch.dtype:
     return next(network.parameters()).dtype
 
 
-def _repeated(text: EncodedText, repeats: int) -> EncodedText:
-    states, mask = text
-    return states.repeat_interleave(repeats, 0), mask.repeat_interleave(repeats, 0)
+def needed(mask: Tensor) -> Tensor | None:
+    """A mask (B, L), or None where all tokens count."""
+    return None if mask.all() else mask
 
 
 def _one_by_one(work: Callable[..., Tensor], batch: Tensor, tile: int | None) -> Tensor:

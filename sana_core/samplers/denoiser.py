@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from .guidance import adaptive_scale, check_pag_layers, classifier_free_guidance
 from .types import Denoise
 
 TIMESTEPS = 1000  # the transformer's time is 1000 * sigma
+MASK_MULTIPLE = 8  # tokens; attention kernels with a mask take such lengths as they are
+Text: TypeAlias = tuple[Tensor, Tensor | None]  # text states and their mask
 
 
 class VelocityModel(Protocol):
@@ -39,8 +41,8 @@ class VelocityModel(Protocol):
 
 def make_denoiser(
     transformer: VelocityModel,
-    cond: tuple[Tensor, Tensor],
-    uncond: tuple[Tensor, Tensor] | None,
+    cond: Text,
+    uncond: Text | None,
     *,
     guidance_scale: float,
     truncate_timestep: bool = True,
@@ -49,8 +51,8 @@ def make_denoiser(
     pag_adaptive_scale: float = 0.0,
     control: Sequence[Any] = (),
 ) -> Denoise:
-    """cond, uncond: text states (B, L, C) in the transformer's dtype and their masks (B, L) of bool; L may differ
-    between the two.
+    """cond, uncond: text states (P, L, C) in the transformer's dtype and their masks (P, L) of bool, or None where all
+    tokens count; L may differ between the two. Each of the P prompts is for the same number of latents in a row.
 
     Unconditional and conditional run as one batch; uncond None, or guidance_scale 1, leaves the conditional alone.
     Sprint has its guidance scale as an input: uncond is not used and its timestep is never truncated.
@@ -97,9 +99,17 @@ def model_timestep(sigma: float, truncate: bool) -> float:
     return float(math.trunc(timestep)) if truncate else timestep
 
 
-def batch_contexts(contexts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Text states and masks of several prompts as one batch, in order, padded to the longest with masked zeros."""
+def batch_contexts(contexts: Sequence[Text]) -> Text:
+    """Text states and masks of several prompts as one batch, in order, of one length.
+
+    They are padded to the longest with masked zeros. No mask is needed where every token counts and the shorter ones
+    fit into the longest a whole number of times (such as the empty prompt of one token): a prompt that is repeated as
+    a whole is attended to as once. Without a mask attention has faster kernels.
+    """
     length = max(states.shape[1] for states, _ in contexts)
+    if all(mask is None and length % states.shape[1] == 0 for states, mask in contexts):
+        return torch.cat([states.repeat(1, length // states.shape[1], 1) for states, _ in contexts]), None
+    length = -(-length // MASK_MULTIPLE) * MASK_MULTIPLE
     padded = [F.pad(states, (0, 0, 0, length - states.shape[1])) for states, _ in contexts]
-    masks = [F.pad(mask, (0, length - mask.shape[1])) for _, mask in contexts]
-    return torch.cat(padded), torch.cat(masks)
+    masks = [states.new_ones(states.shape[:2], dtype=torch.bool) if mask is None else mask for states, mask in contexts]
+    return torch.cat(padded), torch.cat([F.pad(mask, (0, length - mask.shape[1])) for mask in masks])

@@ -55,8 +55,7 @@ class SanaBlock(nn.Module):
         shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = table.chunk(6, dim=1)
         tokens, normed = add_and_norm(self.kernels, x, shift_attn, scale_attn)
         tokens = self.kernels.gated_residual(tokens, self.attn1(normed, attend), gate_attn, self.attn1.limit)
-        x = Stream(tokens, self.attn2(tokens, caption))
-        tokens, normed = add_and_norm(self.kernels, x, shift_ff, scale_ff)
+        tokens, normed = add_and_norm(self.kernels, Stream(tokens, self.attn2(tokens, caption)), shift_ff, scale_ff)
         return Stream(tokens, self.ff(normed, grid), gate_ff)
 
 

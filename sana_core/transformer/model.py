@@ -47,8 +47,9 @@ class SanaTransformer(nn.Module):
     ) -> Tensor:
         """One prediction.
 
-        latent: (B, 32, h, w).  timestep: (B,) in 0..1000, fractions allowed.  context: text states (B, L, caption
-        channels) with context_mask (B, L) of bool, or the `caption` of them.  guidance: (B,), the plain scale, Sprint
+        latent: (B, 32, h, w).  timestep: (B,) in 0..1000, fractions allowed.  context: text states (P, L, caption
+        channels) with context_mask (P, L) of bool, or the `caption` of them: P prompts, each for B / P pictures in a
+        row.  guidance: (B,), the plain scale, Sprint
         only.  control: ControlNets, whose effects add up.  identity_attention: blocks in which every picture token
         attends to itself alone, for perturbed-attention guidance.
 
@@ -57,6 +58,8 @@ class SanaTransformer(nn.Module):
         self._check(latent)
         grid = Grid.of(latent)
         caption = context if isinstance(context, Caption) else self.caption(context, context_mask)
+        if len(latent) % len(caption.tokens):
+            raise InputError(f"{len(caption.tokens)} prompts for {len(latent)} latents: give one for each, or for several")
         x = Stream(self.patch_embed(latent))
         modulation, embedded = self.time_embed(timestep, guidance, latent.dtype)
         residuals: Iterator[Tensor | None] = repeat(None, self.config.depth)
@@ -77,7 +80,7 @@ class SanaTransformer(nn.Module):
                 residuals = chain(control_residuals(control, base), repeat(None, self.config.depth))
             residual = next(residuals)
             x = x if residual is None else Stream(add(self.kernels, x), residual)
-        shift, scale = (self.scale_shift_table.to(x) + embedded[:, None]).chunk(2, dim=1)
+        shift, scale = (self.scale_shift_table.to(x.tokens) + embedded[:, None]).chunk(2, dim=1)
         _, normed = add_and_norm(self.kernels, x, shift, scale)
         return grid.maps(self.proj_out(normed))
 

@@ -6,9 +6,12 @@ import torch
 from sana_core.kernels.linear_attention import attend, attention_state, linear_attention
 
 
+ROUNDED = {torch.bfloat16: 2e-2, torch.float16: 2e-3}  # the largest error of one number, that of the last rounding
+
+
 def heads(dtype, tokens=4096):
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(1, 4, tokens, 32, generator=generator).to(dtype) for _ in range(3)]
+    return [torch.randn(1, tokens, 4, 32, generator=generator).to(dtype) for _ in range(3)]
 
 
 def relative(found, expected):
@@ -24,9 +27,9 @@ def test_autocast_does_not_reach_it(dtype):
         found = linear_attention(query, key, value, eps=1e-8)
         state, normalizer = attention_state(key, value)
         apart = attend(query, state, normalizer, eps=1e-8)
-    assert found.dtype == state.dtype == normalizer.dtype == apart.dtype == torch.float32
+    assert state.dtype == normalizer.dtype == torch.float32 and found.dtype == apart.dtype == dtype
     assert torch.equal(found, plain) and torch.equal(apart, plain)
-    assert relative(found, expected) < 1e-5
+    assert relative(found, expected) < ROUNDED[dtype]
 
 
 def test_autocast_is_on_again_afterwards():

@@ -102,9 +102,33 @@ def test_bfloat16_model_float32_solver(transformer, latent):
 
 
 def test_contexts_of_one_batch_are_padded_with_masked_zeros():
-    states, mask = batch_contexts([prompts(1, 3), prompts(2, 5, 2)])
-    assert states.shape == (3, 5, 96) and mask.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
-    assert mask.dtype == torch.bool and not states[0, 3:].any()
+    states, mask = batch_contexts([prompts(1, 3), (prompts(2, 5, 2)[0], None)])
+    assert states.shape == (3, 8, 96) and mask.dtype == torch.bool
+    counting = [[1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0, 0]]
+    counting[2] = [1, 1, 1, 1, 1, 0, 0, 0]
+    assert mask.tolist() == counting and not states[0, 3:].any()
+
+
+def test_prompts_that_fit_a_whole_number_of_times_need_no_mask(transformer, latent):
+    long, short = prompts(1, 6)[0], prompts(2, 2)[0]
+    states, mask = batch_contexts([(long, None), (short, None)])
+    assert mask is None and states.shape == (2, 6, 96)
+    time = torch.tensor([500.0])
+    expected = [transformer(latent, time, text) for text in (long, short)]
+    found = transformer(torch.cat([latent, latent]), time.repeat(2), states)
+    torch.testing.assert_close(found, torch.cat(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_pictures_of_one_prompt_attend_to_it_together(transformer, latent):
+    text = torch.cat([prompts(1, 6)[0], prompts(2, 6)[0]])
+    four = torch.cat([latent, 2 * latent, 3 * latent, -latent])
+    time = torch.tensor([500.0]).repeat(4)
+    for mask in (None, torch.tensor([[True] * 6, [True] * 2 + [False] * 4])):
+        rows = None if mask is None else mask.repeat_interleave(2, 0)
+        expected = transformer(four, time, text.repeat_interleave(2, 0), rows)
+        torch.testing.assert_close(transformer(four, time, text, mask), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="2 prompts for 3 latents"):
+        transformer(four[:3], time[:3], text)
 
 
 def test_guidance_formula():

@@ -13,8 +13,10 @@ from safetensors.torch import save_file
 from sana_core.checkpoint import key_maps
 from sana_core.checkpoint.load import load_controlnet, load_transformer
 from sana_core.errors import CheckpointError, InputError
+from sana_core.kernels.choice import PLAIN
 from sana_core.kit import Kit
 from sana_core.pictures.control import control_picture
+from sana_core.transformer.block import Stream, add
 from sana_core.transformer.controlnet import ORDERS, ControlBranch, SanaControlNet
 
 GENERATOR = torch.Generator().manual_seed(1)
@@ -24,6 +26,11 @@ CONTEXT, TIME = torch.randn(2, 7, 96, generator=GENERATOR), torch.tensor([999.0,
 
 def controlled(base, *branches, latent=LATENT):
     return base(latent, TIME[: len(latent)], CONTEXT[: len(latent)], control=branches)
+
+
+def summed(stream):
+    """The tokens behind a block."""
+    return add(PLAIN, stream)
 
 
 def distance(a, b):
@@ -52,7 +59,7 @@ def test_where_the_first_residual_is_added(base, order, index):
     network, constant = tiny.controlnet(order=order), torch.linspace(-1, 1, 224)
     network.controlnet_blocks[0].weight.zero_(), network.controlnet_blocks[0].bias.copy_(constant)
     block = base.transformer_blocks[index]
-    hook = block.register_forward_hook(lambda module, inputs, output: output + constant * 0.5)
+    hook = block.register_forward_hook(lambda module, inputs, output: Stream(summed(output) + constant * 0.5))
     expected = base(LATENT, TIME, CONTEXT)
     hook.remove()
     torch.testing.assert_close(controlled(base, ControlBranch(network, CONTROL, 0.5)), expected)
@@ -63,9 +70,9 @@ def test_upstream_begins_behind_the_first_block(base):
     network, seen = tiny.controlnet(embedders=False), {}
     network.input_block.weight.zero_(), network.input_block.bias.zero_()
     network.transformer_blocks[0].load_state_dict(base.transformer_blocks[1].state_dict())
-    hooks = [base.transformer_blocks[1].register_forward_hook(lambda module, inputs, output: seen.update(base=output)),
+    hooks = [base.transformer_blocks[1].register_forward_hook(lambda _, inputs, output: seen.update(base=summed(output))),
              network.transformer_blocks[0].register_forward_hook(
-                 lambda module, inputs, output: seen.update(control=output)
+                 lambda module, inputs, output: seen.update(control=summed(output))
              )]  # fmt: skip
     network.controlnet_blocks[0].weight.zero_(), network.controlnet_blocks[0].bias.zero_()
     controlled(base, ControlBranch(network, CONTROL))
@@ -108,7 +115,7 @@ def test_several_add_up(base):
     first, second = tiny.controlnet(seed=1), tiny.controlnet(seed=2)
     block = base.transformer_blocks[0]
     plain, residuals = {}, []
-    hook = block.register_forward_hook(lambda module, inputs, output: plain.update(x=output))
+    hook = block.register_forward_hook(lambda module, inputs, output: plain.update(x=summed(output)))
     for network in (first, second):
         catch = network.controlnet_blocks[0].register_forward_hook(
             lambda module, inputs, output: residuals.append(output)
@@ -116,7 +123,7 @@ def test_several_add_up(base):
         controlled(base, ControlBranch(network, CONTROL))
         catch.remove()
     hook.remove()
-    hook = block.register_forward_hook(lambda module, inputs, output: output + residuals[0] * 0.7 + residuals[1])
+    hook = block.register_forward_hook(lambda _, inputs, output: Stream(summed(output) + residuals[0] * 0.7 + residuals[1]))
     expected = base(LATENT, TIME, CONTEXT)
     hook.remove()
     torch.testing.assert_close(

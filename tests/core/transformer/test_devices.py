@@ -62,6 +62,6 @@ def test_picture_tokens_are_channels_last():
     """As norms and matrix products take them: no copy in the blocks."""
     model, seen = tiny.transformer(position=POSITIONS["2k"]), []
     for block in model.blocks:
-        block.register_forward_pre_hook(lambda _, given: seen.append(given[0].is_contiguous()))
+        block.register_forward_pre_hook(lambda _, given: seen.append(given[0].tokens.is_contiguous()))
     model(torch.randn(2, 32, 4, 6), torch.ones(2), torch.randn(2, 7, 96))
     assert seen == [True] * model.config.depth

@@ -32,7 +32,7 @@ def peak(config: TransformerConfig, pixels: int, batch: int) -> int:
     return meter.peak_bytes
 
 
-@pytest.mark.parametrize(("config", "gigabytes"), [(BASE_16, 1.3), (BASE_06, 0.7)])
+@pytest.mark.parametrize(("config", "gigabytes"), [(BASE_16, 1.5), (BASE_06, 0.8)])
 def test_a_step_with_guidance_at_4096(config, gigabytes):
     config = replace(config, position=POSITIONS["4k"])
     assert peak(config, 4096, 2) < gigabytes * 1e9
@@ -40,11 +40,10 @@ def test_a_step_with_guidance_at_4096(config, gigabytes):
 
 
 def test_sequences_beyond_the_bound_cost_only_what_stays():
-    stays = (
-        16384 * BASE_16.hidden_size * 2
-    )  # one map of a sequence: the input, the tokens, their norm, the results of the pass
+    stays = 16384 * BASE_16.hidden_size * 2  # one map of a sequence
     added = peak(BASE_16, 4096, 3) - peak(BASE_16, 4096, 2)
-    assert added == pytest.approx(4 * stays, rel=0.02)
+    # the tokens and the update of the block before, the tokens, their norm, the results of the pass
+    assert added == pytest.approx(5 * stays, rel=0.02)
 
 
 @pytest.mark.parametrize(
