@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Hashable
+from typing import Any, NamedTuple
 
 import torch
 from comfy.ldm.modules.attention import optimized_attention
@@ -18,6 +19,7 @@ from ...sana_core.transformer.block import SelfAttention, Stream, add
 from ...sana_core.transformer.caption import Caption
 from ...sana_core.transformer.controlnet import ControlBranch
 from ...sana_core.transformer.model import SanaTransformer
+from .prompts import JOINED
 
 EXACT_TIMESTEPS = "sana_exact_timesteps"
 """Key in transformer_options: the model sees fractions of timesteps, which Flow-Euler was released with; otherwise they
@@ -27,6 +29,17 @@ IDENTITY_ATTENTION = "sana_identity_attention"
 """Key in transformer_options: numbers of the blocks in which every picture token attends to itself alone."""
 CONTROL = "sana"
 """Key of SANA's ControlNets, a tuple of `ControlBranch`, in what ControlNets hand to the model."""
+WEIGHTS = "sana_weights"
+"""Key in transformer_options: a `WeightsNow`."""
+
+
+class WeightsNow(NamedTuple):
+    """state: equal in two steps only if no node changed the weights between them.  foreign: code of other nodes runs
+    before the model and may change what it is given.
+    """
+
+    state: Hashable
+    foreign: bool
 
 
 def with_option(model_options: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
@@ -47,6 +60,14 @@ def host_attention(
 def host_kit(operations: Any, device: torch.device | None, dtype: torch.dtype | None) -> Kit:
     """The host's layers and attention."""
     return Kit(layers=operations, attention=host_attention, device=device, dtype=dtype)
+
+
+def text_weights(network: SanaTransformer) -> Hashable:
+    """Which weights make keys and values of a prompt: a change in place or by another tensor makes this differ."""
+    layers = [network.caption_projection, network.caption_norm]
+    layers += [layer for block in network.blocks for layer in (block.attn2.to_k, block.attn2.to_v, block.attn2.norm_k)]
+    parameters = [parameter for layer in layers for parameter in layer.parameters()]
+    return tuple((id(p), None if p.is_inference() else p._version) for p in parameters)
 
 
 def branches(control: dict[str, Any] | None) -> tuple[ControlBranch, ...]:
@@ -110,11 +131,22 @@ class ComfySana(SanaTransformer):
         if not (self.config.guidance_embed or transformer_options.get(EXACT_TIMESTEPS)):
             timesteps = timesteps.trunc()  # as in training: the released code casts 1000 * sigma to an integer
         mask = None if attention_mask is None else attention_mask.bool()
-        caption = self.caption(context, mask, options=transformer_options)
+        caption = self._remembered(context, attention_mask, transformer_options)
+        if caption is None:
+            caption = self.caption(context, mask, options=transformer_options)
         identity = transformer_options.get(IDENTITY_ATTENTION, ())
         return super().forward(
             x, timesteps, caption, guidance=guidance, control=branches(control), identity_attention=identity
         )
+
+    def _remembered(self, context: Tensor, mask: Tensor | None, options: dict[str, Any]) -> Caption | None:
+        """The caption of these prompts with the keys and values of earlier steps, where they are sure to be the same."""
+        joined, now = getattr(context, JOINED, None), options.get(WEIGHTS)
+        if joined is None or now is None or mask is not joined.mask or torch.is_grad_enabled():
+            return None
+        if now.foreign and not joined.is_of(context, mask):
+            return None
+        return joined.caption(self, (now.state, text_weights(self)), options)
 
     def run_block(
         self,

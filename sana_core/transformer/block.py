@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import LINEAR_HEAD_DIM, TransformerConfig
@@ -87,19 +88,53 @@ class LinearAttention(nn.Module):
         self.norm_q = kit.rms_norm(size, eps=1e-5) if config.qk_norm else nn.Identity()
         self.norm_k = kit.rms_norm(size, eps=1e-5) if config.qk_norm else nn.Identity()
         self.to_out = nn.ModuleList([kit.linear(size, size)])
-        self.kernels = kit.kernels
+        self.kit, self.kernels = kit, kit.kernels
+        self.joined: Tensor | None = None
         self.limit = FLOAT16_MAX if config.fp16_trained is not False else None
 
     def forward(self, x: Tensor, attend: SelfAttention | None = None) -> Tensor:
         """attend: in place of the linear attention between the projections."""
         return self.to_out[0](in_passes(self._attend, x) if attend is None else attend(*self._projections(x)))
 
+    def join_projections(self) -> None:
+        """Lay the weights of q, k and v side by side in memory, so that one matrix product makes all three.
+
+        The three layers keep their names and their weights, which are parts of it now; changes in place are seen. The
+        parts are apart again once something moves or replaces a weight, and the products too.
+        """
+        layers = (self.to_q, self.to_k, self.to_v)
+        self.joined = torch.cat([layer.weight.data for layer in layers])
+        for layer, part in zip(layers, self.joined.chunk(3)):
+            layer.weight.data = part
+
     def _projections(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.norm_q(self.to_q(x)), self.norm_k(self.to_k(x)), self.to_v(x)
+        if self._is_joined(x):
+            query, key, value = F.linear(x, self.joined).chunk(3, dim=-1)
+        else:
+            query, key, value = self.to_q(x), self.to_k(x), self.to_v(x)
+        return self.norm_q(query), self.norm_k(key), value
+
+    def _is_joined(self, x: Tensor) -> bool:
+        if self.joined is None or (torch.is_grad_enabled() and self.to_q.weight.requires_grad):
+            return False
+        layers = (self.to_q, self.to_k, self.to_v)
+        if not all(self.kit.is_bare(layer, x) for layer in layers):
+            return False
+        if not torch.compiler.is_compiling():
+            apart = any(not alias(layer.weight, self.joined) for layer in layers)
+            if apart:
+                self.joined = None
+                return False
+        return True
 
     def _attend(self, x: Tensor) -> Tensor:
         heads = (projection.unflatten(-1, (-1, LINEAR_HEAD_DIM)) for projection in self._projections(x))
         return self.kernels.linear_attention(*heads, eps=1e-8).flatten(-2)
+
+
+def alias(part: Tensor, whole: Tensor) -> bool:
+    """Do two tensors lie in the same memory?"""
+    return part.untyped_storage()._cdata == whole.untyped_storage()._cdata
 
 
 def attend_to_itself(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -96,6 +96,11 @@ class SanaTransformer(nn.Module):
         """Block `index` on tokens x (B, h*w, C), with another self-attention if given. A host overrides it."""
         return self.blocks[index](x, caption, modulation, grid, attend)
 
+    def join_projections(self) -> None:
+        """One matrix product for q, k and v of self-attention, see `LinearAttention.join_projections`."""
+        for block in self.blocks:
+            block.attn1.join_projections()
+
     @property
     def blocks(self) -> Sequence[SanaBlock]:
         return cast(Sequence[SanaBlock], self.transformer_blocks)

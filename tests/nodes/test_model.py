@@ -12,6 +12,7 @@ from agreement import assert_agree
 from e2e.comfyui import REASON
 
 model = pytest.importorskip("sana_pack.nodes.bridge.model", reason=REASON)
+prompts = pytest.importorskip("sana_pack.nodes.bridge.prompts", reason=REASON)
 loading = pytest.importorskip("sana_pack.nodes.bridge.loading", reason=REASON)
 config = pytest.importorskip("sana_pack.sana_core.config", reason=REASON)
 kit = pytest.importorskip("sana_pack.sana_core.kit", reason=REASON)
@@ -86,7 +87,7 @@ def test_sprint_schedule(file):
 ])  # fmt: skip
 def test_padded_context(tokens, mask, padded, counted):
     context = torch.randn(2, tokens, 48)
-    states, found = model.padded_context(context, mask)
+    states, found = prompts.padded_context(context, mask)
     assert states.shape == (2, padded, 48) and found.shape == (2, padded)
     assert found.sum(dim=1).tolist() == counted
     assert torch.equal(states[:, :tokens], context) and not states[:, tokens:].any() and not found[:, tokens:].any()
