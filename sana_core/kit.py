@@ -52,6 +52,9 @@ class Kit:
     device: str | torch.device | None = "cpu"
     dtype: torch.dtype | None = torch.float32
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Kit:
+        return self  # copies of a network are made of the same
+
     def linear(self, in_features: int, out_features: int, *, bias: bool = True) -> nn.Linear:
         return self.layers.Linear(in_features, out_features, bias=bias, device=self.device, dtype=self.dtype)
 

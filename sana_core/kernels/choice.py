@@ -84,8 +84,11 @@ class Operation:
         if self.off or x.dtype not in TOLERANCE:
             return False
         if not torch.compiler.is_compiling() and x.device not in self._fits:
-            self._fits[x.device] = obstacle(x.device) is None
+            self.prepare(x.device)
         return self._fits.get(x.device, False)
+
+    def prepare(self, device: torch.device) -> None:
+        self._fits[device] = obstacle(device) is None
 
     def _compared(self, case: Hashable, *args: Any, **options: Any) -> Any:
         """The plain result; from now on the kernel for tensors of this case, if it gives the same."""
@@ -144,3 +147,9 @@ def kernels_for(fast: str) -> Kernels:
     if fast not in FAST:
         raise InputError(f'fast="{fast}", expected one of {", ".join(FAST)}')
     return PLAIN if fast == "off" else CHOSEN
+
+
+def prepare(device: torch.device) -> None:
+    """Find out now what runs on a device: under torch.compile nothing can be found out."""
+    for operation in vars(CHOSEN).values():
+        operation.prepare(device)

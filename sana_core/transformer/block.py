@@ -16,7 +16,7 @@ from ..config import LINEAR_HEAD_DIM, TransformerConfig
 from ..geometry import Grid
 from ..kernels.choice import Kernels
 from ..kit import Kit
-from .caption import Caption
+from .caption import Caption, Text
 
 FLOAT16_MAX = 65504.0
 TOKENS_AT_ONCE = 16384
@@ -52,11 +52,15 @@ class SanaBlock(nn.Module):
         self, x: Stream, caption: Caption, modulation: Tensor, grid: Grid, attend: SelfAttention | None = None
     ) -> Stream:
         """x: tokens (B, N, C); modulation: (B, 6, C).  attend: in place of the linear self-attention."""
+        return self.layers(x, caption.read_by(self.attn2), modulation, grid, attend)
+
+    def layers(self, x: Stream, text: Text, modulation: Tensor, grid: Grid, attend: SelfAttention | None) -> Stream:
+        """The block on what it reads of a caption: tensors alone go in and out, so that it can be compiled once."""
         table = self.scale_shift_table.to(x.tokens) + modulation
         shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = table.chunk(6, dim=1)
         tokens, normed = add_and_norm(self.kernels, x, shift_attn, scale_attn)
         tokens = self.kernels.gated_residual(tokens, self.attn1(normed, attend), gate_attn, self.attn1.limit)
-        tokens, normed = add_and_norm(self.kernels, Stream(tokens, self.attn2(tokens, caption)), shift_ff, scale_ff)
+        tokens, normed = add_and_norm(self.kernels, Stream(tokens, self.attn2(tokens, text)), shift_ff, scale_ff)
         return Stream(tokens, self.ff(normed, grid), gate_ff)
 
 
@@ -115,17 +119,14 @@ class LinearAttention(nn.Module):
         return self.norm_q(query), self.norm_k(key), value
 
     def _is_joined(self, x: Tensor) -> bool:
-        if self.joined is None or (torch.is_grad_enabled() and self.to_q.weight.requires_grad):
-            return False
         layers = (self.to_q, self.to_k, self.to_v)
-        if not all(self.kit.is_bare(layer, x) for layer in layers):
+        if self.joined is None or not all(self.kit.is_bare(layer, x) for layer in layers):
             return False
-        if not torch.compiler.is_compiling():
-            apart = any(not alias(layer.weight, self.joined) for layer in layers)
-            if apart:
-                self.joined = None
-                return False
-        return True
+        if torch.is_grad_enabled() and any(layer.weight.requires_grad for layer in layers):
+            return False
+        if not torch.compiler.is_compiling() and any(not alias(layer.weight, self.joined) for layer in layers):
+            self.joined = None
+        return self.joined is not None
 
     def _attend(self, x: Tensor) -> Tensor:
         heads = (projection.unflatten(-1, (-1, LINEAR_HEAD_DIM)) for projection in self._projections(x))
@@ -159,11 +160,10 @@ class CrossAttention(nn.Module):
         self.heads = config.num_cross_heads
         self.attention = kit.attention
 
-    def forward(self, x: Tensor, caption: Caption) -> Tensor:
+    def forward(self, x: Tensor, text: Text) -> Tensor:
         query = self.norm_q(self.to_q(x))
-        key, value = caption.keys_values(self)
-        rows = query.unflatten(0, (len(key), -1)).flatten(1, 2)  # pictures of one prompt in one row
-        y = self.attention(rows, key, value, self.heads, bias=caption.bias, options=caption.options)
+        rows = query.unflatten(0, (len(text.key), -1)).flatten(1, 2)  # pictures of one prompt in one row
+        y = self.attention(rows, text.key, text.value, self.heads, bias=text.bias, options=text.options)
         return self.to_out[0](y.view_as(query))
 
     def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:

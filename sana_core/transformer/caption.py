@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from copy import copy
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,18 @@ class Captioner(Hashable, Protocol):
     """A network that projects text states (B, L, caption channels) to the width of its blocks (B, L, C)."""
 
     def project_caption(self, states: Tensor) -> Tensor: ...
+
+
+class Text(NamedTuple):
+    """What one cross-attention reads of a caption.
+
+    key, value: (P, L, C).  bias: (P, 1, 1, L), added to the logits, or None.  options: of a host, for its attention.
+    """
+
+    key: Tensor
+    value: Tensor
+    bias: Tensor | None
+    options: Any
 
 
 class Caption:
@@ -48,6 +60,9 @@ class Caption:
         self.remember = remember
         self._keys_values: dict[Attending, tuple[Tensor, Tensor]] = {}
         self._projections: dict[Captioner, Caption] = {}
+
+    def read_by(self, attention: Attending) -> Text:
+        return Text(*self.keys_values(attention), self.bias, self.options)
 
     def keys_values(self, attention: Attending) -> tuple[Tensor, Tensor]:
         """Keys and values (B, L, C) that a cross-attention module makes of the tokens."""

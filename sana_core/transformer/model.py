@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import chain, repeat
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from ..config import TransformerConfig
@@ -100,6 +101,11 @@ class SanaTransformer(nn.Module):
         """One matrix product for q, k and v of self-attention, see `LinearAttention.join_projections`."""
         for block in self.blocks:
             block.attn1.join_projections()
+
+    def compile_blocks(self, **options: Any) -> None:
+        """Compile the blocks with torch.compile, all by one graph, for any size and length.  options: of it."""
+        for block in self.blocks:
+            block.layers = torch.compile(block.layers, **{"dynamic": True, "fullgraph": True, **options})
 
     @property
     def blocks(self) -> Sequence[SanaBlock]:
