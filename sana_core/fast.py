@@ -22,11 +22,18 @@ from .transformer.model import SanaTransformer
 __all__ = ["FAST", "fast_paths", "make_fast", "use_kernels"]
 
 
-def make_fast(transformer: SanaTransformer, *others: nn.Module, fast: str, device: torch.device, stays: bool) -> None:
+def make_fast(
+    transformer: SanaTransformer,
+    *others: nn.Module,
+    fast: str,
+    device: torch.device,
+    stays: bool,
+    fullgraph: bool = True,
+) -> None:
     """Set up networks for the switch.
 
     others: networks of the same kit, such as the autoencoder.  device: where they run.  stays: the weights stay there
-    from now on.  Raises InputError for another word than "off", "auto" and "max".
+    from now on.  fullgraph: False where layers of a host may interrupt the compiled graph.  Raises InputError for another word than "off", "auto" and "max".
     """
     kernels = kernels_for(fast)
     for network in (transformer, *others):
@@ -35,7 +42,7 @@ def make_fast(transformer: SanaTransformer, *others: nn.Module, fast: str, devic
         transformer.join_projections()
     if fast == "max":
         choice.prepare(device)
-        transformer.compile_blocks()
+        transformer.compile_blocks(fullgraph=fullgraph)
 
 
 def use_kernels(network: nn.Module, kernels: Kernels) -> None:

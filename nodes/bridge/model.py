@@ -67,14 +67,15 @@ class SanaModel(comfy.model_base.BaseModel):
         """What the weights are in this step, and whether other nodes' code runs before the model in it."""
         patcher = self.current_patcher
         if patcher is None:
-            return WeightsNow((), foreign=True)
+            return WeightsNow((), stays=False, foreign=True)
         hooks = patcher.current_hooks.hooks if patcher.current_hooks is not None else ()
         state = (patcher.patches_uuid, *((hook.hook_ref, hook.strength) for hook in hooks))
         wrappers = transformer_options.get("wrappers", {})
         foreign = "model_function_wrapper" in patcher.model_options or any(
             found for kind in (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL) for found in wrappers.get(kind, {}).values()
         )
-        return WeightsNow(state, foreign)
+        stays = not patcher.is_dynamic() and not self.model_lowvram and not hooks and not foreign
+        return WeightsNow(state, stays and patcher.loaded_size() >= patcher.model_size(), foreign)
 
     def memory_required(self, input_shape: Sequence[int], cond_shapes: Mapping[str, Any] | None = None) -> float:
         """Bytes of a step beside the weights. The host's own estimate adds attention among all cells where PyTorch's

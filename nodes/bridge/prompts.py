@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ...sana_core.samplers.denoiser import Text, batch_contexts
 from ...sana_core.transformer.caption import Caption
+from ...sana_core.transformer.replay import Predict, Replay
 
 TOKEN_MULTIPLE = 32
 MOST_JOINED = 4  # of one prompt: alone, with the others of a step, and a change of those
@@ -77,6 +78,7 @@ class Joined:
         self.parts, self.mask, self.texts, self.pictures = parts, mask, texts, pictures
         self.spoiled = False  # another node changed the states in place: the next step needs new ones
         self._caption: tuple[Hashable, Caption] | None = None
+        self._replay: Replay | None = None
 
     def caption(self, network: Any, weights: Hashable, options: dict[str, Any]) -> Caption:
         """What the model made of these prompts with the same weights, or a new caption.
@@ -84,9 +86,15 @@ class Joined:
         weights: equal as long as the weights are.  options: of this step, for the host's attention.
         """
         if self._caption is None or self._caption[0] != weights:
-            self._caption = None  # the old one need not be held beside the new one
+            self._caption = self._replay = None  # the old ones need not be held beside the new ones
             self._caption = weights, network.caption(*batch_contexts(self._rows()), remember=True)
         return self._caption[1].passing(options)
+
+    def replay(self, predict: Predict) -> Predict:
+        """Predictions for the caption that are replayed as CUDA graphs after a few steps."""
+        if self._replay is None:
+            self._replay = Replay(predict)
+        return self._replay
 
     def is_of(self, states: Tensor, mask: Any) -> bool:
         """Do these states and this mask hold what they held at first? To ask where other nodes' code had them."""

@@ -19,7 +19,8 @@ from ...sana_core.transformer.block import SelfAttention, Stream, add
 from ...sana_core.transformer.caption import Caption
 from ...sana_core.transformer.controlnet import ControlBranch
 from ...sana_core.transformer.model import SanaTransformer
-from .prompts import JOINED
+from ...sana_core.transformer.replay import obstacle
+from .prompts import JOINED, Joined
 
 EXACT_TIMESTEPS = "sana_exact_timesteps"
 """Key in transformer_options: the model sees fractions of timesteps, which Flow-Euler was released with; otherwise they
@@ -34,11 +35,13 @@ WEIGHTS = "sana_weights"
 
 
 class WeightsNow(NamedTuple):
-    """state: equal in two steps only if no node changed the weights between them.  foreign: code of other nodes runs
-    before the model and may change what it is given.
+    """state: equal in two steps only if no node changed the weights between them.  stays: all weights are on the GPU
+    for the whole run, with nothing to add at use.  foreign: code of other nodes runs before the model and may change
+    what it is given.
     """
 
     state: Hashable
+    stays: bool
     foreign: bool
 
 
@@ -57,9 +60,22 @@ def host_attention(
     return optimized_attention(query, key, value, heads, mask=bias, transformer_options=options)
 
 
+class HostKit(Kit):
+    def is_bare(self, layer: Any, like: Tensor) -> bool:
+        """The host may have patches to add to a weight at use, or hold it in memory of its own."""
+        return super().is_bare(layer, like) and not patched_at_use(layer)
+
+
+def patched_at_use(layer: Any) -> bool:
+    """Is a layer's weight another one at use than the one it holds?"""
+    return bool(
+        getattr(layer, "weight_function", ()) or getattr(layer, "bias_function", ()) or hasattr(layer, "_v")
+    )
+
+
 def host_kit(operations: Any, device: torch.device | None, dtype: torch.dtype | None) -> Kit:
     """The host's layers and attention."""
-    return Kit(layers=operations, attention=host_attention, device=device, dtype=dtype)
+    return HostKit(layers=operations, attention=host_attention, device=device, dtype=dtype)
 
 
 def text_weights(network: SanaTransformer) -> Hashable:
@@ -97,6 +113,7 @@ class ComfySana(SanaTransformer):
         self.image_model = image_model
         self.in_channels = config.latent_channels  # some of the host's nodes read it
         self.dtype = dtype  # not read off a weight: under dynamic VRAM there may be none yet
+        self.fast = "auto"
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -131,22 +148,32 @@ class ComfySana(SanaTransformer):
         if not (self.config.guidance_embed or transformer_options.get(EXACT_TIMESTEPS)):
             timesteps = timesteps.trunc()  # as in training: the released code casts 1000 * sigma to an integer
         mask = None if attention_mask is None else attention_mask.bool()
-        caption = self._remembered(context, attention_mask, transformer_options)
+        predict, caption = super().forward, None
+        joined = self._joined(context, attention_mask, transformer_options)
+        if joined is not None:
+            caption = joined.caption(self, (transformer_options[WEIGHTS].state, text_weights(self)), transformer_options)
+            if self._can_be_replayed(transformer_options):
+                predict = joined.replay(predict)
         if caption is None:
             caption = self.caption(context, mask, options=transformer_options)
         identity = transformer_options.get(IDENTITY_ATTENTION, ())
-        return super().forward(
+        return predict(
             x, timesteps, caption, guidance=guidance, control=branches(control), identity_attention=identity
         )
 
-    def _remembered(self, context: Tensor, mask: Tensor | None, options: dict[str, Any]) -> Caption | None:
-        """The caption of these prompts with the keys and values of earlier steps, where they are sure to be the same."""
+    def _joined(self, context: Tensor, mask: Tensor | None, options: dict[str, Any]) -> Joined | None:
+        """What is known of these prompts from earlier steps, where they are sure to be the same."""
         joined, now = getattr(context, JOINED, None), options.get(WEIGHTS)
         if joined is None or now is None or mask is not joined.mask or torch.is_grad_enabled():
             return None
-        if now.foreign and not joined.is_of(context, mask):
-            return None
-        return joined.caption(self, (now.state, text_weights(self)), options)
+        return None if now.foreign and not joined.is_of(context, mask) else joined
+
+    def _can_be_replayed(self, options: dict[str, Any]) -> bool:
+        """Does every step launch the same kernels on the same weights?"""
+        if self.fast == "off" or obstacle(self.patch_embed.proj.weight.device) is not None:
+            return False
+        others = ("patches", "patches_replace", "optimized_attention_override", "callbacks")
+        return not any(options.get(key) for key in others) and options[WEIGHTS].stays
 
     def run_block(
         self,

@@ -47,12 +47,14 @@ class SanaBlock(nn.Module):
         self.ff = GLUMBConv(config, kit)
         self.scale_shift_table = kit.zeros(6, config.hidden_size)
         self.kernels = kit.kernels
+        self.compiled: Callable[..., Stream] | None = None  # `layers` of all blocks, compiled
 
     def forward(
         self, x: Stream, caption: Caption, modulation: Tensor, grid: Grid, attend: SelfAttention | None = None
     ) -> Stream:
         """x: tokens (B, N, C); modulation: (B, 6, C).  attend: in place of the linear self-attention."""
-        return self.layers(x, caption.read_by(self.attn2), modulation, grid, attend)
+        layers = self.compiled or SanaBlock.layers
+        return layers(self, x, caption.read_by(self.attn2), modulation, grid, attend)
 
     def layers(self, x: Stream, text: Text, modulation: Tensor, grid: Grid, attend: SelfAttention | None) -> Stream:
         """The block on what it reads of a caption: tensors alone go in and out, so that it can be compiled once."""

@@ -81,6 +81,11 @@ class Caption:
             self._projections[network] = projected.passing(None)
         return projected
 
+    @property
+    def memory(self) -> int:
+        """Equal for a caption and those made of it by `passing`, as long as one of them lives."""
+        return id(self._keys_values)
+
     def passing(self, options: Any) -> Caption:
         """The same caption and the same memory, with other options for the attention."""
         same = copy(self)

@@ -104,8 +104,9 @@ class SanaTransformer(nn.Module):
 
     def compile_blocks(self, **options: Any) -> None:
         """Compile the blocks with torch.compile, all by one graph, for any size and length.  options: of it."""
+        compiled = torch.compile(SanaBlock.layers, **{"dynamic": True, "fullgraph": True, **options})
         for block in self.blocks:
-            block.layers = torch.compile(block.layers, **{"dynamic": True, "fullgraph": True, **options})
+            block.compiled = compiled
 
     @property
     def blocks(self) -> Sequence[SanaBlock]:

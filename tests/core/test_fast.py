@@ -149,6 +149,10 @@ def test_all_blocks_sizes_and_lengths_share_a_few_graphs():
         torch.testing.assert_close(found[0], expected(latent, TIME, states, mask), rtol=1e-4, atol=1e-5)
         assert torch.equal(*found)
     assert counter.frame_count == 4  # the first block and the others, with and without a mask
+    twin = copy.deepcopy(model)
+    twin.blocks[0].attn2.to_v.weight.mul_(2.0)
+    assert torch.equal(model(latent, TIME, states, mask), found[0])
+    assert not torch.allclose(twin(latent, TIME, states, mask), found[0])
 
 
 # --- replayed predictions. The recorder here stands for a CUDA graph: it repeats the function on the recorded tensors.
