@@ -55,7 +55,6 @@ def load_model(
     network = patcher.model.diffusion_model
     network.fast = fast
     make_fast(network, fast=fast, device=patcher.load_device, stays=False, fullgraph=False)
-    for line in fast_paths(fast, patcher.load_device):
-        log.info("%s", line)
+    log.info("%s", "; ".join(fast_paths(fast, patcher.load_device)))
     patcher.cached_patcher_init = (load_model, (path, variant, dtype, trained_precision, model_options, fast))
     return patcher

@@ -66,7 +66,7 @@ class Operation:
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         x: Tensor = args[0]
-        if not self._takes(x):
+        if not self._takes(x, args):
             return self.plain(*args, **options)
         if torch.compiler.is_compiling() or isinstance(x, FakeTensor):
             return self.kernel(*args, **options)
@@ -80,8 +80,11 @@ class Operation:
     def __deepcopy__(self, memo: dict[int, Any]) -> Operation:
         return self  # copies of a network share what is known of a kernel
 
-    def _takes(self, x: Tensor) -> bool:
+    def _takes(self, x: Tensor, args: tuple) -> bool:
         if self.off or x.dtype not in TOLERANCE:
+            return False
+        types = {arg.dtype for arg in args if isinstance(arg, Tensor)}
+        if types != {x.dtype} and self.plain is not attend:  # autocast mixes them; a state is float32
             return False
         if not torch.compiler.is_compiling() and x.device not in self._fits:
             self.prepare(x.device)

@@ -62,7 +62,7 @@ def counted(*networks):
 
 def without_memory(monkeypatch, run):
     with monkeypatch.context() as patch:
-        patch.setattr(transformer.ComfySana, "_remembered", lambda *_: None)
+        patch.setattr(transformer.ComfySana, "_joined", lambda *_: None)
         return run()
 
 
