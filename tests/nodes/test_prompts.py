@@ -16,7 +16,7 @@ from e2e import in_process
 from safetensors.torch import save_file
 from sana_pack.nodes.bridge import loading, prompts, sampling, transformer
 from sana_pack.nodes.bridge import vae as vae_bridge
-from sana_pack.sana_core.transformer import caption
+from sana_pack.sana_core.transformer import caption, replay
 
 import nodes as comfy_nodes
 
@@ -238,3 +238,69 @@ def test_of_many_companions_only_the_last_few_are_kept():
     made = [weakref.ref(first.joined([other], 1)[0]) for other in others]
     assert [reference() is not None for reference in made] == [False] * 4 + [True] * 4
     assert first.joined([others[-1]], 1)[0] is made[-1]()
+
+
+class Recorder:
+    """Stands for a CUDA graph: it repeats the function on the recorded tensors."""
+
+    def __init__(self):
+        self.replayed = 0
+
+    def __call__(self, function):
+        result = function()
+
+        def replay():
+            self.replayed += 1
+            result.copy_(function())
+
+        return replay, result
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    """As on a GPU, with the recorder for its graphs."""
+    made = Recorder()
+    monkeypatch.setattr(transformer, "obstacle", lambda device: None)
+    monkeypatch.setattr(prompts, "Replay", lambda predict: replay.Replay(predict, made))
+    return made
+
+
+def test_predictions_are_replayed(model, recorder, monkeypatch):
+    expected = without_memory(monkeypatch, lambda: sample(model, conditioning(), steps=8))
+    assert recorder.replayed == 0
+    found = sample(model, conditioning(), steps=8)
+    assert_agree(found, expected, 1e-5)
+    assert recorder.replayed == 8 - replay.EAGER_CALLS
+    sample(model, conditioning(), steps=8)
+    assert recorder.replayed == 2 * (8 - replay.EAGER_CALLS)  # another run records anew
+
+
+def patched_block(patched):
+    patched.set_model_patch_replace(lambda args, extra: extra["original_block"](args), "dit", "double_block", 1)
+
+
+def overridden_attention(patched):
+    options = patched.model_options["transformer_options"]
+    options["optimized_attention_override"] = lambda function, *args, **named: function(*args, **named)
+
+
+def wrapped(patched):
+    patched.set_model_unet_function_wrapper(lambda run, args: run(args["input"], args["timestep"], **args["c"]))
+
+
+def switched_off(patched):
+    patched.model.diffusion_model.fast = "off"
+
+
+@pytest.mark.parametrize("change", [patched_block, overridden_attention, wrapped, switched_off])
+def test_nothing_is_replayed_where_steps_may_differ(model, recorder, change):
+    patched = model.clone()
+    change(patched)
+    sample(patched, conditioning(), steps=6)
+    assert recorder.replayed == 0
+
+
+def test_weights_that_are_not_all_there_are_not_replayed(model, recorder, monkeypatch):
+    monkeypatch.setattr(type(model), "loaded_size", lambda self: self.model_size() - 1)
+    sample(model, conditioning(), steps=6)
+    assert recorder.replayed == 0
