@@ -1,19 +1,12 @@
-"""The Triton kernels against float64, by Triton's interpreter on the CPU.
+"""The Triton kernels against float64, see `triton_checks.py`."""
 
-The interpreter has to be chosen before Triton is imported, so the checks run in a process of their own: pytest on this
-file again, with TRITON_INTERPRET=1 and the functions called check_* as its tests.
-"""
-
-import os
-import subprocess
-import sys
-
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 pytest.importorskip("triton")
+
+from triton_checks import run_checks
 
 from sana_core.kernels.triton.gated_depthwise import gated_depthwise
 from sana_core.kernels.triton.linear_attention import attend, attention_state, linear_attention, split
@@ -25,35 +18,7 @@ every_dtype = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=lambda dtype
 
 
 def test_all_checks_by_the_interpreter():
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "python_functions=check_*"]
-    command += ["-W", "ignore", "--durations=5", __file__]
-    found = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert found.returncode == 0, found.stdout + found.stderr
-    assert " passed" in found.stdout and "skipped" not in found.stdout
-
-
-def complete_the_interpreter():
-    """Triton's interpreter cuts bfloat16 off where a GPU rounds, and cannot multiply matrices of it."""
-    from triton import language as tl
-    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
-
-    cast, dot = InterpreterBuilder.cast_impl, InterpreterBuilder.create_dot
-
-    def cast_impl(self, src, dst_type):
-        if (src.dtype.scalar, dst_type.scalar) == (tl.float32, tl.bfloat16):
-            rounded = torch.from_numpy(np.array(src.data)).to(torch.bfloat16)
-            return TensorHandle(rounded.view(torch.uint16).numpy(), tl.bfloat16)
-        return cast(self, src, dst_type)
-
-    def create_dot(self, a, b, *rest):
-        a, b = (cast(self, x, tl.float32) if x.dtype.scalar == tl.bfloat16 else x for x in (a, b))
-        return dot(self, a, b, *rest)
-
-    InterpreterBuilder.cast_impl, InterpreterBuilder.create_dot = cast_impl, create_dot
-
-
-if os.environ.get("TRITON_INTERPRET") == "1":
-    complete_the_interpreter()
+    run_checks(__file__)
 
 
 def normal(*shape, seed=0, dtype=torch.float32):
