@@ -13,7 +13,7 @@ from sana_core.checkpoint.canonical import Canonical, canonical_autoencoder, can
 from sana_core.checkpoint.load import load_strictly
 from sana_core.config import AutoencoderConfig, StageConfig, TextConfig, TransformerConfig
 from sana_core.dcae.autoencoder import DCAE
-from sana_core.kernels.choice import kernels_for
+from sana_core.kernels.choice import CHOSEN, Kernels, kernels_for
 from sana_core.kit import Kit
 from sana_core.text.gemma import GemmaTextEncoder
 from sana_core.transformer.model import SanaTransformer
@@ -44,8 +44,10 @@ def autoencoder(config: AutoencoderConfig, device: torch.device, dtype: torch.dt
     return randomized(DCAE(config, Kit(device=device, dtype=dtype)))
 
 
-def transformer(config: TransformerConfig, device: torch.device, dtype: torch.dtype) -> SanaTransformer:
-    return randomized(SanaTransformer(config, Kit(device=device, dtype=dtype)))
+def transformer(
+    config: TransformerConfig, device: torch.device, dtype: torch.dtype, kernels: Kernels = CHOSEN
+) -> SanaTransformer:
+    return randomized(SanaTransformer(config, Kit(device=device, dtype=dtype, kernels=kernels)))
 
 
 def transformer_like(theirs: nn.Module, config: TransformerConfig, fast: str = "auto") -> SanaTransformer:
