@@ -103,7 +103,7 @@ def step_case(plan: Plan, section: str, pixels: int, dtype: torch.dtype, tokens:
     """One step with guidance."""
     config = sized(plan.network(section), pixels)
     step = make_step(config, pixels, tokens, plan.device, dtype)
-    make = cuda_steps if plan.device.type == "cuda" else cpu_steps
+    make = partial(cuda_steps, compile_too=pixels <= plan.compiled) if plan.device.type == "cuda" else cpu_steps
     return Case(
         section=section,
         name=f"a step, {pixels} px, {words(dtype)}, {tokens} tokens" + blocks_said(plan),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bench.paired import CONTROL
 
-ROW, LABELS, BARS, MARGIN, HEADER = 20, 330, 420, 14, 46
+ROW, LABELS, BARS, MARGIN, HEADER = 20, 330, 420, 14, 56
 WHITE, BLACK, GREY, LIGHT = (255, 255, 255), (25, 25, 25), (110, 110, 110), (225, 225, 225)
 COLOURS = {"faster": (38, 128, 92), "slower": (190, 70, 50)}
 OTHER = (140, 150, 165)
@@ -32,16 +33,19 @@ def draw(rows: list[dict[str, Any]], title: str, path: Path) -> None:
     step = 0.25 if largest < 2.5 else 0.5 if largest < 5 else 1.0
     for index in range(1, int(largest / step) + 1):
         pen.line([(x(index * step), top), (x(index * step), bottom)], LIGHT)
+        pen.text((x(index * step), top - 14), f"{index * step:g}", GREY, small, anchor="ma")
     for index, (label, row) in enumerate(lines):
         y = top + index * ROW
-        pen.text((MARGIN + (12 if row else 0), y + 3), shortened(label, LABELS - 16 if row else 800, small), BLACK if row else GREY, small)
-        if row:
-            bar(pen, x, y, row, small)
+        if row is None:
+            pen.text((MARGIN, y + 3), shortened(label, image.width - 2 * MARGIN, small), GREY, small)
+            continue
+        pen.text((MARGIN + 12, y + 3), shortened(label, LABELS - 16, small), BLACK, small)
+        bar(pen, x, y, row, small)
     pen.line([(x(1.0), top), (x(1.0), bottom)], BLACK)
     image.save(path)
 
 
-def bar(pen: ImageDraw.ImageDraw, x: Any, y: int, row: dict[str, Any], font: Any) -> None:
+def bar(pen: ImageDraw.ImageDraw, x: Callable[[float], float], y: int, row: dict[str, Any], font: Any) -> None:
     ratio, middle = row["ratio"], y + ROW // 2
     pen.rectangle([x(0.0), y + 4, x(ratio["median"]), y + ROW - 4], fill=COLOURS.get(row["verdict"], OTHER))
     pen.line([(x(ratio["p10"]), middle), (x(ratio["p90"]), middle)], BLACK, 2)
@@ -50,9 +54,9 @@ def bar(pen: ImageDraw.ImageDraw, x: Any, y: int, row: dict[str, Any], font: Any
     pen.text((x(max(ratio["median"], ratio["p90"])) + 8, y + 3), f"{ratio['median']:.2f}", BLACK, font)
 
 
-def labelled(rows: list[dict[str, Any]]) -> Any:
+def labelled(rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any] | None]]:
     """(label, row), and (name of a case, None) before the rows of each case; the reference itself has no bar."""
-    seen = None
+    seen = reference = None
     for row in rows:
         case = f"{row['section']}: {row['case']}"
         if case != seen:

@@ -1,4 +1,4 @@
-"""The same step inside ComfyUI: its KSampler against diffusers' loop, in one process, on the weights of one file.
+"""A guided run inside ComfyUI: its KSampler against diffusers' loop, in one process, on the weights of one file.
 
 Runs with ComfyUI's Python, from the folder of the pack; COMFYUI_DIR names ComfyUI's, else ~/comfy/ComfyUI is taken.
 diffusers must be importable there: `pip install --no-deps --target FOLDER diffusers`, and PYTHONPATH=FOLDER.
@@ -11,6 +11,7 @@ import importlib.util
 import os
 import sys
 import tempfile
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from bench.cases import LOOP_ERROR, Case, Maker, blocks_said, reference, sized, words
 from bench.plans import Plan
-from bench.variants import GUIDANCE, diffusers_loop, make_step
+from bench.variants import GUIDANCE, Step, diffusers_loop, make_step
 from sana_core.geometry import DC_AE_F32
 
 ROOT = Path(__file__).parents[1]
@@ -56,10 +57,13 @@ def start(cpu: bool) -> None:
     args.cpu = cpu
     args.base_directory = tempfile.mkdtemp(prefix="comfyui-")
     import comfy.utils
+
     import nodes  # noqa: F401
 
     comfy.utils.set_progress_bar_enabled(False)
-    spec = importlib.util.spec_from_file_location("sana_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    spec = importlib.util.spec_from_file_location(
+        "sana_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
     assert spec is not None and spec.loader is not None
     pack = sys.modules["sana_pack"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pack)
@@ -101,18 +105,16 @@ def loaded(theirs: Any, dtype: torch.dtype) -> Any:
         return comfy.sd.load_diffusion_model(str(path), model_options={"dtype": dtype})
 
 
-def with_noise(step: Any) -> Any:
+def with_noise(step: Step) -> Step:
     """The step with the noise that KSampler makes of its seed."""
-    from dataclasses import replace
-
     import comfy.sample
 
     return replace(step, noise=comfy.sample.prepare_noise(torch.zeros(step.noise.shape), SEED).to(step.noise))
 
 
-def ksampler(model: Any, step: Any, steps: int) -> Tensor:
+def ksampler(model: Any, step: Step, steps: int) -> Tensor:
     """The node's work, loading included, as ComfyUI does it."""
-    from nodes import common_ksampler
+    from nodes import common_ksampler  # pyright: ignore[reportAttributeAccessIssue]
 
     negative, positive = ([[prompt, {}]] for prompt in (step.prompts[0], step.prompts[-1]))
     latent = {"samples": torch.zeros(step.noise.shape)}

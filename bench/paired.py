@@ -81,17 +81,30 @@ class _Warm:
     result: Tensor
 
 
-def paired(variants: dict[str, Run], clock: Clock, deadline: float = float("inf")) -> list[Ratio]:
+def paired(
+    variants: dict[str, Run],
+    clock: Clock,
+    deadline: float = float("inf"),
+    failed: Callable[[str, Exception], object] | None = None,
+) -> list[Ratio]:
     """Ratios of all variants, the first of which is the reference, and of the control.
 
-    deadline: of `time.monotonic()`; no round begins after it, but three are run in any case.
+    deadline: of `time.monotonic()`; no round begins after it, but three are run in any case.  failed: is told of a
+    variant other than the reference whose first call raises, and that variant is left out; None: the error is raised.
     """
     reference = next(iter(variants))
-    warm = {name: _warm(run, clock) for name, run in variants.items()}
-    errors = {name: difference(warm[name].result, warm[reference].result) for name in variants}
-    runs = {reference: variants[reference], CONTROL: variants[reference], **variants}
-    repeats = {CONTROL: warm[reference].repeats} | {name: warm[name].repeats for name in variants}
-    firsts = {name: warm[name].first_seconds for name in variants}
+    warm: dict[str, _Warm] = {}
+    for name, run in variants.items():
+        try:
+            warm[name] = _warm(run, clock)
+        except Exception as error:
+            if failed is None or name == reference:
+                raise
+            failed(name, error)
+    errors = {name: difference(found.result, warm[reference].result) for name, found in warm.items()}
+    runs = {reference: variants[reference], CONTROL: variants[reference], **{name: variants[name] for name in warm}}
+    repeats = {CONTROL: warm[reference].repeats} | {name: found.repeats for name, found in warm.items()}
+    firsts = {name: found.first_seconds for name, found in warm.items()}
     del warm
     times: dict[str, list[float]] = {name: [] for name in runs}
     order, shuffle = list(runs), random.Random(0)
@@ -101,9 +114,7 @@ def paired(variants: dict[str, Run], clock: Clock, deadline: float = float("inf"
         shuffle.shuffle(order)
         for name in order:
             times[name].append(clock.timed(runs[name], repeats[name])[0])
-    return [
-        summary(name, times[name], times[reference], errors.get(name, 0.0), firsts.get(name, 0.0)) for name in runs
-    ]
+    return [summary(name, times[name], times[reference], errors.get(name, 0.0), firsts.get(name, 0.0)) for name in runs]
 
 
 def _warm(run: Run, clock: Clock) -> _Warm:

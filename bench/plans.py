@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 
 from bench.networks import AUTOENCODERS, TINY_AUTOENCODER
 from bench.paired import Clock
+from bench.roofline import COPIED, SQUARE
 from sana_core.config import AutoencoderConfig, StageConfig, TextConfig, TransformerConfig
 from sana_core.presets import BASE_06, BASE_16, NETWORKS
 
@@ -25,10 +26,12 @@ def narrower(config: AutoencoderConfig, divisor: int) -> AutoencoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Sizes in pixels. tokens: real lengths of the prompt, out of 300.
+    """Sizes are sides in pixels.
 
-    networks: by section.  blocks: None runs networks at their depth; else they have so many blocks.  autoencoders: each
-    with the sizes that it decodes.  tiled: sizes that it decodes in tiles.
+    networks: by section.  blocks: so many of each network; None: all.  tokens: real lengths of the prompt, out of 300.
+    autoencoders: each with the sizes that it decodes.  tiled, tiles: sizes that it decodes in tiles, and their sizes.
+    compiled: up to which size diffusers' blocks are compiled too, which takes some 20 seconds a size.  ceilings: to
+    measure what the device can do, how many elements are copied, and the side of the matrices that are multiplied.
     """
 
     clock: Clock
@@ -45,7 +48,9 @@ class Plan:
     tiles: tuple[int, ...] = ()
     text: TextConfig | None = None
     end_to_end_steps: int = 0
-    smoke: bool = field(default=False)
+    compiled: int = 0
+    ceilings: tuple[int, int] | None = None
+    smoke: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -86,6 +91,8 @@ CUDA = Plan(
     tiles=(1024, 512),
     text=TextConfig(),
     end_to_end_steps=20,
+    compiled=1024,
+    ceilings=(COPIED, SQUARE),
 )
 TINY = TransformerConfig(hidden_size=224, depth=2, num_heads=7, num_cross_heads=2, ffn_size=560)
 TINY_TEXT = TextConfig(
@@ -106,5 +113,6 @@ SMOKE = Plan(
     tiles=(128,),
     text=TINY_TEXT,
     end_to_end_steps=2,
+    ceilings=(1 << 16, 64),
     smoke=True,
 )

@@ -7,6 +7,7 @@ units, bytes over the bandwidth. Both ceilings are measured on the spot.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import torch
@@ -81,26 +82,30 @@ def decode_kernels(pixels: int, itemsize: int) -> tuple[Kernel, ...]:
     return (Kernel(DECODE_FLOP * area, DECODE_BYTES * area * itemsize / 2),)
 
 
-def measure(clock: Clock, dtype: torch.dtype) -> Ceilings:
-    """The best of a few runs of a copy, and the median of a large matrix product."""
-    source = torch.empty(COPIED, device=clock.device, dtype=dtype)
+def measure(clock: Clock, dtype: torch.dtype, copied: int = COPIED, square: int = SQUARE) -> Ceilings:
+    """The best of a few copies of so many elements, and the median of a few products of square matrices."""
+    source = torch.empty(copied, device=clock.device, dtype=dtype)
     target = torch.empty_like(source)
-    copy = min(clock.timed(lambda: target.copy_(source), 5)[0] for _ in range(4))
-    del target
-    a, b = (torch.randn(SQUARE, SQUARE, device=clock.device, dtype=dtype) for _ in range(2))
-    product = median(clock.timed(lambda: a @ b, 5)[0] for _ in range(6))
-    return Ceilings(operations=2e3 * SQUARE**3 / product, bandwidth=2e3 * source.nbytes / copy)
+    copy = min(clock.timed(partial(target.copy_, source), 5)[0] for _ in range(4))
+    a, b = (torch.randn(square, square, device=clock.device, dtype=dtype) for _ in range(2))
+    product = median(clock.timed(partial(torch.mm, a, b), 5)[0] for _ in range(6))
+    return Ceilings(operations=2e3 * square**3 / product, bandwidth=2e3 * source.nbytes / copy)
 
 
 def product_rates(clock: Clock, dtype: torch.dtype, config: TransformerConfig, pixels: int) -> dict[str, float]:
     """TFLOP/s of the block's matrix products in the sizes of a step."""
     rows = 2 * (pixels // DC_AE_F32.downscale) ** 2
     width, ffn = config.hidden_size, config.ffn_size
-    shapes = {"q, k, v": (width, 3 * width), "square": (width, width), "expand": (width, 2 * ffn), "project": (ffn, width)}
+    shapes = {
+        "q, k, v": (width, 3 * width),
+        "square": (width, width),
+        "expand": (width, 2 * ffn),
+        "project": (ffn, width),
+    }
     rates = {}
     for name, (inputs, outputs) in shapes.items():
         x = torch.randn(rows, inputs, device=clock.device, dtype=dtype)
         weight = torch.randn(outputs, inputs, device=clock.device, dtype=dtype)
-        fastest = min(clock.timed(lambda x=x, w=weight: F.linear(x, w), 20)[0] for _ in range(3))
+        fastest = min(clock.timed(partial(F.linear, x, weight), 20)[0] for _ in range(3))
         rates[name] = 2e-9 * rows * inputs * outputs / fastest
     return rates

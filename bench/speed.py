@@ -12,8 +12,9 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from bench.paired import CONTROL, Ratio, paired, verdict
 from bench.plans import CPU, CUDA, SMOKE, Plan
 
 COMFYUI = "comfyui"
-RATES_AT = (512, 1024, 2048)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,19 +54,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1 if args.device == "cpu" else torch.get_num_threads())
     plan = planned(args)
     with torch.inference_mode():
-        found = run(plan, args.section, args.budget)
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
+        found = run(plan, args.section, args.budget, partial(write, args.json) if args.json else None)
     if args.plot:
         chart.draw(found["rows"], found["about"], args.plot)
-    return 0 if found["rows"] and not any(row["too_far"] for row in found["rows"]) else 1
+    return 0 if found["rows"] and not found["failures"] and not any(row["too_far"] for row in found["rows"]) else 1
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("device", choices=("cpu", "cuda"))
     parser.add_argument("--section", nargs="+", help=f"some of those that a run lists, or {COMFYUI}")
-    parser.add_argument("--budget", type=float, default=540.0, help="seconds, shared by the cases (default: %(default)s)")
+    parser.add_argument(
+        "--budget", type=float, default=540.0, help="seconds, shared by the cases (default: %(default)s)"
+    )
     parser.add_argument("--pixels", type=int, nargs="+", help="sides of the pictures of steps")
     parser.add_argument("--tokens", type=int, nargs="+", help="lengths of the prompt, of at most 300")
     parser.add_argument("--blocks", type=int, help="of the transformers, in place of the plan's")
@@ -88,79 +88,102 @@ def planned(args: argparse.Namespace) -> Plan:
     return replace(plan, **{name: value for name, value in asked.items() if value})
 
 
-def run(plan: Plan, names: Sequence[str] | None, budget: float) -> dict[str, Any]:
-    """Prints and returns everything."""
+def run(
+    plan: Plan, names: Sequence[str] | None, budget: float, save: Callable[[dict[str, Any]], object] | None = None
+) -> dict[str, Any]:
+    """Prints and returns everything. save: is called after each case, as a machine may be taken away."""
     end = time.monotonic() + budget
     made = {**sections(plan), COMFYUI: ksampler.cases(plan) if names and COMFYUI in names else []}
     unknown = set(names or ()) - set(made)
     if unknown:
         raise SystemExit(f"there is no section {', '.join(sorted(unknown))}; choose of {', '.join(made)}")
     makers = [maker for name in names or made for maker in made[name]]
-    found: dict[str, Any] = {"about": machine.about(plan.device), "smoke": plan.smoke, "rows": []}
+    found: dict[str, Any] = {"about": machine.about(plan.device), "smoke": plan.smoke, "rows": [], "failures": []}
     if plan.smoke:
         say("SMOKE TEST with tiny networks: the program runs, its numbers mean nothing.")
     say(found["about"])
     ceilings = None
-    if plan.device.type == "cuda":
-        ceilings = roofline.measure(plan.clock, plan.dtypes[0])
+    if plan.ceilings:
+        ceilings = roofline.measure(plan.clock, plan.dtypes[-1], *plan.ceilings)
         found |= {"ceilings": asdict(ceilings), "products": product_rates(plan), "state": [machine.state()]}
-        say(f"copy {ceilings.bandwidth / 1e12:.2f} TB/s, product of 8192^3 {ceilings.operations / 1e12:.0f} TFLOP/s")
+        copied, products = f"copy {ceilings.bandwidth / 1e12:.3g} TB/s", f"{ceilings.operations / 1e12:.3g} TFLOP/s"
+        say(f"{copied}, product of matrices of {plan.ceilings[1]} x {plan.ceilings[1]} {products}")
     for done, maker in enumerate(makers):
         left = end - time.monotonic()
         if left <= 0 and not plan.smoke:
             say(f"Out of time: {len(makers) - done} of {len(makers)} cases were left out.")
             break
-        found["rows"] += [asdict(row) for row in measured(maker, plan, ceilings, left / (len(makers) - done))]
+        found["rows"] += [
+            asdict(row) for row in measured(maker, plan, ceilings, left / (len(makers) - done), found["failures"])
+        ]
+        if save:
+            save(found)
     if plan.device.type == "cuda":
         found["state"].append(machine.state())
+        if save:
+            save(found)
         say(f"clocks, temperature, power, load before and after: {' | '.join(found['state'])}")
     return found
+
+
+def write(path: Path, found: dict[str, Any]) -> None:
+    path.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def product_rates(plan: Plan) -> dict[str, dict[str, float]]:
     """TFLOP/s of the matrix products of a block in their exact sizes."""
     rates = {}
     for name, config in plan.networks.items():
-        for pixels in RATES_AT:
-            found = rates[f"{name}, {pixels} px"] = roofline.product_rates(plan.clock, plan.dtypes[0], config, pixels)
-            said = ", ".join(f"{product} {rate:.0f}" for product, rate in found.items())
+        for pixels in plan.pixels:
+            found = rates[f"{name}, {pixels} px"] = roofline.product_rates(plan.clock, plan.dtypes[-1], config, pixels)
+            said = ", ".join(f"{product} {rate:.3g}" for product, rate in found.items())
             say(f"matrix products of {name}, {pixels} px, TFLOP/s: {said}")
     return rates
 
 
-def measured(maker: Maker, plan: Plan, ceilings: roofline.Ceilings | None, seconds: float) -> list[Row]:
+def measured(
+    maker: Maker, plan: Plan, ceilings: roofline.Ceilings | None, seconds: float, failures: list[str]
+) -> list[Row]:
+    """All variants of a case. What could not be run is said and added to `failures`; the other cases go on."""
     deadline = time.monotonic() + seconds
+
+    def failed(what: str, error: Exception) -> None:
+        failures.append(f"{what}: {type(error).__name__}: {error!s:.300}")
+        say(f"  FAILED {failures[-1]}")
+
     if plan.device.type == "cuda":
         torch.cuda.empty_cache()
-    case = maker()
-    say(f"\n{case.section}: {case.name}")
+    name = f"case {maker}"
     try:
-        ratios = paired(case.variants, plan.clock, deadline)
-        rows = [row(case, ratio, ratios, ceilings) for ratio in ratios]
-    except torch.OutOfMemoryError as error:
-        say(f"  out of memory: {error}")
+        case = maker()
+        name = f"{case.section}, {case.name}"
+        say(f"\n{case.section}: {case.name}")
+        ratios = paired(case.variants, plan.clock, deadline, lambda variant, error: failed(f"{name}, {variant}", error))
+        rows = [row(case, ratio, ratios, ceilings, plan) for ratio in ratios]
+    except Exception as error:
+        failed(name, error)
         return []
     for found in rows:
         say(line(found))
     return rows
 
 
-def row(case: Case, ratio: Ratio, ratios: list[Ratio], ceilings: roofline.Ceilings | None) -> Row:
+def row(case: Case, ratio: Ratio, ratios: list[Ratio], ceilings: roofline.Ceilings | None, plan: Plan) -> Row:
     control = next(other for other in ratios if other.variant == CONTROL)
     known = ratio.variant in case.variants
     reference = ratio.variant == ratios[0].variant
     operations = sum(kernel.operations for kernel in case.kernels)
-    run = case.variants.get(ratio.variant)
+    run, on_gpu = case.variants.get(ratio.variant), plan.device.type == "cuda"
     return Row(
         section=case.section,
         case=case.name,
         ratio=ratio,
-        verdict=verdict(ratio, control) if known and not reference else "",
+        verdict=verdict(ratio, control) if known and not reference and not plan.smoke else "",
         per_block_ms=ratio.milliseconds / case.blocks if case.blocks else None,
         tflops=operations / ratio.milliseconds / 1e9 if operations else None,
         roof=ceilings.milliseconds(case.kernels) / ratio.milliseconds if ceilings and case.kernels else None,
-        peak_bytes=machine.peak_bytes(run) if ceilings and run else None,
-        kernels=machine.kernels_run(run) if ceilings and run else None,
+        peak_bytes=machine.peak_bytes(run) if on_gpu and run else None,
+        kernels=machine.kernels_run(run) if on_gpu and run else None,
         too_far=case.largest_error is not None and not ratio.error <= case.largest_error,
     )
 

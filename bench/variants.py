@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -113,7 +114,7 @@ def diffusers_loop(network: Any, step: Step, sigmas: list[float], truncate: bool
 
     def run() -> Tensor:
         x = step.noise
-        for sigma, lower in zip(sigmas, sigmas[1:]):
+        for sigma, lower in pairwise(sigmas):
             time = float(int(1000 * sigma)) if truncate else 1000 * sigma
             velocity = call(
                 torch.cat([x] * len(step.prompts)).to(step.prompts[0].dtype), step.times().fill_(time)
@@ -136,7 +137,7 @@ def own_loop(network: SanaTransformer, step: Step, sigmas: list[float]) -> Run:
             network, cond, uncond[0] if uncond else None, guidance_scale=GUIDANCE, truncate_timestep=False
         )
         x = step.noise
-        for sigma, lower in zip(sigmas, sigmas[1:]):
+        for sigma, lower in pairwise(sigmas):
             x = torch.lerp(denoise(x, sigma), x, lower / sigma)
         return x
 
@@ -192,16 +193,17 @@ class Lazily:
         return self.run()
 
 
-def cuda_steps(theirs: Any, step: Step) -> dict[str, Run]:
+def cuda_steps(theirs: Any, step: Step, compile_too: bool = True) -> dict[str, Run]:
     """All ways on a GPU, the reference first."""
     eager = diffusers_step(theirs, step)
-    faster = compiled(theirs)
     off, auto = (own_step(transformer_like(theirs, step.config, fast), step) for fast in ("off", "auto"))
+    variants: dict[str, Run] = {"diffusers": eager, "diffusers, CUDA graph": Lazily(lambda: graphed(eager))}
+    if compile_too:
+        faster = diffusers_step(compiled(theirs), step)
+        variants["diffusers, compiled blocks"] = faster
+        variants["diffusers, compiled blocks in a CUDA graph"] = Lazily(lambda: graphed(faster))
     return {
-        "diffusers": eager,
-        "diffusers, compiled blocks": diffusers_step(faster, step),
-        "diffusers, CUDA graph": Lazily(lambda: graphed(eager)),
-        "diffusers, compiled blocks in a CUDA graph": Lazily(lambda: graphed(diffusers_step(faster, step))),
+        **variants,
         "sana_core, fast=off": off,
         "sana_core, fast=auto": auto,
         "sana_core, fast=max (CUDA graph)": Lazily(lambda: graphed(auto)),
@@ -210,4 +212,7 @@ def cuda_steps(theirs: Any, step: Step) -> dict[str, Run]:
 
 def cpu_steps(theirs: Any, step: Step) -> dict[str, Run]:
     """diffusers and sana_core as they come."""
-    return {"diffusers": diffusers_step(theirs, step), "sana_core": own_step(transformer_like(theirs, step.config), step)}
+    return {
+        "diffusers": diffusers_step(theirs, step),
+        "sana_core": own_step(transformer_like(theirs, step.config), step),
+    }

@@ -77,9 +77,7 @@ class Counting(TorchDispatchMode):
         super().__exit__(*raised)
         self._attention.__exit__(*raised)
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         result = func(*args, **(kwargs or {}))
         read, written = _tensors((args, kwargs)), _tensors(result)
         namespace, name = func._schema.name.split("::")
@@ -233,7 +231,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kernels", action="store_true", help="show what each kernel does")
     args = parser.parse_args(argv)
     said = f"PyTorch {torch.__version__}, fake tensors on {fake_gpu()}, bfloat16, {args.tokens} tokens, batch of two"
-    sys.stdout.write(f"{said}\n\n{'network':8} {'pixels':>6}  {'variant':28} {'kernels':>8} {'D-bytes':>8}  of a block\n")
+    sys.stdout.write(
+        f"{said}\n\n{'network':8} {'pixels':>6}  {'variant':28} {'kernels':>8} {'D-bytes':>8}  of a block\n"
+    )
     rows = []
     for name, pixels, variant in product(args.network, args.pixels, VARIANTS):
         try:
