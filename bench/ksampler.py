@@ -118,5 +118,6 @@ def ksampler(model: Any, step: Step, steps: int) -> Tensor:
 
     negative, positive = ([[prompt, {}]] for prompt in (step.prompts[0], step.prompts[-1]))
     latent = {"samples": torch.zeros(step.noise.shape)}
-    (result,) = common_ksampler(model, SEED, steps, GUIDANCE, "euler", "simple", positive, negative, latent)
+    cfg = 1.0 if step.config.guidance_embed else GUIDANCE  # Sprint has its scale as an input
+    (result,) = common_ksampler(model, SEED, steps, cfg, "euler", "simple", positive, negative, latent)
     return result["samples"].to(step.noise)

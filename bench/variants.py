@@ -157,6 +157,7 @@ def twin(theirs: Any) -> Any:
 
 def compiled(theirs: Any) -> Any:
     """A twin whose blocks are compiled, each for the shapes that it meets. diffusers does not name SANA's blocks."""
+    torch._dynamo.reset()  # else it counts the sizes of earlier cases, and gives up after eight
     other = twin(theirs)
     other._repeated_blocks = ["SanaTransformerBlock"]
     other.compile_repeated_blocks(dynamic=False)
