@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..sana_core.fast import FAST
 from ..sana_core.precision import TRAINED_PRECISIONS
 from .bridge.loading import load_model
 from .bridge.paths import choice_error, chosen_file, model_files
@@ -22,11 +23,11 @@ DTYPES = {
 }
 
 
-def load_transformer(name: str, native_size: str, weight_dtype: str, trained_precision: str) -> Any:
+def load_transformer(name: str, native_size: str, weight_dtype: str, trained_precision: str, fast: str) -> Any:
     """MODEL, by the values of those widgets."""
     variant, trained = (None if choice == "auto" else choice for choice in (native_size, trained_precision))
     with chosen_file("diffusion_models", name) as path:
-        return load_model(path, variant, DTYPES[weight_dtype], trained)
+        return load_model(path, variant, DTYPES[weight_dtype], trained, fast=fast)
 
 
 def load_clip(name: str) -> Any:
@@ -68,6 +69,16 @@ def transformer_inputs() -> list[io.Input]:
             tooltip="Number type that the model was trained in, which a float32 file of SANA 1.6B does not state. "
             "float16: Sana_1600M_1024px and its MultiLing. bfloat16: those with BF16 in their name. auto is safe for "
             "both.",
+            advanced=True,
+        ),
+        io.Combo.Input(
+            "fast",
+            options=list(FAST),
+            default="auto",
+            optional=True,
+            tooltip="auto: fused kernels and CUDA graphs where the GPU has them; the first use of each is checked "
+            "against PyTorch's own operations. max: compiled blocks besides, which takes a minute at the first picture. "
+            "off: PyTorch's operations alone. The log says what runs.",
             advanced=True,
         ),
     ]
@@ -121,8 +132,9 @@ class SanaNativeLoad(io.ComfyNode):
         native_size: str,
         weight_dtype: str,
         trained_precision: str = "auto",
+        fast: str = "auto",
     ) -> io.NodeOutput:
-        patcher = load_transformer(model, native_size, weight_dtype, trained_precision)
+        patcher = load_transformer(model, native_size, weight_dtype, trained_precision, fast)
         return io.NodeOutput(patcher, load_clip(text_encoder), load_autoencoder(vae))
 
 
@@ -156,8 +168,15 @@ class SanaNativeLoadModel(io.ComfyNode):
         return choice_error("diffusion_models", model) or True
 
     @classmethod
-    def execute(cls, model: str, native_size: str, weight_dtype: str, trained_precision: str = "auto") -> io.NodeOutput:
-        return io.NodeOutput(load_transformer(model, native_size, weight_dtype, trained_precision))
+    def execute(
+        cls,
+        model: str,
+        native_size: str,
+        weight_dtype: str,
+        trained_precision: str = "auto",
+        fast: str = "auto",
+    ) -> io.NodeOutput:
+        return io.NodeOutput(load_transformer(model, native_size, weight_dtype, trained_precision, fast))
 
 
 class SanaNativeLoadVAE(io.ComfyNode):

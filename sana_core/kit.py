@@ -52,6 +52,9 @@ class Kit:
     device: str | torch.device | None = "cpu"
     dtype: torch.dtype | None = torch.float32
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Kit:
+        return self  # copies of a network are made of the same
+
     def linear(self, in_features: int, out_features: int, *, bias: bool = True) -> nn.Linear:
         return self.layers.Linear(in_features, out_features, bias=bias, device=self.device, dtype=self.dtype)
 
@@ -74,7 +77,7 @@ class Kit:
         replace its forward or hook it, and must be heard; weights may be elsewhere or of another type.
         """
         hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-        ours = type(layer) is self.layers.Conv2d and not hooks and "forward" not in vars(layer)
+        ours = type(layer) in (self.layers.Linear, self.layers.Conv2d) and not hooks and "forward" not in vars(layer)
         return ours and layer.weight.dtype == like.dtype and layer.weight.device == like.device
 
     def rms_norm(self, size: int, *, eps: float) -> nn.RMSNorm:

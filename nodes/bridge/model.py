@@ -14,7 +14,7 @@ import comfy.model_sampling
 import comfy.supported_models_base
 import comfy.utils
 import torch
-import torch.nn.functional as F
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...sana_core.config import SamplingDefaults, TransformerConfig
@@ -25,15 +25,15 @@ from ...sana_core.samplers.methods import check_shift
 from ...sana_core.samplers.schedules import FIRST_TIME
 from .detection import IMAGE_MODEL, canonical_weights, config_tensor
 from .latent_format import SanaLatent
+from .prompts import Prompt, padded_context
 from .text_encoder import clip_target
-from .transformer import ComfySana
+from .transformer import WEIGHTS, ComfySana, WeightsNow
 
 log = logging.getLogger("sana")
 SPRINT_SHIFT = 3.6025  # with it the host's "simple" schedule of two steps is Sprint's: 1, 0.7827, 0
-TOKEN_MULTIPLE = 32
 GUIDANCE = 4.5  # Sprint's, where the conditioning brings none
-# of the 1.6B models: 67 kB per latent cell in 16 bit, as live tensors were counted at 1024 px; larger ones take less
-MEMORY_FACTOR = 3.2
+# of the 1.6B models: 71 kB per latent cell in 16 bit, as live tensors were counted at 1024 px; larger ones take less
+MEMORY_FACTOR = 3.4
 
 
 class SanaModelSampling(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
@@ -59,12 +59,34 @@ class SanaModel(comfy.model_base.BaseModel):
         if self.get_dtype().itemsize == 1:
             keep_small_weights_exact(self.diffusion_model, self.get_dtype_inference())
 
+    def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):
+        options = {**transformer_options, WEIGHTS: self._weights_now(transformer_options)}
+        return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+    def _weights_now(self, transformer_options: Mapping[str, Any]) -> WeightsNow:
+        """What the weights are in this step, and whether other nodes' code runs before the model in it."""
+        patcher = self.current_patcher
+        if patcher is None:
+            return WeightsNow((), stays=False, foreign=True)
+        hooks = patcher.current_hooks.hooks if patcher.current_hooks is not None else ()
+        state = (patcher.patches_uuid, *((hook.hook_ref, hook.strength) for hook in hooks))
+        wrappers = transformer_options.get("wrappers", {})
+        foreign = "model_function_wrapper" in patcher.model_options or any(
+            found for kind in (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL) for found in wrappers.get(kind, {}).values()
+        )
+        stays = not patcher.is_dynamic() and not self.model_lowvram and not hooks and not foreign
+        return WeightsNow(state, stays and patcher.loaded_size() >= patcher.model_size(), foreign)
+
     def memory_required(self, input_shape: Sequence[int], cond_shapes: Mapping[str, Any] | None = None) -> float:
         """Bytes of a step beside the weights. The host's own estimate adds attention among all cells where PyTorch's
         attention is off; SANA's grows with the number of cells alone.
         """
+        size = self.get_dtype_inference().itemsize
         cells = input_shape[0] * math.prod(input_shape[2:])
-        return cells * self.get_dtype_inference().itemsize * 0.01 * self.memory_usage_factor * 2**20
+        step = cells * size * 0.01 * self.memory_usage_factor * 2**20
+        config = self.diffusion_model.config
+        tokens = sum(math.prod(shape[:2]) for shape in (cond_shapes or {}).get("c_crossattn", ()))
+        return step + 2 * tokens * config.depth * config.hidden_size * size  # keys and values of the prompts
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         """Text states and their mask in a form in which prompts of any length run as one batch; Sprint's guidance
@@ -73,8 +95,8 @@ class SanaModel(comfy.model_base.BaseModel):
         out = super().extra_conds(**kwargs)
         if kwargs.get("cross_attn") is not None:
             context, mask = padded_context(kwargs["cross_attn"], kwargs.get("attention_mask"))
-            out["c_crossattn"] = TextCond(context)
-            out["attention_mask"] = TextCond(mask)
+            context = context.to(kwargs.get("device"), self.get_dtype_inference())
+            out["c_crossattn"], out["attention_mask"] = Prompt(context, mask.to(context.device)).conds()
         # here a run begins: another node may have replaced the model sampling
         if kwargs.get("prompt_type") == "positive":
             shift = flow_shift(self.model_sampling)
@@ -108,57 +130,6 @@ def flow_shift(sampling: Any) -> float:
             f"{TIMESTEPS}): take that node away, and ModelSamplingSD3 to change the shift"
         )
     return sampling.shift
-
-
-class TextCond(comfy.conds.CONDRegular):
-    """Text states (B, L, C) or their mask (B, L). Run together, prompts are padded to the longest of them with masked
-    zeros.
-    """
-
-    def can_concat(self, other: Any) -> bool:
-        alike = [(cond.shape[:1], cond.shape[2:], cond.device) for cond in (self.cond, other.cond)]
-        return isinstance(other, TextCond) and alike[0] == alike[1]
-
-    def concat(self, others: list[TextCond]) -> Tensor:
-        conds = [self.cond, *(other.cond for other in others)]
-        length = max(cond.shape[1] for cond in conds)
-        return torch.cat([pad_tokens(cond, length) for cond in conds])
-
-
-def pad_tokens(cond: Tensor, length: int) -> Tensor:
-    """(B, L, C) or (B, L) -> `length` tokens, the further ones 0."""
-    return F.pad(cond, (0, 0) * (cond.ndim - 2) + (0, length - cond.shape[1]))
-
-
-def padded_context(context: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Text states (B, L, C) and mask (B, L) or None -> both padded with masked zeros to a multiple of 32 tokens.
-
-    Few different lengths mean few recompilations, and aligned masks are what fast attention kernels take. A mask
-    decides about the tokens that it has. About all others, and where one mask came along for several prompts,
-    `written_tokens` decides: the conditioning was lengthened or put together by a node that does not know of masks.
-    """
-    batch, length = context.shape[:2]
-    counts = written_tokens(context)
-    if mask is not None:
-        known = mask.to(context.device).long().flatten(1)[:, :length]
-        of_each = len(known) == batch
-        known = comfy.utils.repeat_to_batch_size(known, batch)
-        covered = known.shape[1]
-        head = known if of_each else known * counts[:, :covered]
-        counts = torch.cat([head, counts[:, covered:]], dim=1)
-    padded = math.ceil(length / TOKEN_MULTIPLE) * TOKEN_MULTIPLE
-    return pad_tokens(context, padded), pad_tokens(counts, padded)
-
-
-def written_tokens(context: Tensor) -> Tensor:
-    """(B, L, C) -> (B, L) of 1 for tokens and 0 for padding: states of zeros at the end of a prompt are padding.
-
-    A prompt of zeros alone is meant as it is (Conditioning Zero Out): all its tokens count.
-    """
-    length = context.shape[1]
-    positions = torch.arange(1, length + 1, device=context.device)
-    last = (context.ne(0).any(dim=-1) * positions).amax(dim=1, keepdim=True)
-    return (positions <= torch.where(last == 0, length, last)).long()
 
 
 class Sana(comfy.supported_models_base.BASE):

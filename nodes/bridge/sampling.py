@@ -24,7 +24,8 @@ from ...sana_core.latents import latent_size, noises
 from ...sana_core.pipeline.request import Request
 from ...sana_core.samplers.methods import SAMPLERS, check_sampler, check_shift
 from ...sana_core.samplers.schedules import MOST_STEPS
-from .model import SanaModel, flow_shift, padded_context
+from .model import SanaModel, flow_shift
+from .prompts import padded_context
 from .steps import at_sigma
 from .text_encoder import SanaTokenizer
 from .transformer import EXACT_TIMESTEPS, with_option

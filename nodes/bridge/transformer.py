@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Hashable
+from typing import Any, NamedTuple
 
 import torch
 from comfy.ldm.modules.attention import optimized_attention
@@ -18,6 +19,8 @@ from ...sana_core.transformer.block import SelfAttention, Stream, add
 from ...sana_core.transformer.caption import Caption
 from ...sana_core.transformer.controlnet import ControlBranch
 from ...sana_core.transformer.model import SanaTransformer
+from ...sana_core.transformer.replay import obstacle
+from .prompts import JOINED, Joined
 
 EXACT_TIMESTEPS = "sana_exact_timesteps"
 """Key in transformer_options: the model sees fractions of timesteps, which Flow-Euler was released with; otherwise they
@@ -27,6 +30,19 @@ IDENTITY_ATTENTION = "sana_identity_attention"
 """Key in transformer_options: numbers of the blocks in which every picture token attends to itself alone."""
 CONTROL = "sana"
 """Key of SANA's ControlNets, a tuple of `ControlBranch`, in what ControlNets hand to the model."""
+WEIGHTS = "sana_weights"
+"""Key in transformer_options: a `WeightsNow`."""
+
+
+class WeightsNow(NamedTuple):
+    """state: equal in two steps only if no node changed the weights between them.  stays: all weights are on the GPU
+    for the whole run, with nothing to add at use.  foreign: code of other nodes runs before the model and may change
+    what it is given.
+    """
+
+    state: Hashable
+    stays: bool
+    foreign: bool
 
 
 def with_option(model_options: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
@@ -44,9 +60,30 @@ def host_attention(
     return optimized_attention(query, key, value, heads, mask=bias, transformer_options=options)
 
 
+class HostKit(Kit):
+    def is_bare(self, layer: Any, like: Tensor) -> bool:
+        """The host may have patches to add to a weight at use, or hold it in memory of its own."""
+        return super().is_bare(layer, like) and not patched_at_use(layer)
+
+
+def patched_at_use(layer: Any) -> bool:
+    """Is a layer's weight another one at use than the one it holds?"""
+    return bool(
+        getattr(layer, "weight_function", ()) or getattr(layer, "bias_function", ()) or hasattr(layer, "_v")
+    )
+
+
 def host_kit(operations: Any, device: torch.device | None, dtype: torch.dtype | None) -> Kit:
     """The host's layers and attention."""
-    return Kit(layers=operations, attention=host_attention, device=device, dtype=dtype)
+    return HostKit(layers=operations, attention=host_attention, device=device, dtype=dtype)
+
+
+def text_weights(network: SanaTransformer) -> Hashable:
+    """Which weights make keys and values of a prompt: a change in place or by another tensor makes this differ."""
+    layers = [network.caption_projection, network.caption_norm]
+    layers += [layer for block in network.blocks for layer in (block.attn2.to_k, block.attn2.to_v, block.attn2.norm_k)]
+    parameters = [parameter for layer in layers for parameter in layer.parameters()]
+    return tuple((id(p), None if p.is_inference() else p._version) for p in parameters)
 
 
 def branches(control: dict[str, Any] | None) -> tuple[ControlBranch, ...]:
@@ -76,6 +113,7 @@ class ComfySana(SanaTransformer):
         self.image_model = image_model
         self.in_channels = config.latent_channels  # some of the host's nodes read it
         self.dtype = dtype  # not read off a weight: under dynamic VRAM there may be none yet
+        self.fast = "auto"
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -110,11 +148,32 @@ class ComfySana(SanaTransformer):
         if not (self.config.guidance_embed or transformer_options.get(EXACT_TIMESTEPS)):
             timesteps = timesteps.trunc()  # as in training: the released code casts 1000 * sigma to an integer
         mask = None if attention_mask is None else attention_mask.bool()
-        caption = self.caption(context, mask, options=transformer_options)
+        predict, caption = super().forward, None
+        joined = self._joined(context, attention_mask, transformer_options)
+        if joined is not None:
+            caption = joined.caption(self, (transformer_options[WEIGHTS].state, text_weights(self)), transformer_options)
+            if self._can_be_replayed(transformer_options):
+                predict = joined.replay(predict)
+        if caption is None:
+            caption = self.caption(context, mask, options=transformer_options)
         identity = transformer_options.get(IDENTITY_ATTENTION, ())
-        return super().forward(
+        return predict(
             x, timesteps, caption, guidance=guidance, control=branches(control), identity_attention=identity
         )
+
+    def _joined(self, context: Tensor, mask: Tensor | None, options: dict[str, Any]) -> Joined | None:
+        """What is known of these prompts from earlier steps, where they are sure to be the same."""
+        joined, now = getattr(context, JOINED, None), options.get(WEIGHTS)
+        if joined is None or now is None or mask is not joined.mask or torch.is_grad_enabled():
+            return None
+        return None if now.foreign and not joined.is_of(context, mask) else joined
+
+    def _can_be_replayed(self, options: dict[str, Any]) -> bool:
+        """Does every step launch the same kernels on the same weights?"""
+        if self.fast == "off" or obstacle(self.patch_embed.proj.weight.device) is not None:
+            return False
+        others = ("patches", "patches_replace", "optimized_attention_override", "callbacks")
+        return not any(options.get(key) for key in others) and options[WEIGHTS].stays
 
     def run_block(
         self,

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ..config import POSITIONS
+from ..fast import FAST
 from ..pipeline.request import NEGATIVE_MASKS
 from ..precision import TRAINED_PRECISIONS
 from ..samplers.methods import SAMPLERS
@@ -144,4 +145,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--offload",
         action="store_true",
         help="networks on the CPU, each on the GPU for its turn; tells the peak of memory",
+    )
+    add(
+        "--fast",
+        choices=FAST,
+        default="auto",
+        help="auto: fused kernels and CUDA graphs where the GPU has them; max: compiled blocks besides, which takes a "
+        "minute at the first picture; off: plain PyTorch (default: %(default)s)",
     )

@@ -66,7 +66,7 @@ class Operation:
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         x: Tensor = args[0]
-        if not self._takes(x):
+        if not self._takes(x, args):
             return self.plain(*args, **options)
         if torch.compiler.is_compiling() or isinstance(x, FakeTensor):
             return self.kernel(*args, **options)
@@ -80,12 +80,18 @@ class Operation:
     def __deepcopy__(self, memo: dict[int, Any]) -> Operation:
         return self  # copies of a network share what is known of a kernel
 
-    def _takes(self, x: Tensor) -> bool:
+    def _takes(self, x: Tensor, args: tuple) -> bool:
         if self.off or x.dtype not in TOLERANCE:
             return False
+        types = {arg.dtype for arg in args if isinstance(arg, Tensor)}
+        if types != {x.dtype} and self.plain is not attend:  # autocast mixes them; a state is float32
+            return False
         if not torch.compiler.is_compiling() and x.device not in self._fits:
-            self._fits[x.device] = obstacle(x.device) is None
+            self.prepare(x.device)
         return self._fits.get(x.device, False)
+
+    def prepare(self, device: torch.device) -> None:
+        self._fits[device] = obstacle(device) is None
 
     def _compared(self, case: Hashable, *args: Any, **options: Any) -> Any:
         """The plain result; from now on the kernel for tensors of this case, if it gives the same."""
@@ -144,3 +150,9 @@ def kernels_for(fast: str) -> Kernels:
     if fast not in FAST:
         raise InputError(f'fast="{fast}", expected one of {", ".join(FAST)}')
     return PLAIN if fast == "off" else CHOSEN
+
+
+def prepare(device: torch.device) -> None:
+    """Find out now what runs on a device: under torch.compile nothing can be found out."""
+    for operation in vars(CHOSEN).values():
+        operation.prepare(device)

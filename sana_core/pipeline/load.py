@@ -10,9 +10,11 @@ import torch
 from ..checkpoint.load import load_autoencoder, load_controlnet, load_transformer
 from ..device import pick_device
 from ..errors import InputError
+from ..fast import FAST, make_fast
 from ..precision import companion_dtype, loaded_dtype
 from ..sources import pipeline_files, released_sampling
 from ..text.load import load_text_encoder
+from .checks import choice
 from .pipeline import SanaPipeline
 
 DTYPES = (None, torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -28,6 +30,7 @@ def load_pipeline(
     controlnet: str | Path | None = None,
     control_order: str = "upstream",
     offload: bool = False,
+    fast: str = "auto",
 ) -> SanaPipeline:
     """Load the three networks of SANA, and a ControlNet if there is one.
 
@@ -39,12 +42,13 @@ def load_pipeline(
     state it. trained_precision: "float16" or "bfloat16", for a file that does not state how the model was trained, see
     `precision.py`. controlnet: a file or folder, in place of that in `source`. control_order: how it is connected,
     "upstream" or "diffusers", see `transformer/controlnet.py`. offload: the networks live on the CPU and take turns on
-    the device, see `SanaPipeline`.
+    the device, see `SanaPipeline`. fast: "off", "auto" or "max", see `fast.py`.
 
     Raises CheckpointError or InputError.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype={dtype!r}, expected torch.float32, torch.bfloat16, torch.float16 or None")
+    choice("fast", fast, FAST)
     place, files = pick_device(device), pipeline_files(source)
     if dtype is None and place.type == "cpu":
         dtype = torch.float32
@@ -59,12 +63,16 @@ def load_pipeline(
     if path is not None:
         network = load_controlnet(path, order=control_order, device=home, dtype=transformer.scale_shift_table.dtype)
         network.check_base(transformer.config)
+    autoencoder = load_autoencoder(files.autoencoder, device=home, dtype=companions)
+    others = [autoencoder] if network is None else [autoencoder, network]
+    make_fast(transformer, *others, fast=fast, device=place, stays=not offload)
     return SanaPipeline(
         transformer=transformer,
-        autoencoder=load_autoencoder(files.autoencoder, device=home, dtype=companions),
+        autoencoder=autoencoder,
         text_encoder=load_text_encoder(files.text_encoder, tokenizer=files.tokenizer, device=home, dtype=companions),
         controlnet=network,
         defaults=released_sampling(files, transformer.config, variant),
         device=place,
         offload=offload,
+        fast=fast,
     )

@@ -23,6 +23,7 @@ from ..samplers.types import Denoise, StepCallback
 from ..text.gemma import GemmaTextEncoder
 from ..transformer.controlnet import ControlBranch, SanaControlNet
 from ..transformer.model import SanaTransformer
+from ..transformer.replay import Replay, obstacle
 from .checks import choice
 from .memory import with_smaller_tiles
 from .offload import on_device
@@ -53,10 +54,10 @@ class Result:
 class SanaPipeline:
     """The networks, the device they run on, and how the model is sampled by default. Made by `load_pipeline`.
 
-    offload: the networks are on the CPU, and each is on the device only for its turn: the text encoder, the transformer
+    fast: "off", "auto" or "max", see `fast.py`.  offload: the networks are on the CPU, and each is on the device only for its turn: the text encoder, the transformer
     with its ControlNet for all steps, the autoencoder. The peak is that of the largest turn, weights included. For 1.6B
-    in bfloat16 with guidance, counted by bench/memory.py: text encoder 5.3 GB, transformer 3.4 GB at 1024 px and 4.6 GB
-    at 4096 px (3.2 of weights, 0.1 of keys and values of the prompts, 1.3 for a step), autoencoder 2.0 GB (0.6 of
+    in bfloat16 with guidance, counted by bench/memory.py: text encoder 5.3 GB, transformer 3.4 GB at 1024 px and 4.8 GB
+    at 4096 px (3.2 of weights, 0.1 of keys and values of the prompts, 1.5 for a step), autoencoder 2.0 GB (0.6 of
     weights, 1.3 for 1024 px at once or 1.0 for 4096 px in tiles).
     """
 
@@ -67,6 +68,7 @@ class SanaPipeline:
     defaults: SamplingDefaults
     device: torch.device
     offload: bool = False
+    fast: str = "auto"
 
     @overload
     def __call__(
@@ -191,6 +193,7 @@ class SanaPipeline:
             pag_scale=run.pag_scale,
             pag_layers=run.pag_layers,
             control=control,
+            predict=Replay(self.transformer) if self._replays else None,
         )
 
     @torch.no_grad()
@@ -221,6 +224,10 @@ class SanaPipeline:
             image = with_smaller_tiles(lambda tile: _one_by_one(self.autoencoder.decode, latents, tile), tile)
         image = (image * 0.5 + 0.5).clamp(0.0, 1.0)
         return to_pil(image) if pil else image
+
+    @property
+    def _replays(self) -> bool:
+        return self.fast != "off" and not self.offload and obstacle(self.device) is None
 
     def _control(self, run: Resolved) -> tuple[ControlBranch, ...]:
         if run.control_image is None or self.controlnet is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -50,6 +50,7 @@ def make_denoiser(
     pag_layers: Collection[int] = (),
     pag_adaptive_scale: float = 0.0,
     control: Sequence[Any] = (),
+    predict: Callable[..., Tensor] | None = None,
 ) -> Denoise:
     """cond, uncond: text states (P, L, C) in the transformer's dtype and their masks (P, L) of bool, or None where all
     tokens count; L may differ between the two. Each of the P prompts is for the same number of latents in a row.
@@ -59,7 +60,8 @@ def make_denoiser(
     truncate_timestep: the model sees whole timesteps, as it did in training and does in the released code. pag_scale:
     above 0, a second forward of the conditional prompts with identity attention in the blocks `pag_layers` (upstream
     leaves a scale of 1 or less out; here any counts as given). pag_adaptive_scale: by how much it falls per timestep.
-    control: `ControlBranch`es of the transformer, for every prediction alike.
+    control: `ControlBranch`es of the transformer, for every prediction alike.  predict: called in place of the
+    transformer, with the same arguments, such as a `Replay` of it.
 
     Raises InputError for blocks that the model does not have.
     """
@@ -74,7 +76,7 @@ def make_denoiser(
         times = x.new_full((len(x),), timestep, dtype=torch.float32)
         guidance = x.new_full((len(x),), guidance_scale, dtype=torch.float32) if embedded else None
         latent = x.to(cond[0].dtype)
-        return transformer(
+        return (predict or transformer)(
             latent, times, caption, guidance=guidance, control=control, identity_attention=layers
         ).float()
 

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import LINEAR_HEAD_DIM, TransformerConfig
 from ..geometry import Grid
 from ..kernels.choice import Kernels
 from ..kit import Kit
-from .caption import Caption
+from .caption import Caption, Text
 
 FLOAT16_MAX = 65504.0
 TOKENS_AT_ONCE = 16384
@@ -46,16 +47,22 @@ class SanaBlock(nn.Module):
         self.ff = GLUMBConv(config, kit)
         self.scale_shift_table = kit.zeros(6, config.hidden_size)
         self.kernels = kit.kernels
+        self.compiled: Callable[..., Stream] | None = None  # `layers` of all blocks, compiled
 
     def forward(
         self, x: Stream, caption: Caption, modulation: Tensor, grid: Grid, attend: SelfAttention | None = None
     ) -> Stream:
         """x: tokens (B, N, C); modulation: (B, 6, C).  attend: in place of the linear self-attention."""
+        layers = self.compiled or SanaBlock.layers
+        return layers(self, x, caption.read_by(self.attn2), modulation, grid, attend)
+
+    def layers(self, x: Stream, text: Text, modulation: Tensor, grid: Grid, attend: SelfAttention | None) -> Stream:
+        """The block on what it reads of a caption: tensors alone go in and out, so that it can be compiled once."""
         table = self.scale_shift_table.to(x.tokens) + modulation
         shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = table.chunk(6, dim=1)
         tokens, normed = add_and_norm(self.kernels, x, shift_attn, scale_attn)
         tokens = self.kernels.gated_residual(tokens, self.attn1(normed, attend), gate_attn, self.attn1.limit)
-        tokens, normed = add_and_norm(self.kernels, Stream(tokens, self.attn2(tokens, caption)), shift_ff, scale_ff)
+        tokens, normed = add_and_norm(self.kernels, Stream(tokens, self.attn2(tokens, text)), shift_ff, scale_ff)
         return Stream(tokens, self.ff(normed, grid), gate_ff)
 
 
@@ -87,19 +94,50 @@ class LinearAttention(nn.Module):
         self.norm_q = kit.rms_norm(size, eps=1e-5) if config.qk_norm else nn.Identity()
         self.norm_k = kit.rms_norm(size, eps=1e-5) if config.qk_norm else nn.Identity()
         self.to_out = nn.ModuleList([kit.linear(size, size)])
-        self.kernels = kit.kernels
+        self.kit, self.kernels = kit, kit.kernels
+        self.joined: Tensor | None = None
         self.limit = FLOAT16_MAX if config.fp16_trained is not False else None
 
     def forward(self, x: Tensor, attend: SelfAttention | None = None) -> Tensor:
         """attend: in place of the linear attention between the projections."""
         return self.to_out[0](in_passes(self._attend, x) if attend is None else attend(*self._projections(x)))
 
+    def join_projections(self) -> None:
+        """Lay the weights of q, k and v side by side in memory, so that one matrix product makes all three.
+
+        The three layers keep their names and their weights, which are parts of it now; changes in place are seen. The
+        parts are apart again once something moves or replaces a weight, and the products too.
+        """
+        layers = (self.to_q, self.to_k, self.to_v)
+        self.joined = torch.cat([layer.weight.data for layer in layers])
+        for layer, part in zip(layers, self.joined.chunk(3)):
+            layer.weight.data = part
+
     def _projections(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.norm_q(self.to_q(x)), self.norm_k(self.to_k(x)), self.to_v(x)
+        if self._is_joined(x):
+            query, key, value = F.linear(x, self.joined).chunk(3, dim=-1)
+        else:
+            query, key, value = self.to_q(x), self.to_k(x), self.to_v(x)
+        return self.norm_q(query), self.norm_k(key), value
+
+    def _is_joined(self, x: Tensor) -> bool:
+        layers = (self.to_q, self.to_k, self.to_v)
+        if self.joined is None or not all(self.kit.is_bare(layer, x) for layer in layers):
+            return False
+        if torch.is_grad_enabled() and any(layer.weight.requires_grad for layer in layers):
+            return False
+        if not torch.compiler.is_compiling() and any(not alias(layer.weight, self.joined) for layer in layers):
+            self.joined = None
+        return self.joined is not None
 
     def _attend(self, x: Tensor) -> Tensor:
         heads = (projection.unflatten(-1, (-1, LINEAR_HEAD_DIM)) for projection in self._projections(x))
         return self.kernels.linear_attention(*heads, eps=1e-8).flatten(-2)
+
+
+def alias(part: Tensor, whole: Tensor) -> bool:
+    """Do two tensors lie in the same memory?"""
+    return part.untyped_storage()._cdata == whole.untyped_storage()._cdata
 
 
 def attend_to_itself(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -124,11 +162,10 @@ class CrossAttention(nn.Module):
         self.heads = config.num_cross_heads
         self.attention = kit.attention
 
-    def forward(self, x: Tensor, caption: Caption) -> Tensor:
+    def forward(self, x: Tensor, text: Text) -> Tensor:
         query = self.norm_q(self.to_q(x))
-        key, value = caption.keys_values(self)
-        rows = query.unflatten(0, (len(key), -1)).flatten(1, 2)  # pictures of one prompt in one row
-        y = self.attention(rows, key, value, self.heads, bias=caption.bias, options=caption.options)
+        rows = query.unflatten(0, (len(text.key), -1)).flatten(1, 2)  # pictures of one prompt in one row
+        y = self.attention(rows, text.key, text.value, self.heads, bias=text.bias, options=text.options)
         return self.to_out[0](y.view_as(query))
 
     def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any, Protocol
+from copy import copy
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +23,24 @@ class Captioner(Hashable, Protocol):
     def project_caption(self, states: Tensor) -> Tensor: ...
 
 
+class Text(NamedTuple):
+    """What one cross-attention reads of a caption.
+
+    key, value: (P, L, C).  bias: (P, 1, 1, L), added to the logits, or None.  options: of a host, for its attention.
+    """
+
+    key: Tensor
+    value: Tensor
+    bias: Tensor | None
+    options: Any
+
+
 class Caption:
     """Projected text tokens, and the keys and values that cross-attention makes of them.
 
-    tokens: (B, L, C).  states: the text states (B, L, caption channels) behind them.  mask: (B, L) of bool, True for
-    tokens that count; None if all do.  options: what a host passes on to its attention, see `kit.Attention`.
+    tokens: (P, L, C), a row for each of P prompts; each serves the same number of pictures, which follow one another.
+    states: the text states (P, L, caption channels) behind them.  mask: (P, L) of bool, True for tokens that count;
+    None if all do.  options: what a host passes on to its attention, see `kit.Attention`.
 
     remember: keys and values are computed once for each attention module and kept, for the many steps of one prompt.
     They depend on the weights: make a new caption after a change of those. With `remember=False` nothing is kept.
@@ -47,6 +61,9 @@ class Caption:
         self._keys_values: dict[Attending, tuple[Tensor, Tensor]] = {}
         self._projections: dict[Captioner, Caption] = {}
 
+    def read_by(self, attention: Attending) -> Text:
+        return Text(*self.keys_values(attention), self.bias, self.options)
+
     def keys_values(self, attention: Attending) -> tuple[Tensor, Tensor]:
         """Keys and values (B, L, C) that a cross-attention module makes of the tokens."""
         if not self.remember:
@@ -58,11 +75,22 @@ class Caption:
     def projected_by(self, network: Captioner) -> Caption:
         """The same text with another network's projection, for a ControlNet that has one of its own."""
         if network in self._projections:
-            return self._projections[network]
+            return self._projections[network].passing(self.options)
         projected = self.with_tokens(network.project_caption(self.states))
         if self.remember:
-            self._projections[network] = projected
+            self._projections[network] = projected.passing(None)
         return projected
+
+    @property
+    def memory(self) -> int:
+        """Equal for a caption and those made of it by `passing`, as long as one of them lives."""
+        return id(self._keys_values)
+
+    def passing(self, options: Any) -> Caption:
+        """The same caption and the same memory, with other options for the attention."""
+        same = copy(self)
+        same.options = options
+        return same
 
     def with_tokens(self, tokens: Tensor) -> Caption:
         """A caption with these tokens and an empty memory. The caption itself if the tokens are its own."""

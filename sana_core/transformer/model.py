@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import chain, repeat
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from ..config import TransformerConfig
@@ -95,6 +96,17 @@ class SanaTransformer(nn.Module):
     ) -> Stream:
         """Block `index` on tokens x (B, h*w, C), with another self-attention if given. A host overrides it."""
         return self.blocks[index](x, caption, modulation, grid, attend)
+
+    def join_projections(self) -> None:
+        """One matrix product for q, k and v of self-attention, see `LinearAttention.join_projections`."""
+        for block in self.blocks:
+            block.attn1.join_projections()
+
+    def compile_blocks(self, **options: Any) -> None:
+        """Compile the blocks with torch.compile, all by one graph, for any size and length.  options: of it."""
+        compiled = torch.compile(SanaBlock.layers, **{"dynamic": True, "fullgraph": True, **options})
+        for block in self.blocks:
+            block.compiled = compiled
 
     @property
     def blocks(self) -> Sequence[SanaBlock]:

@@ -167,7 +167,7 @@ def test_an_error_begins_with_the_name_in_the_list(models, tmp_path, monkeypatch
     for load in (
         load_nodes.load_clip,
         load_nodes.load_autoencoder,
-        lambda name: load_nodes.load_transformer(name, "auto", "default", "auto"),  # the widgets' defaults
+        lambda name: load_nodes.load_transformer(name, "auto", "default", "auto", "auto"),  # the widgets' defaults
     ):
         for name in ("sub/page.safetensors", "sub/other.safetensors"):
             with pytest.raises(errors.CheckpointError) as raised:

@@ -12,8 +12,10 @@ from agreement import assert_agree
 from e2e.comfyui import REASON
 
 model = pytest.importorskip("sana_pack.nodes.bridge.model", reason=REASON)
+prompts = pytest.importorskip("sana_pack.nodes.bridge.prompts", reason=REASON)
 loading = pytest.importorskip("sana_pack.nodes.bridge.loading", reason=REASON)
 config = pytest.importorskip("sana_pack.sana_core.config", reason=REASON)
+kernels = pytest.importorskip("sana_pack.sana_core.kernels.choice", reason=REASON)
 kit = pytest.importorskip("sana_pack.sana_core.kit", reason=REASON)
 schedules = pytest.importorskip("sana_pack.sana_core.samplers.schedules", reason=REASON)
 transformer = pytest.importorskip("sana_pack.sana_core.transformer.model", reason=REASON)
@@ -86,7 +88,7 @@ def test_sprint_schedule(file):
 ])  # fmt: skip
 def test_padded_context(tokens, mask, padded, counted):
     context = torch.randn(2, tokens, 48)
-    states, found = model.padded_context(context, mask)
+    states, found = prompts.padded_context(context, mask)
     assert states.shape == (2, padded, 48) and found.shape == (2, padded)
     assert found.sum(dim=1).tolist() == counted
     assert torch.equal(states[:, :tokens], context) and not states[:, tokens:].any() and not found[:, tokens:].any()
@@ -202,10 +204,24 @@ def test_a_type_forced_by_a_loaders_option_is_warned_of(monkeypatch, caplog, fil
 def test_one_line_tells_what_was_found(caplog, file, load):
     with caplog.at_level("INFO", "sana"):
         load(file("diffusion_models", "sana_2k.pth"))
-    (line,) = [record.getMessage() for record in caplog.records if record.name == "sana"]
+    line, *fast = [record.getMessage() for record in caplog.records if record.name == "sana"]
     assert (
         "2048 px (by the length of its pos_embed), trained in bfloat16 (as all of SANA-1.5, Sprint, 2K and 4K)" in line
     )
+    assert len(fast) == (load is loading.load_model)
+    assert all(line.startswith("Triton kernels: off, they need an NVIDIA GPU; CUDA graphs: off") for line in fast)
+
+
+def test_the_switch_of_the_fast_paths(file):
+    """Every layer calls PyTorch's own operations when it is off; the host's copy of a model keeps the choice."""
+    fast = {}
+    for choice in ("off", "auto"):
+        patcher = loading.load_model(file("diffusion_models", "sana.safetensors"), fast=choice)
+        load, given = patcher.cached_patcher_init[:2]
+        for network in (patcher.model.diffusion_model, load(*given, disable_dynamic=True).model.diffusion_model):
+            assert network.fast == choice
+            fast.setdefault(choice, []).extend(m.kernels for m in network.modules() if "kernels" in vars(m))
+    assert set(map(id, fast["off"])) == {id(kernels.PLAIN)} and set(map(id, fast["auto"])) == {id(kernels.CHOSEN)}
 
 
 def counted_bytes(wide: config.TransformerConfig, cells: int, batch: int) -> int:

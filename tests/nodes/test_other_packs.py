@@ -5,7 +5,7 @@ import pytest
 import torch
 from agreement import assert_agree
 from comfy import samplers
-from sana_pack.nodes.bridge import latent_format, loading, model, text_encoder
+from sana_pack.nodes.bridge import latent_format, loading, prompts, text_encoder
 from sana_pack.nodes.bridge import vae as vae_bridge
 from sana_pack.sana_core import sources
 
@@ -83,20 +83,20 @@ def states(*lengths, width=48):
     ((9,), torch.tensor([[1, 1, 1, 0]]), [8]),
 ])  # fmt: skip
 def test_zeros_at_the_end_of_a_prompt_are_padding(lengths, mask, counted):
-    _, found = model.padded_context(states(*lengths), mask)
+    _, found = prompts.padded_context(states(*lengths), mask)
     assert found.sum(dim=1).tolist() == counted
 
 
 @pytest.mark.parametrize("mask", [None, torch.ones(1, 7), torch.ones(1, 4), torch.ones(2, 7)])
 def test_a_prompt_of_zeros_is_meant_so(mask):
-    _, found = model.padded_context(torch.zeros(2, 7, 48), mask)
+    _, found = prompts.padded_context(torch.zeros(2, 7, 48), mask)
     assert found.sum(dim=1).tolist() == [7, 7]
 
 
 def test_zeros_within_a_prompt_are_tokens():
     context = states(7)
     context[:, 2:4] = 0.0
-    assert model.padded_context(context, None)[1].sum() == 7
+    assert prompts.padded_context(context, None)[1].sum() == 7
 
 
 @pytest.mark.parametrize("text", ["", "a red apple"])
@@ -107,8 +107,8 @@ def test_zero_out_keeps_every_token_of_the_embedded_model(text):
     zeroed = comfy_nodes.ConditioningZeroOut().zero_out(conditioning)[0]
     for given in (conditioning, zeroed):
         (context, extra), mask = given[0], conditioning[0][1]["attention_mask"]
-        assert torch.equal(model.padded_context(context, extra.get("attention_mask"))[1][:, : mask.shape[1]], mask)
-        assert model.padded_context(context, None)[1].sum() == context.shape[1]
+        assert torch.equal(prompts.padded_context(context, extra.get("attention_mask"))[1][:, : mask.shape[1]], mask)
+        assert prompts.padded_context(context, None)[1].sum() == context.shape[1]
 
 
 def test_a_padded_batch_draws_what_its_prompts_draw_alone(file):

@@ -36,7 +36,7 @@ def peak(config: TransformerConfig, pixels: int, batch: int) -> int:
 def test_a_step_with_guidance_at_4096(config, gigabytes):
     config = replace(config, position=POSITIONS["4k"])
     assert peak(config, 4096, 2) < gigabytes * 1e9
-    assert peak(replace(config, qk_norm=True, fp16_trained=True), 4096, 2) < gigabytes * 1.08e9
+    assert peak(replace(config, qk_norm=True, fp16_trained=True), 4096, 2) < gigabytes * 1.09e9
 
 
 def test_sequences_beyond_the_bound_cost_only_what_stays():

@@ -1,0 +1,127 @@
+"""Predictions replayed as CUDA graphs: the GPU gets all kernels of a forward at once, where sending them one by one takes
+longer than running them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import shortened
+from ..kernels.choice import TOLERANCE, relative_error
+from .caption import Caption
+
+log = logging.getLogger("sana")
+MOST_TOKENS = 1024  # a sequence; beyond that kernels are longer than their launches
+MOST_GRAPHS = 2  # of one run: guidance and perturbed attention
+EAGER_CALLS = 2  # before a graph is recorded: kernels are chosen and prompts computed; Sprint's few steps stay eager
+
+Predict = Callable[..., Tensor]
+Capture = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
+"""Records a function -> (what replays it, the tensor in which each replay leaves its result)."""
+
+
+def capture(function: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    """Record the kernels of a function as a CUDA graph. Other threads of the process may use the GPU meanwhile."""
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        result = function()
+    return graph.replay, result
+
+
+def obstacle(device: torch.device) -> str | None:
+    """Why predictions cannot be replayed on a device, or None if they can."""
+    return None if device.type == "cuda" and torch.version.hip is None else "they need an NVIDIA GPU"
+
+
+@dataclass
+class _Case:
+    """One kind of prediction: how often it was made, and its recording."""
+
+    caption: Caption  # kept: it is known by its place in memory
+    calls: int = 0
+    inputs: list[Tensor] = field(default_factory=list)
+    replay: Callable[[], None] | None = None
+    result: Tensor | None = None
+
+
+class Replay:
+    """`predict` of one run, with the same arguments and results; weights must stay where they are in the run.
+
+    predict: (latent, timestep, caption, *, guidance, control, identity_attention) -> velocity, see `SanaTransformer`.
+    The first replay is compared with the prediction itself; if the two differ nothing is replayed in this process.
+    """
+
+    off: str | None = None  # why nothing is replayed in this process, if it failed once
+
+    def __init__(self, predict: Predict, capture: Capture = capture) -> None:
+        self._predict, self._capture = predict, capture
+        self._cases: dict[Hashable, _Case] = {}
+
+    def __call__(
+        self,
+        latent: Tensor,
+        timestep: Tensor,
+        caption: Caption,
+        *,
+        guidance: Tensor | None = None,
+        control: Sequence[Any] = (),
+        identity_attention: Collection[int] = (),
+    ) -> Tensor:
+        given = [latent, timestep, *([] if guidance is None else [guidance])]
+
+        def predict(*inputs: Tensor) -> Tensor:
+            latent, timestep, *rest = inputs
+            return self._predict(
+                latent,
+                timestep,
+                caption,
+                guidance=rest[0] if rest else None,
+                control=control,
+                identity_attention=identity_attention,
+            )
+
+        if self.off or control or not caption.remember or latent.shape[-2] * latent.shape[-1] > MOST_TOKENS:
+            return predict(*given)
+        key = (caption.memory, tuple(identity_attention), *((tensor.shape, tensor.dtype) for tensor in given))
+        if key not in self._cases and len(self._cases) >= MOST_GRAPHS:
+            return predict(*given)
+        case = self._cases.setdefault(key, _Case(caption))
+        case.calls += 1
+        if case.calls <= EAGER_CALLS:
+            return predict(*given)
+        if case.replay is None:
+            return self._recorded(case, predict, given)
+        for place, tensor in zip(case.inputs, given):
+            place.copy_(tensor)
+        case.replay()
+        assert case.result is not None
+        return case.result.clone()
+
+    def _recorded(self, case: _Case, predict: Callable[..., Tensor], given: list[Tensor]) -> Tensor:
+        """The prediction, and a recording of it for the next steps if the two agree."""
+        expected = predict(*given)
+        try:
+            case.inputs = [tensor.clone() for tensor in given]
+            case.replay, case.result = self._capture(lambda: predict(*case.inputs))
+            case.replay()
+            error = relative_error(case.result, expected)
+        except torch.OutOfMemoryError:
+            self._give_up("there is not enough memory")
+        except RuntimeError as failure:
+            self._give_up(shortened(str(failure), 200))
+        else:
+            if error > TOLERANCE.get(expected.dtype, 1e-4):
+                self._give_up(f"a replay is {error:.1g} off")
+        return expected
+
+    def _give_up(self, why: str) -> None:
+        Replay.off = why
+        self._cases.clear()
+        log.warning("predictions are not replayed as CUDA graphs: %s. They run as without them", why)
