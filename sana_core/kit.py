@@ -77,8 +77,10 @@ class Kit:
         replace its forward or hook it, and must be heard; weights may be elsewhere or of another type.
         """
         hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-        ours = type(layer) in (self.layers.Linear, self.layers.Conv2d) and not hooks and "forward" not in vars(layer)
-        return ours and layer.weight.dtype == like.dtype and layer.weight.device == like.device
+        if type(layer) not in (self.layers.Linear, self.layers.Conv2d) or hooks or "forward" in vars(layer):
+            return False
+        weight = layer.weight  # None where a host holds it elsewhere
+        return weight is not None and weight.dtype == like.dtype and weight.device == like.device
 
     def rms_norm(self, size: int, *, eps: float) -> nn.RMSNorm:
         return self.layers.RMSNorm(size, eps=eps, device=self.device, dtype=self.dtype)

@@ -152,7 +152,7 @@ class ComfySana(SanaTransformer):
         joined = self._joined(context, attention_mask, transformer_options)
         if joined is not None:
             caption = joined.caption(self, (transformer_options[WEIGHTS].state, text_weights(self)), transformer_options)
-            if self._can_be_replayed(transformer_options):
+            if self._can_be_replayed(x.device, transformer_options):
                 predict = joined.replay(predict)
         if caption is None:
             caption = self.caption(context, mask, options=transformer_options)
@@ -168,9 +168,9 @@ class ComfySana(SanaTransformer):
             return None
         return None if now.foreign and not joined.is_of(context, mask) else joined
 
-    def _can_be_replayed(self, options: dict[str, Any]) -> bool:
+    def _can_be_replayed(self, device: torch.device, options: dict[str, Any]) -> bool:
         """Does every step launch the same kernels on the same weights?"""
-        if self.fast == "off" or obstacle(self.patch_embed.proj.weight.device) is not None:
+        if self.fast == "off" or obstacle(device) is not None:
             return False
         others = ("patches", "patches_replace", "optimized_attention_override", "callbacks")
         return not any(options.get(key) for key in others) and options[WEIGHTS].stays
