@@ -13,6 +13,7 @@ from sana_core.checkpoint.canonical import Canonical, canonical_autoencoder, can
 from sana_core.checkpoint.load import load_strictly
 from sana_core.config import AutoencoderConfig, StageConfig, TextConfig, TransformerConfig
 from sana_core.dcae.autoencoder import DCAE
+from sana_core.fast import make_fast, use_kernels
 from sana_core.kernels.choice import CHOSEN, Kernels, kernels_for
 from sana_core.kit import Kit
 from sana_core.text.gemma import GemmaTextEncoder
@@ -51,20 +52,20 @@ def transformer(
 
 
 def transformer_like(theirs: nn.Module, config: TransformerConfig, fast: str = "auto") -> SanaTransformer:
-    """sana_core's network on the weights of diffusers' `SanaTransformer2DModel`, which stay where they are.
+    """sana_core's network on the weights of diffusers' `SanaTransformer2DModel`.
 
-    fast: which kernels it runs, as of `kernels_for`.
+    fast: "off", "auto" or "max", as of `load_pipeline`.
     """
-    return _with_weights(SanaTransformer(config, _empty(fast)), canonical_transformer(theirs.state_dict()))
+    network = _with_weights(SanaTransformer(config, Kit(device="meta")), canonical_transformer(theirs.state_dict()))
+    make_fast(network, fast=fast, device=network.scale_shift_table.device, stays=True)
+    return network
 
 
 def autoencoder_like(theirs: nn.Module, config: AutoencoderConfig, fast: str = "auto") -> DCAE:
     """The same for diffusers' `AutoencoderDC`."""
-    return _with_weights(DCAE(config, _empty(fast)), canonical_autoencoder(theirs.state_dict()))
-
-
-def _empty(fast: str) -> Kit:
-    return Kit(device="meta", kernels=kernels_for(fast))
+    network = _with_weights(DCAE(config, Kit(device="meta")), canonical_autoencoder(theirs.state_dict()))
+    use_kernels(network, kernels_for(fast))
+    return network
 
 
 def _with_weights(network: Any, weights: Canonical) -> Any:

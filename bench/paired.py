@@ -19,6 +19,7 @@ Run = Callable[[], Tensor]
 CONTROL = "the reference again"
 LEAST_ROUNDS = 3
 MOST_REPEATS = 200
+CUDA_CALLS = 4  # after the first: kernels are chosen and graphs recorded then
 LONG_MS = 2000.0  # a call on the CPU that takes longer is not repeated to warm up
 
 
@@ -26,8 +27,8 @@ LONG_MS = 2000.0  # a call on the CPU that takes longer is not repeated to warm 
 class Ratio:
     """Reference's time over the variant's, round by round: above 1 the variant is faster.
 
-    milliseconds: median of the variant's times.  error: of its result, see `difference`.  first_seconds: wall clock of
-    its first call, with all that is made once: compilation, a CUDA graph, the choice of kernels.
+    milliseconds: median of the variant's times.  error: of its result, see `difference`.  warm_up_seconds: wall clock
+    of its first calls, with all that is made once: compilation, a CUDA graph, the choice of kernels.
     """
 
     variant: str
@@ -38,7 +39,7 @@ class Ratio:
     wins: int
     rounds: int
     error: float = 0.0
-    first_seconds: float = 0.0
+    warm_up_seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ class Clock:
 class _Warm:
     """What a variant's first calls told. repeats: how many runs make a sample long enough."""
 
-    first_seconds: float
+    warm_up_seconds: float
     repeats: int
     result: Tensor
 
@@ -104,7 +105,7 @@ def paired(
     errors = {name: difference(found.result, warm[reference].result) for name, found in warm.items()}
     runs = {reference: variants[reference], CONTROL: variants[reference], **{name: variants[name] for name in warm}}
     repeats = {CONTROL: warm[reference].repeats} | {name: found.repeats for name, found in warm.items()}
-    firsts = {name: found.first_seconds for name, found in warm.items()}
+    warm_ups = {name: found.warm_up_seconds for name, found in warm.items()}
     del warm
     times: dict[str, list[float]] = {name: [] for name in runs}
     order, shuffle = list(runs), random.Random(0)
@@ -114,20 +115,22 @@ def paired(
         shuffle.shuffle(order)
         for name in order:
             times[name].append(clock.timed(runs[name], repeats[name])[0])
-    return [summary(name, times[name], times[reference], errors.get(name, 0.0), firsts.get(name, 0.0)) for name in runs]
+    return [
+        summary(name, times[name], times[reference], errors.get(name, 0.0), warm_ups.get(name, 0.0)) for name in runs
+    ]
 
 
 def _warm(run: Run, clock: Clock) -> _Warm:
     start = time.monotonic()
     milliseconds, result = clock.timed(run)
-    first_seconds = time.monotonic() - start
-    if clock.device.type == "cuda" or milliseconds < LONG_MS:
+    for _ in range(CUDA_CALLS if clock.device.type == "cuda" else milliseconds < LONG_MS):
         milliseconds, result = clock.timed(run)
+    seconds = time.monotonic() - start
     repeats = min(MOST_REPEATS, 1 + int(clock.least_ms / max(milliseconds, 1e-3)))
-    return _Warm(first_seconds=first_seconds, repeats=repeats, result=result.clone())  # a graph overwrites its result
+    return _Warm(warm_up_seconds=seconds, repeats=repeats, result=result.clone())  # a graph overwrites its result
 
 
-def summary(name: str, times: list[float], reference: list[float], error: float = 0.0, first: float = 0.0) -> Ratio:
+def summary(name: str, times: list[float], reference: list[float], error: float = 0.0, warm_up: float = 0.0) -> Ratio:
     ratios = torch.tensor([expected / found for expected, found in zip(reference, times)], dtype=torch.float64)
     p10, median, p90 = (ratios.quantile(fraction).item() for fraction in (0.1, 0.5, 0.9))
     return Ratio(
@@ -139,7 +142,7 @@ def summary(name: str, times: list[float], reference: list[float], error: float 
         wins=int((ratios > 1).sum()),
         rounds=len(times),
         error=error,
-        first_seconds=first,
+        warm_up_seconds=warm_up,
     )
 
 

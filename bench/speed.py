@@ -194,7 +194,7 @@ def line(row: Row) -> str:
         f"  {ratio.variant:44} {ratio.milliseconds:10.2f} ms",
         f"x{ratio.median:.3f} [{ratio.p10:.3f}, {ratio.p90:.3f}], {ratio.wins} of {ratio.rounds} rounds faster",
         f"error {ratio.error:.0e}{' TOO FAR' * row.too_far}",
-        f"first call {ratio.first_seconds:.1f} s",
+        f"warm-up {ratio.warm_up_seconds:.1f} s",
         row.per_block_ms is not None and f"{row.per_block_ms:.2f} ms a block",
         row.tflops is not None and f"{row.tflops:.3g} TFLOP/s",
         row.roof is not None and f"{row.roof:.0%} of the roofline",

@@ -22,6 +22,7 @@ from sana_core.config import TransformerConfig
 from sana_core.geometry import DC_AE_F32
 from sana_core.samplers.denoiser import Text, batch_contexts, make_denoiser
 from sana_core.transformer.model import SanaTransformer
+from sana_core.transformer.replay import Replay
 
 PADDED = 300  # tokens of a prompt in diffusers
 GUIDANCE = 4.5
@@ -95,14 +96,16 @@ def diffusers_step(network: Any, step: Step) -> Run:
     return partial(diffusers_call(network, step), step.latent(), step.times())
 
 
-def own_step(network: SanaTransformer, step: Step, *, remember: bool = True) -> Run:
-    """remember: keys and values of the prompts are computed once, as in the pipeline."""
+def own_step(network: SanaTransformer, step: Step, *, remember: bool = True, replay: bool = False) -> Run:
+    """remember: keys and values of the prompts are computed once, as in the pipeline.  replay: as a CUDA graph where
+    the pipeline does so.
+    """
     latent, times, guidance = step.latent(), step.times(), step.guidance()
     text = batch_contexts(step.texts)
     if not remember:
         return lambda: network(latent, times, *text, guidance=guidance)
-    caption = network.caption(*text, remember=True)
-    return lambda: network(latent, times, caption, guidance=guidance)
+    caption, predict = network.caption(*text, remember=True), Replay(network) if replay else network
+    return lambda: predict(latent, times, caption, guidance=guidance)
 
 
 def diffusers_loop(network: Any, step: Step, sigmas: list[float], truncate: bool = False) -> Run:
@@ -128,13 +131,18 @@ def diffusers_loop(network: Any, step: Step, sigmas: list[float], truncate: bool
     return run
 
 
-def own_loop(network: SanaTransformer, step: Step, sigmas: list[float]) -> Run:
-    """The same through `make_denoiser`, keys and values of the prompts included."""
+def own_loop(network: SanaTransformer, step: Step, sigmas: list[float], replay: bool = False) -> Run:
+    """The same through `make_denoiser`, keys and values of the prompts included, and the CUDA graph if there is one."""
 
     def run() -> Tensor:
         *uncond, cond = step.texts
         denoise = make_denoiser(
-            network, cond, uncond[0] if uncond else None, guidance_scale=GUIDANCE, truncate_timestep=False
+            network,
+            cond,
+            uncond[0] if uncond else None,
+            guidance_scale=GUIDANCE,
+            truncate_timestep=False,
+            predict=Replay(network) if replay else None,
         )
         x = step.noise
         for sigma, lower in pairwise(sigmas):
@@ -195,20 +203,24 @@ class Lazily:
 
 
 def cuda_steps(theirs: Any, step: Step, compile_too: bool = True) -> dict[str, Run]:
-    """All ways on a GPU, the reference first."""
+    """All ways on a GPU, the reference first. Compiled blocks go into graphs too, so that each gain can be told."""
     eager = diffusers_step(theirs, step)
-    off, auto = (own_step(transformer_like(theirs, step.config, fast), step) for fast in ("off", "auto"))
-    variants: dict[str, Run] = {"diffusers": eager, "diffusers, CUDA graph": Lazily(lambda: graphed(eager))}
+    off, auto = (transformer_like(theirs, step.config, fast) for fast in ("off", "auto"))
+    variants: dict[str, Run] = {
+        "diffusers": eager,
+        "diffusers, CUDA graph": Lazily(lambda: graphed(eager)),
+        "sana_core, fast=off": own_step(off, step),
+        "sana_core, fast=auto without graphs": own_step(auto, step),
+        "sana_core, fast=auto": own_step(auto, step, replay=True),
+    }
     if compile_too:
         faster = diffusers_step(compiled(theirs), step)
-        variants["diffusers, compiled blocks"] = faster
-        variants["diffusers, compiled blocks in a CUDA graph"] = Lazily(lambda: graphed(faster))
-    return {
-        **variants,
-        "sana_core, fast=off": off,
-        "sana_core, fast=auto": auto,
-        "sana_core, fast=max (CUDA graph)": Lazily(lambda: graphed(auto)),
-    }
+        variants |= {
+            "diffusers, compiled blocks": faster,
+            "diffusers, compiled blocks in a CUDA graph": Lazily(lambda: graphed(faster)),
+            "sana_core, fast=max": own_step(transformer_like(theirs, step.config, "max"), step, replay=True),
+        }
+    return variants
 
 
 def cpu_steps(theirs: Any, step: Step) -> dict[str, Run]:
