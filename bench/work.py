@@ -145,27 +145,24 @@ def _diffusers(config: TransformerConfig, step: Step, device: torch.device, dtyp
 
 
 def _own(
-    config: TransformerConfig,
-    step: Step,
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    kernels: Callable[[], Kernels | None] = lambda: kernels_for("off"),
-    remember: bool,
+    config: TransformerConfig, step: Step, device: torch.device, dtype: torch.dtype, *, fast: bool, remember: bool
 ) -> Made:
-    chosen = kernels()
-    if chosen is None:
+    """fast: as `make_fast` sets it up on a GPU."""
+    kernels = fast_kernels() if fast else kernels_for("off")
+    if kernels is None:
         raise LookupError("the Triton kernels are not here")
-    network = transformer(config, device, dtype, kernels=chosen)
+    network = transformer(config, device, dtype, kernels=kernels)
+    if fast:
+        network.join_projections()
     return network, partial(own_step, network, remember=remember)
 
 
-DIFFUSERS, PLAIN, KEPT, FAST = "diffusers", "sana_core", "sana_core, prompts kept", "sana_core, Triton kernels"
+DIFFUSERS, PLAIN, KEPT, FAST = "diffusers", "sana_core", "sana_core, prompts kept", "sana_core, fast"
 VARIANTS: dict[str, Callable[..., Made]] = {
     DIFFUSERS: _diffusers,
-    PLAIN: partial(_own, remember=False),
-    KEPT: partial(_own, remember=True),
-    FAST: partial(_own, remember=True, kernels=fast_kernels),
+    PLAIN: partial(_own, fast=False, remember=False),
+    KEPT: partial(_own, fast=False, remember=True),
+    FAST: partial(_own, fast=True, remember=True),
 }
 
 

@@ -65,7 +65,7 @@ def test_a_block_takes_less_than_in_diffusers(config):
 @pytest.mark.skipif(work.fast_kernels() is None, reason="the Triton kernels, or Triton, are not here")
 def test_the_fast_kernels_of_a_block():
     found = work.count(work.FAST, BASE_16, 1024)
-    assert found.kernels <= 16 and found.d_bytes <= 95
+    assert found.kernels <= 14 and found.d_bytes <= 90
     assert found.by_kernel["linear_attention"][0] == 2  # launches
 
 
