@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from bench.networks import AUTOENCODERS
 from sana_core.config import TextConfig
 from sana_core.dcae.autoencoder import DCAE
+from sana_core.kernels import choice
 from sana_core.kit import Kit
 from sana_core.pipeline.start import Start
 from sana_core.presets import RELEASES
@@ -63,6 +64,19 @@ def made(network, *arguments, **options):
     return network(*arguments, Kit(device=GPU, dtype=BF16), **options)
 
 
+class Launches(TorchDispatchMode):
+    """The names of the kernels of our own that ran."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "sana":
+            self.names.add(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
 class Uploads(TorchDispatchMode):
     """Raises where an operation makes a tensor on the CPU that is too large to be sent in every step."""
 
@@ -76,9 +90,23 @@ class Uploads(TorchDispatchMode):
 
 
 @pytest.fixture
-def gpu():
+def fake():
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
         yield
+
+
+@pytest.fixture(params=["plain", "kernels"])
+def gpu(request, monkeypatch):
+    """Fake tensors, and the operations of PyTorch alone or with Triton's kernels as a GPU would get them."""
+    if request.param == "kernels":
+        pytest.importorskip("triton")
+        monkeypatch.setattr(choice, "obstacle", lambda device: None)
+    for operation in vars(choice.CHOSEN).values():
+        monkeypatch.setattr(operation, "_fits", {})
+    request.getfixturevalue("fake")
+    with Launches() as launches:
+        yield
+    assert bool(launches.names) == (request.param == "kernels")
 
 
 def empty(*shape, dtype=FP32):
@@ -162,7 +190,7 @@ def test_autoencoder(gpu, config, pixels, tile):
 @pytest.mark.skipif(
     not tiny_text.gemma_runs_on(GPU.type), reason=f"this PyTorch cannot run transformers' Gemma-2 on {GPU.type}"
 )
-def test_text_encoder(gpu, spiece):
+def test_text_encoder(fake, spiece):
     shapes = GemmaTextEncoder(TextConfig()).model.state_dict()
     weights = {name: empty(*tensor.shape, dtype=BF16) for name, tensor in shapes.items()}
     network = GemmaTextEncoder(TextConfig(), tokenizer_from_bytes(spiece, "tiny"), weights)
@@ -179,7 +207,7 @@ def spiece():
 # --- the rehearsal itself
 
 
-def test_what_goes_wrong_on_a_gpu_shows(gpu):
+def test_what_goes_wrong_on_a_gpu_shows(fake):
     x = empty(4)
     with pytest.raises(RuntimeError, match="device"):
         x + torch.ones(4)
