@@ -67,7 +67,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--budget", type=float, default=540.0, help="seconds, shared by the cases (default: %(default)s)"
     )
-    parser.add_argument("--pixels", type=int, nargs="+", help="sides of the pictures of steps")
+    parser.add_argument("--pixels", type=int, nargs="+", help="sides of the pictures, in steps and decoding")
     parser.add_argument("--tokens", type=int, nargs="+", help="lengths of the prompt, of at most 300")
     parser.add_argument("--blocks", type=int, help="of the transformers, in place of the plan's")
     parser.add_argument("--rounds", type=int, help="at most")
@@ -81,6 +81,7 @@ def planned(args: argparse.Namespace) -> Plan:
     plan = SMOKE if args.smoke else CPU if args.device == "cpu" else CUDA
     asked = {
         "pixels": args.pixels and tuple(args.pixels),
+        "autoencoders": args.pixels and {name: (ae[0], args.pixels) for name, ae in plan.autoencoders.items()},
         "tokens": args.tokens and tuple(args.tokens),
         "blocks": args.blocks,
         "clock": args.rounds and replace(plan.clock, rounds=args.rounds),
