@@ -9,9 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from sana_core.config import AutoencoderConfig, StageConfig, TransformerConfig
+from sana_core.checkpoint.canonical import Canonical, canonical_autoencoder, canonical_transformer
+from sana_core.checkpoint.load import load_strictly
+from sana_core.config import AutoencoderConfig, StageConfig, TextConfig, TransformerConfig
 from sana_core.dcae.autoencoder import DCAE
+from sana_core.fast import make_fast, use_kernels
+from sana_core.kernels.choice import CHOSEN, Kernels, kernels_for
 from sana_core.kit import Kit
+from sana_core.text.gemma import GemmaTextEncoder
 from sana_core.transformer.model import SanaTransformer
 
 WIDTHS = (128, 256, 512, 512, 1024, 1024)
@@ -40,8 +45,42 @@ def autoencoder(config: AutoencoderConfig, device: torch.device, dtype: torch.dt
     return randomized(DCAE(config, Kit(device=device, dtype=dtype)))
 
 
-def transformer(config: TransformerConfig, device: torch.device, dtype: torch.dtype) -> SanaTransformer:
-    return randomized(SanaTransformer(config, Kit(device=device, dtype=dtype)))
+def transformer(
+    config: TransformerConfig, device: torch.device, dtype: torch.dtype, kernels: Kernels = CHOSEN
+) -> SanaTransformer:
+    return randomized(SanaTransformer(config, Kit(device=device, dtype=dtype, kernels=kernels)))
+
+
+def transformer_like(theirs: nn.Module, config: TransformerConfig, fast: str = "auto") -> SanaTransformer:
+    """sana_core's network on the weights of diffusers' `SanaTransformer2DModel`.
+
+    fast: "off", "auto" or "max", as of `load_pipeline`.
+    """
+    network = _with_weights(SanaTransformer(config, Kit(device="meta")), canonical_transformer(theirs.state_dict()))
+    make_fast(network, fast=fast, device=network.scale_shift_table.device, stays=True)
+    return network
+
+
+def autoencoder_like(theirs: nn.Module, config: AutoencoderConfig, fast: str = "auto") -> DCAE:
+    """The same for diffusers' `AutoencoderDC`."""
+    network = _with_weights(DCAE(config, Kit(device="meta")), canonical_autoencoder(theirs.state_dict()))
+    use_kernels(network, kernels_for(fast))
+    return network
+
+
+def _with_weights(network: Any, weights: Canonical) -> Any:
+    some = next(iter(weights.tensors.values()))
+    return load_strictly(network, weights, some.device, some.dtype)
+
+
+def text_encoder(config: TextConfig, device: torch.device, dtype: torch.dtype) -> GemmaTextEncoder:
+    """Gemma-2 of random weights without a tokenizer."""
+    shapes = GemmaTextEncoder(config).model.state_dict()
+    weights = {
+        name: torch.randn(shape.shape, device=device, dtype=dtype) * shape.shape[-1] ** -0.5
+        for name, shape in shapes.items()
+    }
+    return GemmaTextEncoder(config, None, weights)
 
 
 def diffusers_autoencoder(config: AutoencoderConfig, device: torch.device, dtype: torch.dtype) -> Any:
@@ -80,6 +119,9 @@ def diffusers_transformer(config: TransformerConfig, sample_size: int, device: t
             caption_channels=config.caption_channels,
             sample_size=sample_size,
             interpolation_scale=None if config.position is None else config.position.interpolation,  # pyright: ignore[reportArgumentType]
+            qk_norm="rms_norm_across_heads" if config.qk_norm else None,
+            guidance_embeds=config.guidance_embed,
+            timestep_scale=config.timestep_scale,
         )
     return randomized(model)
 

@@ -9,7 +9,7 @@ import pytest
 import tiny_text
 import torch
 
-from bench import decode_gpu, memory
+from bench import memory
 from bench.networks import AUTOENCODERS
 from sana_core.dcae.memory import decode_peak_bytes
 
@@ -67,27 +67,3 @@ def test_decoding_stays_within_its_targets(pixels, tile, gigabytes):
     latent = torch.empty(1, 32, pixels // 32, pixels // 32, dtype=torch.bfloat16, device="meta")
     activations = memory.peak(lambda: model.decode(latent, tile=tile))
     assert activations is not None and activations + memory.weight_bytes(model.decoder) < gigabytes * 1e9
-
-
-@pytest.mark.slow
-def test_the_smoke_run_of_the_decode_benchmark(tmp_path, capsys):
-    path = tmp_path / "decode.json"
-    assert decode_gpu.main(["--smoke", "--json", str(path)]) == 0
-    said, found = capsys.readouterr().out, json.loads(path.read_text())
-    assert said.startswith("SMOKE TEST on the CPU") and "faster\n" not in said
-    assert all(error < 1e-5 for error in found["agreement"].values()) and found["peak_bytes"] == {}
-    assert [row["variant"] for row in found["times"]] == [
-        "diffusers, tiled", "diffusers, tiled, again", "sana_core, tiles of 256", "sana_core, tiles of 128"
-    ]  # fmt: skip
-
-
-def test_ratios_are_taken_within_rounds():
-    found = decode_gpu.summary("half", [1.0, 2.0, 50.0], [2.0, 4.0, 100.0])
-    assert (found.median, found.p10, found.p90, found.wins, found.milliseconds) == (2.0, 2.0, 2.0, 3, 2.0)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_without_a_gpu_the_decode_benchmark_says_so(capsys):
-    with pytest.raises(SystemExit):
-        decode_gpu.main([])
-    assert "finds no CUDA GPU here; --smoke" in capsys.readouterr().err
