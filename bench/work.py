@@ -145,24 +145,32 @@ def _diffusers(config: TransformerConfig, step: Step, device: torch.device, dtyp
 
 
 def _own(
-    config: TransformerConfig, step: Step, device: torch.device, dtype: torch.dtype, *, fast: bool, remember: bool
+    config: TransformerConfig,
+    step: Step,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    triton: bool = False,
+    joined: bool = False,
+    remember: bool = False,
 ) -> Made:
-    """fast: as `make_fast` sets it up on a GPU."""
-    kernels = fast_kernels() if fast else kernels_for("off")
+    kernels = fast_kernels() if triton else kernels_for("off")
     if kernels is None:
         raise LookupError("the Triton kernels are not here")
     network = transformer(config, device, dtype, kernels=kernels)
-    if fast:
+    if joined:
         network.join_projections()
     return network, partial(own_step, network, remember=remember)
 
 
-DIFFUSERS, PLAIN, KEPT, FAST = "diffusers", "sana_core", "sana_core, prompts kept", "sana_core, fast"
+DIFFUSERS, PLAIN, KEPT = "diffusers", "sana_core", "sana_core, prompts kept"
+WITHOUT_TRITON, FAST = "sana_core, without Triton", "sana_core, with Triton"  # fast="auto" on a GPU
 VARIANTS: dict[str, Callable[..., Made]] = {
     DIFFUSERS: _diffusers,
-    PLAIN: partial(_own, fast=False, remember=False),
-    KEPT: partial(_own, fast=False, remember=True),
-    FAST: partial(_own, fast=True, remember=True),
+    PLAIN: _own,
+    KEPT: partial(_own, remember=True),
+    WITHOUT_TRITON: partial(_own, joined=True, remember=True),
+    FAST: partial(_own, triton=True, joined=True, remember=True),
 }
 
 

@@ -62,9 +62,12 @@ def test_a_block_takes_less_than_in_diffusers(config):
     assert kept.kernels <= plain.kernels - 2 and kept.d_bytes < plain.d_bytes
 
 
-@pytest.mark.skipif(work.fast_kernels() is None, reason="the Triton kernels, or Triton, are not here")
-def test_the_fast_kernels_of_a_block():
-    found = work.count(work.FAST, BASE_16, 1024)
+@pytest.mark.parametrize("pixels", [512, 1024])
+@pytest.mark.parametrize("config", [BASE_06, BASE_16], ids=["0.6B", "1.6B"])
+def test_what_a_block_may_take(config, pixels):
+    pytest.importorskip("triton")
+    without, found = (work.count(variant, config, pixels) for variant in (work.WITHOUT_TRITON, work.FAST))
+    assert without.kernels <= 36 and without.d_bytes <= 195
     assert found.kernels <= 14 and found.d_bytes <= 90
     assert found.by_kernel["linear_attention"][0] == 2  # launches
 
