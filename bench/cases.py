@@ -250,4 +250,4 @@ def words(dtype: torch.dtype) -> str:
 
 
 def blocks_said(plan: Plan) -> str:
-    return "" if plan.blocks is None else f", {plan.blocks} blocks"
+    return "" if plan.blocks is None else f", {plan.blocks} block{'s' * (plan.blocks > 1)}"
