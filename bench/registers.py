@@ -76,8 +76,11 @@ class Variant:
     def source(self) -> ASTSource:
         names = self.kernel.arg_names
         signature = {name: self._type(name) for name in names}
-        aligned = {i for i, name in enumerate(names) if signature[name][0] == "*" or name.endswith(ALIGNED)}
-        attributes = {(i,): [["tt.divisibility", 16]] for i in aligned}
+        attributes = {
+            (i,): [["tt.divisibility", 16]]
+            for i, name in enumerate(names)
+            if signature[name][0] == "*" or (signature[name] == "i32" and name.endswith(ALIGNED))
+        }
         return ASTSource(fn=self.kernel, signature=signature, constexprs=self.constants, attrs=attributes)
 
     def _type(self, name: str) -> str:
