@@ -77,8 +77,8 @@ def transformer_inputs() -> list[io.Input]:
             default="auto",
             optional=True,
             tooltip="auto: fused kernels and CUDA graphs where the GPU has them; the first use of each is checked "
-            "against PyTorch's own operations. max: compiled blocks besides, which takes a minute at the first picture. "
-            "off: PyTorch's operations alone. The log says what runs.",
+            "against PyTorch's own operations. max: compiled blocks besides, which takes some minutes at the first "
+            "picture. off: PyTorch's operations alone. The log says what runs.",
             advanced=True,
         ),
     ]

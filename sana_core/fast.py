@@ -33,7 +33,8 @@ def make_fast(
     """Set up networks for the switch.
 
     others: networks of the same kit, such as the autoencoder.  device: where they run.  stays: the weights stay there
-    from now on.  fullgraph: False where layers of a host may interrupt the compiled graph.  Raises InputError for another word than "off", "auto" and "max".
+    from now on.  fullgraph: False where layers of a host may interrupt the compiled graph.  Raises InputError
+    for another word than "off", "auto" and "max".
     """
     kernels = kernels_for(fast)
     for network in (transformer, *others):
@@ -50,9 +51,9 @@ def use_kernels(network: nn.Module, kernels: Kernels) -> None:
     for module in network.modules():
         own = vars(module)
         if "kernels" in own:
-            module.kernels = kernels
+            setattr(module, "kernels", kernels)
         if "kit" in own:
-            module.kit = replace(own["kit"], kernels=kernels)
+            setattr(module, "kit", replace(own["kit"], kernels=kernels))
 
 
 def fast_paths(fast: str, device: torch.device, *, stays: bool = True) -> list[str]:

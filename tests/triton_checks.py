@@ -1,7 +1,8 @@
 """Checks of Triton kernels by Triton's interpreter on the CPU.
 
-The interpreter has to be chosen before Triton is imported, so the checks of a file run in a process of their own: pytest
-on it again, with TRITON_INTERPRET=1 and the functions called check_* as its tests. The file has to import this one.
+The interpreter has to be chosen before Triton is imported, so the checks of a file run in a process of their own:
+pytest on it again, with TRITON_INTERPRET=1 and the functions called check_* as its tests. The file has to import this
+one.
 """
 
 import os

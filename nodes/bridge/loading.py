@@ -36,7 +36,8 @@ def load_model(
     variant: "512", "1024", "2k" or "4k" for a file that does not state it; None: from the file.  dtype: of the weights
     in memory; None: by the host's rules.  trained_precision: "float16" or "bfloat16" for a file that does not state it.
     model_options: the host's, such as custom_operations and fp8_optimizations.  fast: "off", "auto" or "max", see
-    `sana_core/fast.py`.  disable_dynamic: the host asks for it when it needs a copy that is wholly in memory.  Raises CheckpointError.
+    `sana_core/fast.py`.  disable_dynamic: the host asks for it when it needs a copy that is wholly in memory.  Raises
+    CheckpointError.
     """
     options = {**(model_options or {}), **({} if dtype is None else {"dtype": dtype})}
     checkpoint = read_model(path)

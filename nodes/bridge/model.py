@@ -59,8 +59,10 @@ class SanaModel(comfy.model_base.BaseModel):
         if self.get_dtype().itemsize == 1:
             keep_small_weights_exact(self.diffusion_model, self.get_dtype_inference())
 
-    def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):
-        options = {**transformer_options, WEIGHTS: self._weights_now(transformer_options)}
+    def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
+        """The host's, with what the weights are in this step."""
+        options = {**(transformer_options or {})}
+        options[WEIGHTS] = self._weights_now(options)
         return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
     def _weights_now(self, transformer_options: Mapping[str, Any]) -> WeightsNow:
@@ -72,7 +74,9 @@ class SanaModel(comfy.model_base.BaseModel):
         state = (patcher.patches_uuid, *((hook.hook_ref, hook.strength) for hook in hooks))
         wrappers = transformer_options.get("wrappers", {})
         foreign = "model_function_wrapper" in patcher.model_options or any(
-            found for kind in (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL) for found in wrappers.get(kind, {}).values()
+            found
+            for kind in (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
+            for found in wrappers.get(kind, {}).values()
         )
         stays = not patcher.is_dynamic() and not self.model_lowvram and not hooks and not foreign
         return WeightsNow(state, stays and patcher.loaded_size() >= patcher.model_size(), foreign)

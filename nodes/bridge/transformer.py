@@ -68,9 +68,7 @@ class HostKit(Kit):
 
 def patched_at_use(layer: Any) -> bool:
     """Is a layer's weight another one at use than the one it holds?"""
-    return bool(
-        getattr(layer, "weight_function", ()) or getattr(layer, "bias_function", ()) or hasattr(layer, "_v")
-    )
+    return bool(getattr(layer, "weight_function", ()) or getattr(layer, "bias_function", ()) or hasattr(layer, "_v"))
 
 
 def host_kit(operations: Any, device: torch.device | None, dtype: torch.dtype | None) -> Kit:
@@ -151,15 +149,15 @@ class ComfySana(SanaTransformer):
         predict, caption = super().forward, None
         joined = self._joined(context, attention_mask, transformer_options)
         if joined is not None:
-            caption = joined.caption(self, (transformer_options[WEIGHTS].state, text_weights(self)), transformer_options)
+            caption = joined.caption(
+                self, (transformer_options[WEIGHTS].state, text_weights(self)), transformer_options
+            )
             if self._can_be_replayed(x.device, transformer_options):
                 predict = joined.replay(predict)
         if caption is None:
             caption = self.caption(context, mask, options=transformer_options)
         identity = transformer_options.get(IDENTITY_ATTENTION, ())
-        return predict(
-            x, timesteps, caption, guidance=guidance, control=branches(control), identity_attention=identity
-        )
+        return predict(x, timesteps, caption, guidance=guidance, control=branches(control), identity_attention=identity)
 
     def _joined(self, context: Tensor, mask: Tensor | None, options: dict[str, Any]) -> Joined | None:
         """What is known of these prompts from earlier steps, where they are sure to be the same."""

@@ -150,6 +150,6 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--fast",
         choices=FAST,
         default="auto",
-        help="auto: fused kernels and CUDA graphs where the GPU has them; max: compiled blocks besides, which takes a "
-        "minute at the first picture; off: plain PyTorch (default: %(default)s)",
+        help="auto: fused kernels and CUDA graphs where the GPU has them; max: compiled blocks besides, which takes "
+        "some minutes at the first picture; off: plain PyTorch (default: %(default)s)",
     )

@@ -146,7 +146,10 @@ CHOSEN = Kernels(**{name: Operation(plain) for name, plain in vars(PLAIN).items(
 
 
 def kernels_for(fast: str) -> Kernels:
-    """fast: "off" for the plain operations alone, "auto" or "max" for Triton kernels where they run. Raises InputError."""
+    """fast: "off" for the plain operations alone, "auto" or "max" for Triton kernels where they run.
+
+    Raises InputError for another word.
+    """
     if fast not in FAST:
         raise InputError(f'fast="{fast}", expected one of {", ".join(FAST)}')
     return PLAIN if fast == "off" else CHOSEN

@@ -54,7 +54,9 @@ class Result:
 class SanaPipeline:
     """The networks, the device they run on, and how the model is sampled by default. Made by `load_pipeline`.
 
-    fast: "off", "auto" or "max", see `fast.py`.  offload: the networks are on the CPU, and each is on the device only for its turn: the text encoder, the transformer
+    fast: "off", "auto" or "max", see `fast.py`.
+
+    offload: the networks are on the CPU, and each is on the device only for its turn: the text encoder, the transformer
     with its ControlNet for all steps, the autoencoder. The peak is that of the largest turn, weights included. For 1.6B
     in bfloat16 with guidance, counted by bench/memory.py: text encoder 5.3 GB, transformer 3.4 GB at 1024 px and 4.8 GB
     at 4096 px (3.2 of weights, 0.1 of keys and values of the prompts, 1.5 for a step), autoencoder 2.0 GB (0.6 of

@@ -114,21 +114,23 @@ class LinearAttention(nn.Module):
             layer.weight.data = part
 
     def _projections(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if self._is_joined(x):
-            query, key, value = F.linear(x, self.joined).chunk(3, dim=-1)
+        weight = self._usable_joined(x)
+        if weight is not None:
+            query, key, value = F.linear(x, weight).chunk(3, dim=-1)
         else:
             query, key, value = self.to_q(x), self.to_k(x), self.to_v(x)
         return self.norm_q(query), self.norm_k(key), value
 
-    def _is_joined(self, x: Tensor) -> bool:
-        layers = (self.to_q, self.to_k, self.to_v)
-        if self.joined is None or not all(self.kit.is_bare(layer, x) for layer in layers):
-            return False
+    def _usable_joined(self, x: Tensor) -> Tensor | None:
+        """The joined weights, if they are those that the layers would use."""
+        layers, joined = (self.to_q, self.to_k, self.to_v), self.joined
+        if joined is None or not all(self.kit.is_bare(layer, x) for layer in layers):
+            return None
         if torch.is_grad_enabled() and any(layer.weight.requires_grad for layer in layers):
-            return False
-        if not torch.compiler.is_compiling() and any(not alias(layer.weight, self.joined) for layer in layers):
+            return None
+        if not torch.compiler.is_compiling() and any(not alias(layer.weight, joined) for layer in layers):
             self.joined = None
-        return self.joined is not None
+        return self.joined
 
     def _attend(self, x: Tensor) -> Tensor:
         heads = (projection.unflatten(-1, (-1, LINEAR_HEAD_DIM)) for projection in self._projections(x))

@@ -60,7 +60,9 @@ class SanaTransformer(nn.Module):
         grid = Grid.of(latent)
         caption = context if isinstance(context, Caption) else self.caption(context, context_mask)
         if len(latent) % len(caption.tokens):
-            raise InputError(f"{len(caption.tokens)} prompts for {len(latent)} latents: give one for each, or for several")
+            raise InputError(
+                f"{len(caption.tokens)} prompts for {len(latent)} latents: give one for each, or for several"
+            )
         x = Stream(self.patch_embed(latent))
         modulation, embedded = self.time_embed(timestep, guidance, latent.dtype)
         residuals: Iterator[Tensor | None] = repeat(None, self.config.depth)

@@ -1,5 +1,5 @@
-"""Predictions replayed as CUDA graphs: the GPU gets all kernels of a forward at once, where sending them one by one takes
-longer than running them.
+"""Predictions replayed as CUDA graphs: the GPU gets all kernels of a forward at once. For small pictures sending them
+one by one takes longer than running them.
 """
 
 from __future__ import annotations

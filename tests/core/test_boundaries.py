@@ -11,7 +11,6 @@ CORE = ROOT / "sana_core"
 ALLOWED = {"torch", "safetensors", "numpy", "PIL"}
 LAZY = {
     "text": {"transformers", "sentencepiece", "tokenizers"},
-    "kernels": {"triton"},
 }  # inside functions, in these parts only
 FORBIDDEN = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "nodes", "latent_preview"}
 LAYERS = (  # a part may import from itself and from what stands before it
@@ -21,7 +20,7 @@ LAYERS = (  # a part may import from itself and from what stands before it
     {"presets", "latents", "kit"},
     {"precision"},
     {"transformer", "dcae", "samplers", "text", "checkpoint"},
-    {"pictures", "sources", "lora"},
+    {"pictures", "sources", "lora", "fast"},
     {"pipeline"},
     {"cli"},
     {"__main__", "__init__"},
@@ -36,6 +35,7 @@ LEAVES = {f"checkpoint/{path.name}" for path in (CORE / "checkpoint").glob("*.py
     "checkpoint/load.py"
 }  # import no network
 
+TRITON = CORE / "kernels" / "triton"
 FILES = sorted(CORE.rglob("*.py"))
 
 
@@ -76,7 +76,15 @@ def test_outside_imports(path):
             continue
         assert root not in FORBIDDEN, f"{path} imports {module}: sana_core runs without ComfyUI"
         assert root != "sana_core", f"{path} imports {module} absolutely: the package has another name inside ComfyUI"
-        assert root in ALLOWED or (root in LAZY.get(place, ()) and not top), f"{path} imports {module}"
+        allowed = ALLOWED | {"triton"} if TRITON in path.parents else ALLOWED
+        assert root in allowed or (root in LAZY.get(place, ()) and not top), f"{path} imports {module}"
+
+
+def test_triton_is_imported_where_it_is_used():
+    """Nothing imports the folder of its kernels; `kernels/choice.py` finds them by their names at the first use."""
+    for path in FILES:
+        if TRITON not in path.parents:
+            assert not [module for module, _, _ in imports(path) if "triton" in module.split(".")], path
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

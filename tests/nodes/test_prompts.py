@@ -1,6 +1,7 @@
 """What the model remembers of prompts from step to step: computed once, and never used where it is not the same."""
 
 import weakref
+from functools import partial
 from itertools import count, repeat
 
 import folder_paths
@@ -107,7 +108,7 @@ def test_another_lora_strength_is_another_prompt(model, monkeypatch):
     for strength in (0.5, 1.0):
         (patched,) = comfy_nodes.LoraLoaderModelOnly().load_lora_model_only(model, "prompts.safetensors", strength)
         drawn.append(sample(patched, conditioning()))
-        assert_agree(drawn[-1], without_memory(monkeypatch, lambda: sample(patched, conditioning())), 1e-5)
+        assert_agree(drawn[-1], without_memory(monkeypatch, partial(sample, patched, conditioning())), 1e-5)
         del rows[DEPTH:]
     assert rows == [2] * DEPTH and error(*drawn) > 0.01
 

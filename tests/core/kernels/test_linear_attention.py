@@ -5,7 +5,6 @@ import torch
 
 from sana_core.kernels.linear_attention import attend, attention_state, linear_attention
 
-
 ROUNDED = {torch.bfloat16: 2e-2, torch.float16: 2e-3}  # the largest error of one number, that of the last rounding
 
 

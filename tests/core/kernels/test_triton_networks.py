@@ -76,7 +76,5 @@ def check_an_autoencoder(kernels, dtype):
 def check_embedded(kernels):
     """Twenty steps of Sana-nano: the same pictures."""
     pipeline = load_pipeline("nano", fast="off")
-    found, plain = both(
-        pipeline.transformer, lambda: pipeline("a red apple", seed=1, steps=20, output="tensor")
-    )
+    found, plain = both(pipeline.transformer, lambda: pipeline("a red apple", seed=1, steps=20, output="tensor"))
     assert choice.relative_error(found, plain) < 1e-3

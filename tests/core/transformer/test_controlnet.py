@@ -70,7 +70,7 @@ def test_upstream_begins_behind_the_first_block(base):
     network, seen = tiny.controlnet(embedders=False), {}
     network.input_block.weight.zero_(), network.input_block.bias.zero_()
     network.transformer_blocks[0].load_state_dict(base.transformer_blocks[1].state_dict())
-    hooks = [base.transformer_blocks[1].register_forward_hook(lambda _, inputs, output: seen.update(base=summed(output))),
+    hooks = [base.transformer_blocks[1].register_forward_hook(lambda *given: seen.update(base=summed(given[-1]))),
              network.transformer_blocks[0].register_forward_hook(
                  lambda module, inputs, output: seen.update(control=summed(output))
              )]  # fmt: skip
@@ -123,7 +123,9 @@ def test_several_add_up(base):
         controlled(base, ControlBranch(network, CONTROL))
         catch.remove()
     hook.remove()
-    hook = block.register_forward_hook(lambda _, inputs, output: Stream(summed(output) + residuals[0] * 0.7 + residuals[1]))
+    hook = block.register_forward_hook(
+        lambda _, inputs, output: Stream(summed(output) + residuals[0] * 0.7 + residuals[1])
+    )
     expected = base(LATENT, TIME, CONTEXT)
     hook.remove()
     torch.testing.assert_close(
