@@ -9,7 +9,9 @@ Keys and values of a prompt are computed once in every mode.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -48,12 +50,12 @@ def make_fast(
 
 def use_kernels(network: nn.Module, kernels: Kernels) -> None:
     """Let all layers of a network call these operations."""
-    for module in network.modules():
+    for module in cast(Iterator[Any], network.modules()):
         own = vars(module)
         if "kernels" in own:
-            setattr(module, "kernels", kernels)
+            module.kernels = kernels
         if "kit" in own:
-            setattr(module, "kit", replace(own["kit"], kernels=kernels))
+            module.kit = replace(own["kit"], kernels=kernels)
 
 
 def fast_paths(fast: str, device: torch.device, *, stays: bool = True) -> list[str]:
