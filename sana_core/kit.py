@@ -74,7 +74,7 @@ class Kit:
         replace its forward or hook it, and must be heard; weights may be elsewhere or of another type.
         """
         hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-        ours = type(layer) is self.layers.Conv2d and not hooks and "forward" not in vars(layer)
+        ours = type(layer) in (self.layers.Conv2d, self.layers.Linear) and not hooks and "forward" not in vars(layer)
         return ours and layer.weight.dtype == like.dtype and layer.weight.device == like.device
 
     def rms_norm(self, size: int, *, eps: float) -> nn.RMSNorm:
