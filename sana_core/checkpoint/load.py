@@ -118,7 +118,8 @@ def build_autoencoder(
         refuse_quantised(canonical.tensors, checkpoint.metadata, checkpoint.config)
     with naming(checkpoint.source, canonical.original_key):
         dtype = full_range(dtype or canonical.tensors["decoder.conv_in.weight"].dtype, "DC-AE")
-        return load_strictly(DCAE(autoencoder_config(canonical.tensors), Kit(device="meta")), canonical, device, dtype)
+        network = DCAE(autoencoder_config(canonical.tensors), Kit(device="meta"))
+        return load_strictly(network, canonical, device, dtype).to(memory_format=torch.channels_last)
 
 
 def load_strictly(

@@ -9,12 +9,15 @@ of the branch.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import LINEAR_HEAD_DIM
 from ..kit import Kit
+from .doubling import PHASES, add_averages, doubled_convolution, spread_channels
 
 ATTENTION_EPS = 1e-15
 
@@ -36,6 +39,11 @@ class RMSNorm2d(nn.Module):
         return self.kernels.rms_norm_2d(x, weight, bias, residual)
 
 
+def in_place(activation: Callable[..., Tensor], x: Tensor) -> Tensor:
+    """The activation, written over x unless training needs x again."""
+    return activation(x, inplace=not x.requires_grad)
+
+
 def norm_bytes(size: int) -> int:
     """Bytes per number while `RMSNorm2d` runs: its input, the float32 map and the result, which may be one."""
     return size + max(size, 4) + (size if size < 4 else 0)
@@ -54,10 +62,10 @@ class ResBlock(nn.Module):
         self.out_channels = channels
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.branch(x)
+        return self.branch(x, x)
 
-    def branch(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv2(F.silu(self.conv1(x))))
+    def branch(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return self.norm(self.conv2(in_place(F.silu, self.conv1(x))), residual)
 
     def working_bytes(self, size: int) -> int:
         return self.out_channels * norm_bytes(size)
@@ -76,15 +84,23 @@ class MultiscaleProjection(nn.Module):
         super().__init__()
         self.proj_in = kit.depthwise(channels, 5, bias=False)
         self.proj_out = kit.conv2d(channels, channels, 1, groups=channels // LINEAR_HEAD_DIM, bias=False)
+        self.kit = kit
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj_out(self.proj_in(x))
+        """(B, C, H, W) -> (B, groups, 32, H, W)."""
+        x = self.proj_in(x)
+        if not self.kit.is_bare(self.proj_out, x):
+            return split_groups(self.proj_out(x))
+        weight = self.proj_out.weight.flatten(1).unflatten(0, (-1, LINEAR_HEAD_DIM))
+        tokens = x.movedim(1, -1)
+        groups = tokens.flatten(0, 2).unflatten(-1, (-1, LINEAR_HEAD_DIM)).transpose(0, 1)
+        return torch.bmm(groups, weight.mT).unflatten(1, tokens.shape[:3]).permute(1, 0, 4, 2, 3)
 
 
 class LiteMLA(nn.Module):
     """Multi-scale linear attention over the whole map, with residual (EfficientViT, arXiv:2205.14756, sec. 3.1).
 
-    Head h owns channels [96 h, 96 h + 96) of the concatenated scales, as q, k, v of 32 channels each.
+    Head h of a scale owns channels [96 h, 96 h + 96) of it, as q, k, v of 32 channels each.
     """
 
     scale = 1
@@ -97,38 +113,56 @@ class LiteMLA(nn.Module):
         self.to_qkv_multiscale = nn.ModuleList([MultiscaleProjection(3 * channels, kit)])
         self.to_out = kit.linear(2 * channels, channels, bias=False)
         self.norm_out = RMSNorm2d(channels, kit)
+        self.kit = kit
         self.kernels = kit.kernels
         self.out_channels = channels
 
     def forward(self, x: Tensor) -> Tensor:
-        attended = self.kernels.linear_attention(*self.heads(self.scales(x)), eps=ATTENTION_EPS)
-        return x + self.merge(attended, x)
+        attend = self.kernels.linear_attention
+        return self.merge([attend(*self.heads(scale), eps=ATTENTION_EPS) for scale in self.scales(x)], x, x)
 
-    def scales(self, x: Tensor) -> Tensor:
-        """q, k and v at both scales, (B, 6 C, H, W). The second one reaches two rows and columns."""
-        tokens = x.movedim(1, -1)
-        qkv = torch.cat([self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)], dim=-1).movedim(-1, 1)
-        return torch.cat([qkv, self.to_qkv_multiscale[0](qkv)], dim=1)
+    def scales(self, x: Tensor) -> Iterator[Tensor]:
+        """q, k and v at one scale, then at the other, each (B, groups, 32, H, W). The second reaches two rows and
+        columns. The heads of a scale do not see those of the other, so that one scale can go before the next is
+        used.
+        """
+        qkv = self.project(x)
+        yield split_groups(qkv)
+        yield self.to_qkv_multiscale[0](qkv)
+
+    def project(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, 3 C, H, W)."""
+        tokens, layers = x.movedim(1, -1), (self.to_q, self.to_k, self.to_v)
+        if all(self.kit.is_bare(layer, x) for layer in layers):
+            qkv = F.linear(tokens, torch.cat([layer.weight for layer in layers]))
+        else:
+            qkv = torch.cat([layer(tokens) for layer in layers], dim=-1)
+        return qkv.movedim(-1, 1)
 
     @staticmethod
-    def heads(scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, 6 C, H, W) -> query, key, value, each (B, H W, heads, 32)."""
-        query, key, value = scales.flatten(2).mT.unflatten(-1, (-1, 3, LINEAR_HEAD_DIM)).unbind(3)
-        return query, key, value
+    def heads(scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, groups, 32, H, W) -> query, key, value, each (B, H W, heads, 32)."""
+        tokens = scale.flatten(3).permute(0, 3, 1, 2)
+        return tokens[:, :, 0::3], tokens[:, :, 1::3], tokens[:, :, 2::3]
 
-    def merge(self, attended: Tensor, x: Tensor) -> Tensor:
-        """(B, H W, heads, 32) -> what is added to x (B, C, H, W)."""
-        y = self.to_out(attended.flatten(2))
-        return self.norm_out(y.mT.unflatten(-1, x.shape[-2:]))
+    def merge(self, attended: list[Tensor], x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(B, H W, heads, 32) of both scales -> what is added to x (B, C, H, W), or with a residual the sum."""
+        y = self.to_out(torch.cat(attended, dim=2).flatten(2))
+        return self.norm_out(y.unflatten(1, x.shape[-2:]).movedim(-1, 1), residual)
 
     def working_bytes(self, size: int) -> int:
-        """All scales, and as much again in float32: query, answer and its quotient."""
-        return 6 * self.out_channels * (size + max(size, 4))
+        """Both scales, the query and the answers of both, and an answer before it is rounded."""
+        return self.out_channels * (9 * size + max(size, 4))
 
     @staticmethod
     def reach(start: int, stop: int) -> tuple[int, int]:
         """Of `scales`; the sums over tokens reach everywhere."""
         return start - 2, stop + 2
+
+
+def split_groups(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C / 32, 32, H, W)."""
+    return x.unflatten(1, (-1, LINEAR_HEAD_DIM))
 
 
 class GLUMBConv(nn.Module):
@@ -147,15 +181,15 @@ class GLUMBConv(nn.Module):
         self.kit = kit
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.branch(x)
+        return self.branch(x, x)
 
-    def branch(self, x: Tensor) -> Tensor:
+    def branch(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         y = self.kit.gated_depthwise(self.conv_depth, self.conv_inverted(x))
-        return self.norm(self.conv_point(y))
+        return self.norm(self.conv_point(y), residual)
 
     def working_bytes(self, size: int) -> int:
-        """Two maps of the expanded width."""
-        return 16 * self.out_channels * size
+        """Three maps of the expanded width: before and after the convolution, the gate and the product."""
+        return 24 * self.out_channels * size
 
     @staticmethod
     def reach(start: int, stop: int) -> tuple[int, int]:
@@ -185,11 +219,11 @@ class Downsample(nn.Module):
         self.in_channels, self.out_channels = in_channels, out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = F.pixel_unshuffle(x, 2).unflatten(1, (self.out_channels, -1)).mean(dim=2)
-        return self.conv(x) + shortcut
+        return add_averages(self.conv(x), x)
 
     def working_bytes(self, size: int) -> int:
-        return max(4 * self.in_channels + self.out_channels, 3 * self.out_channels) * size
+        """The convolution's result and the averages."""
+        return (self.out_channels + max(self.in_channels, self.out_channels)) * size
 
     @staticmethod
     def reach(start: int, stop: int) -> tuple[int, int]:
@@ -206,12 +240,17 @@ class InterpolateUpsample(nn.Module):
         super().__init__()
         self.conv = kit.conv2d(in_channels, out_channels, 3, padding=1)
         self.in_channels, self.out_channels = in_channels, out_channels
+        self.kit = kit
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest")) + channel_to_space(x, self.out_channels)
+        if self.kit.is_bare(self.conv, x):
+            return spread_channels(doubled_convolution(x, self.conv.weight, self.conv.bias), x)
+        y = self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+        return spread_channels([y[..., a::2, b::2] for a, b in PHASES], x)
 
     def working_bytes(self, size: int) -> int:
-        return max(self.in_channels + self.out_channels, 3 * self.out_channels) * size
+        """The convolution's result, in whatever order, and the sum."""
+        return 2 * self.out_channels * size
 
     @staticmethod
     def reach(start: int, stop: int) -> tuple[int, int]:
@@ -232,19 +271,12 @@ class ShuffleUpsample(nn.Module):
         self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.pixel_shuffle(self.conv(x), 2)
-        return y + channel_to_space(x, self.out_channels) if self.shortcut else y
+        y = self.conv(x)
+        return spread_channels([y[:, k::4] for k in range(4)], x) if self.shortcut else F.pixel_shuffle(y, 2)
 
     def working_bytes(self, size: int) -> int:
-        return 3 * self.out_channels * size
+        return 2 * self.out_channels * size
 
     @staticmethod
     def reach(start: int, stop: int) -> tuple[int, int]:
         return start // 2 - 1, (stop + 1) // 2 + 1
-
-
-def channel_to_space(x: Tensor, out_channels: int) -> Tensor:
-    """Parameter-free shortcut of upsampling: (B, C, H, W) -> (B, out_channels, 2 H, 2 W), each channel repeated in a
-    row.
-    """
-    return F.pixel_shuffle(x.repeat_interleave(4 * out_channels // x.shape[1], dim=1), 2)

@@ -79,8 +79,7 @@ def decode_peak_bytes(
     and its `working_bytes` for a strip (without tiles: for the whole map). For the full model in numbers of s bytes
     that is, per pixel,
 
-    - without tiles 1280 bytes in bfloat16 (a residual block at full size) and 1792 in float32 (the last upsampling),
-      and 3 s of the result;
+    - without tiles 1280 bytes in bfloat16 and 1536 in float32 (a residual block at full size), and 3 s of the result;
     - with tiles of T pixels 8 s of the map at 1/8 and 3 s of the result, and for a tile about 128 s (T + 14)**2 of
       its map at full size,
       64 s (T + 20)**2 of the one before and `strips.STRIP_BYTES`.

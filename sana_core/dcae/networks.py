@@ -12,7 +12,16 @@ from torch import Tensor, nn
 
 from ..config import AutoencoderConfig, StageConfig
 from ..kit import Kit
-from .layers import Downsample, EfficientViTBlock, InterpolateUpsample, ResBlock, RMSNorm2d, ShuffleUpsample, norm_bytes
+from .layers import (
+    Downsample,
+    EfficientViTBlock,
+    InterpolateUpsample,
+    ResBlock,
+    RMSNorm2d,
+    ShuffleUpsample,
+    in_place,
+    norm_bytes,
+)
 from .strips import ChainLayer, Local, conv3x3_reach
 
 BLOCKS = {"res": ResBlock, "vit": EfficientViTBlock}
@@ -94,11 +103,13 @@ class Decoder(nn.Module):
         return self.head(x)
 
     def stem(self, latent: Tensor) -> Tensor:
+        """The first convolution, plus each channel of the latent repeated in a row."""
         x = self.conv_in(channels_last(latent))
-        return x + latent.repeat_interleave(x.shape[1] // latent.shape[1], dim=1)
+        x.unflatten(1, (latent.shape[1], -1)).add_(latent.unsqueeze(2))
+        return x
 
     def head(self, x: Tensor) -> Tensor:
-        return self.conv_out(self.activation(self.norm_out(x)))
+        return self.conv_out(in_place(self.activation, self.norm_out(x)))
 
     def chains(self) -> tuple[list[Local], list[Local]]:
         """All layers after the stem in two chains: the low-resolution stages, which see all of the picture, and on to
@@ -109,8 +120,8 @@ class Decoder(nn.Module):
         reach, scale = (out.reach, out.scale) if isinstance(out, ShuffleUpsample) else (conv3x3_reach, 1)
 
         def working_bytes(size: int) -> int:
-            """The normalised map, and the larger of the norm's and the convolution's temporaries; without the input."""
-            return top * max(norm_bytes(size) - size, 2 * size) // scale**2
+            """What the norm holds without the input."""
+            return top * (norm_bytes(size) - size) // scale**2
 
         head = ChainLayer(run=self.head, reach=reach, scale=scale, out_channels=3, working_bytes=working_bytes)
         return _layers(reversed(self.up_blocks[tiled:])), [*_layers(reversed(self.up_blocks[:tiled])), head]

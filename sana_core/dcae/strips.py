@@ -164,17 +164,22 @@ def _add(x: Tensor, branch: Callable[[Tensor], Tensor], layer: Local) -> None:
 
 def _attention(layer: LiteMLA, x: Tensor) -> Callable[[Tensor], Tensor]:
     """The branch of `layer` for strips of x. The sums over all tokens are made here, strip by strip."""
-    totals = []
+    totals: list[Tensor] = []
     for (start, stop), (first, last) in _strips_with_halo(x, layer):
-        _, key, value = layer.heads(layer.scales(x[:, :, first:last])[:, :, start - first : stop - first])
-        sums = layer.kernels.attention_state(key, value)
+        sums = [
+            part
+            for scale in layer.scales(x[:, :, first:last])
+            for part in layer.kernels.attention_state(*layer.heads(scale[..., start - first : stop - first, :])[1:])
+        ]
         totals = [total + part for total, part in zip(totals, sums)] if totals else sums
-        del key, value
-    state, normalizer = totals
 
     def branch(rows: Tensor) -> Tensor:
-        query, _, _ = layer.heads(layer.scales(rows))
-        return layer.merge(layer.kernels.attend(query, state, normalizer, eps=ATTENTION_EPS), rows)
+        sums = zip(totals[::2], totals[1::2])
+        attended = [
+            layer.kernels.attend(layer.heads(scale)[0], state, normalizer, eps=ATTENTION_EPS)
+            for scale, (state, normalizer) in zip(layer.scales(rows), sums)
+        ]
+        return layer.merge(attended, rows)
 
     return branch
 

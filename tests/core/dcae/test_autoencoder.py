@@ -4,7 +4,8 @@ import pytest
 import tiny
 import torch
 
-from sana_core.dcae.layers import Downsample, InterpolateUpsample, RMSNorm2d, channel_to_space
+from sana_core.dcae.doubling import spread_channels
+from sana_core.dcae.layers import Downsample, InterpolateUpsample, RMSNorm2d
 from sana_core.errors import InputError
 from sana_core.kit import Kit
 
@@ -53,7 +54,8 @@ def test_shortcuts_keep_the_mean():
 
 def test_channel_to_space_places_channels():
     x = torch.arange(4.0).reshape(1, 4, 1, 1)
-    assert channel_to_space(x, 2).tolist() == [[[[0, 0], [1, 1]], [[2, 2], [3, 3]]]]
+    phases = [torch.zeros(1, 2, 1, 1)] * 4
+    assert spread_channels(phases, x).tolist() == [[[[0, 0], [1, 1]], [[2, 2], [3, 3]]]]
 
 
 def test_norm_is_computed_in_float32():

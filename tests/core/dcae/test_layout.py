@@ -5,7 +5,7 @@ import tiny
 import torch
 
 from sana_core.dcae import strips
-from sana_core.dcae.layers import Downsample, ShuffleUpsample
+from sana_core.dcae.layers import Downsample, InterpolateUpsample, ShuffleUpsample
 from sana_core.dcae.tiling import decode_tiled, encode_tiled
 
 
@@ -17,7 +17,7 @@ def copied_inputs(network, run):
     """
     _, tiles = network.chains()
     seen, apart = [], {layer.conv for layer in network.modules() if isinstance(layer, Downsample)}
-    if isinstance(tiles[0], ShuffleUpsample):
+    if isinstance(tiles[0], (ShuffleUpsample, InterpolateUpsample)):
         apart.add(tiles[0].conv)
 
     def look(layer, given):
