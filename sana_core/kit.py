@@ -66,11 +66,14 @@ class Kit:
         """A convolution of every channel on its own that keeps the size."""
         return self.conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels, bias=bias)
 
-    def gated_depthwise(self, layer: nn.Module, maps: Tensor) -> Tensor:
-        """SiLU, the depthwise convolution `layer` and the gate: (B, 2 F, H, W) -> (B, F, H, W). May overwrite maps."""
+    def gated_depthwise(self, layer: nn.Module, maps: Tensor, *, in_one_piece: bool = False) -> Tensor:
+        """SiLU, the depthwise convolution `layer` and the gate: (B, 2 F, H, W) -> (B, F, H, W). May overwrite maps.
+
+        in_one_piece: see `kernels.gated_depthwise.gated`.
+        """
         if not self.is_bare(layer, maps):
-            return gated(layer, maps)
-        return self.kernels.gated_depthwise(maps, layer.weight, layer.bias)
+            return gated(layer, maps, in_one_piece=in_one_piece)
+        return self.kernels.gated_depthwise(maps, layer.weight, layer.bias, in_one_piece)
 
     def is_bare(self, layer: nn.Module, like: Tensor) -> bool:
         """May an operation on `like` take the layer's weights and do its work? Add-ons change the class of a layer,

@@ -78,7 +78,7 @@ def fill_vae(
         vae.first_stage_model, load_device=vae.device, offload_device=offload_device
     )
     if not vae.patcher.is_dynamic():  # else the host moves weights from the file as they lie there
-        vae.first_stage_model.to(memory_format=torch.channels_last)
+        vae.first_stage_model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  it is documented
     vae.first_stage_model.load_state_dict(weights, strict=False, assign=vae.patcher.is_dynamic())
     vae.size = None
     vae.model_size()

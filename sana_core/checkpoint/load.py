@@ -119,7 +119,8 @@ def build_autoencoder(
     with naming(checkpoint.source, canonical.original_key):
         dtype = full_range(dtype or canonical.tensors["decoder.conv_in.weight"].dtype, "DC-AE")
         network = DCAE(autoencoder_config(canonical.tensors), Kit(device="meta"))
-        return load_strictly(network, canonical, device, dtype).to(memory_format=torch.channels_last)
+        network = load_strictly(network, canonical, device, dtype)
+        return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  it is documented
 
 
 def load_strictly(

@@ -71,7 +71,7 @@ def add_averages(y: Tensor, x: Tensor) -> Tensor:
         averages = averages.unflatten(1, (-1, group // 4)).mean(dim=2)
     parts = averages.unflatten(3, (-1, 2 // columns)).unflatten(2, (-1, 2 // rows))  # (B, C, H, a, W, b)
     parts = parts.permute(0, 1, 3, 5, 2, 4)
-    y.unflatten(1, parts.shape[1:2] + (-1,)).unflatten(2, parts.shape[2:4]).add_(parts)
+    y.unflatten(1, (*parts.shape[1:2], -1)).unflatten(2, parts.shape[2:4]).add_(parts)
     return y
 
 

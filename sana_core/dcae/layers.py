@@ -184,7 +184,7 @@ class GLUMBConv(nn.Module):
         return self.branch(x, x)
 
     def branch(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        y = self.kit.gated_depthwise(self.conv_depth, self.conv_inverted(x))
+        y = self.kit.gated_depthwise(self.conv_depth, self.conv_inverted(x), in_one_piece=True)
         return self.norm(self.conv_point(y), residual)
 
     def working_bytes(self, size: int) -> int:

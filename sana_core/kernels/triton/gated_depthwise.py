@@ -111,17 +111,18 @@ def _empty(maps: Tensor, *_: object) -> Tensor:
     return maps.new_empty((batch, height, width, channels // 2)).movedim(-1, 1)
 
 
-def _plain(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _plain(maps: Tensor, weight: Tensor, bias: Tensor, in_one_piece: bool) -> Tensor:
     from .. import gated_depthwise as plain
 
-    return plain.gated_depthwise(maps, weight, bias)
+    return plain.gated_depthwise(maps, weight, bias, in_one_piece)
 
 
 @operation(fake=_empty, plain=_plain)
-def gated_depthwise(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def gated_depthwise(maps: Tensor, weight: Tensor, bias: Tensor, in_one_piece: bool = False) -> Tensor:
     """y = 3x3 depthwise convolution of silu(maps), padded with zeros -> y[:, :F] * silu(y[:, F:]).
 
-    maps: (B, 2 F, H, W), stride 1 over channels; weight: (2 F, 1, 3, 3); bias: (2 F,) -> (B, F, H, W), channels-last.
+    maps: (B, 2 F, H, W), stride 1 over channels; weight: (2 F, 1, 3, 3); bias: (2 F,) -> (B, F, H, W), channels-last
+    and in one piece in any case.
     """
     out = _empty(maps)
     batch, channels, height, width = out.shape
