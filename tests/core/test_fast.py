@@ -132,6 +132,7 @@ def test_moved_and_trained_models():
 # --- compiled blocks
 
 
+@pytest.mark.slow
 def test_all_blocks_sizes_and_lengths_share_a_few_graphs():
     torch._dynamo.reset()
     counter, model = CompileCounterWithBackend("eager"), tiny.transformer(depth=4).requires_grad_(False)

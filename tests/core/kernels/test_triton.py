@@ -17,6 +17,7 @@ TOLERANCE = {torch.bfloat16: 2e-3, torch.float16: 2e-3, torch.float32: 1e-5}
 every_dtype = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=lambda dtype: str(dtype).removeprefix("torch."))
 
 
+@pytest.mark.slow
 def test_all_checks_by_the_interpreter():
     run_checks(__file__)
 

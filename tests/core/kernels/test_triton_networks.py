@@ -16,6 +16,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
 dtypes = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=["float32", "bfloat16"])
 
 
+@pytest.mark.slow
 def test_networks():
     run_checks(__file__, "check_a")
 
