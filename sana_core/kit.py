@@ -75,14 +75,18 @@ class Kit:
             return gated(layer, maps, in_one_piece=in_one_piece)
         return self.kernels.gated_depthwise(maps, layer.weight, layer.bias, in_one_piece)
 
-    def is_bare(self, layer: nn.Module, like: Tensor) -> bool:
-        """May an operation on `like` take the layer's weights and do its work? Add-ons change the class of a layer,
-        replace its forward or hook it, and must be heard; weights may be elsewhere or of another type.
+    def is_ours(self, layer: nn.Module) -> bool:
+        """Is calling the layer its own work alone? Add-ons change the class of a layer, replace its forward or hook it,
+        and must be heard.
         """
         hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-        if type(layer) not in (self.layers.Linear, self.layers.Conv2d) or hooks or "forward" in vars(layer):
-            return False
-        weight = layer.weight  # None where a host holds it elsewhere
+        return type(layer) in (self.layers.Linear, self.layers.Conv2d) and not hooks and "forward" not in vars(layer)
+
+    def is_bare(self, layer: Any, like: Tensor) -> bool:
+        """May an operation on `like` use the weights that a layer holds and do its work? They may be of another type,
+        or elsewhere.
+        """
+        weight = layer.weight if self.is_ours(layer) else None  # None too where a host holds it elsewhere
         return weight is not None and weight.dtype == like.dtype and weight.device == like.device
 
     def rms_norm(self, size: int, *, eps: float) -> nn.RMSNorm:

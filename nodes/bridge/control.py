@@ -25,11 +25,12 @@ from ...sana_core.geometry import DC_AE_F32
 from ...sana_core.kit import Kit
 from ...sana_core.pictures.control import control_picture
 from ...sana_core.transformer.controlnet import ControlBranch, SanaControlNet
+from .kit import host_kit
 from .latent_format import SanaLatent
 from .model import SanaModel, keep_small_weights_exact
 from .reading import read_model
 from .steps import step_sigma
-from .transformer import CONTROL, host_kit
+from .transformer import CONTROL
 
 
 class SanaControl(comfy.controlnet.ControlNet):

@@ -6,20 +6,19 @@ from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import torch
-from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
 from ...sana_core.config import LINEAR_HEAD_DIM, TransformerConfig
 from ...sana_core.errors import InputError
 from ...sana_core.geometry import Grid
-from ...sana_core.kit import Kit
 from ...sana_core.presets import pag_layer
 from ...sana_core.transformer.block import SelfAttention, Stream, add
 from ...sana_core.transformer.caption import Caption
 from ...sana_core.transformer.controlnet import ControlBranch
 from ...sana_core.transformer.model import SanaTransformer
 from ...sana_core.transformer.replay import obstacle
+from .kit import host_kit
 from .prompts import JOINED, Joined
 
 EXACT_TIMESTEPS = "sana_exact_timesteps"
@@ -48,32 +47,6 @@ class WeightsNow(NamedTuple):
 def with_option(model_options: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
     """A copy of `model_options` with an entry in its transformer_options."""
     return {**model_options, "transformer_options": {**model_options.get("transformer_options", {}), key: value}}
-
-
-def host_attention(
-    query: Tensor, key: Tensor, value: Tensor, heads: int, *, bias: Tensor | None, options: dict[str, Any]
-) -> Tensor:
-    """The host's attention, which other nodes may override. query (B, N, C), key and value (B, L, C) -> (B, N, C).
-
-    options: the host's transformer_options, which a caption carries to every attention.
-    """
-    return optimized_attention(query, key, value, heads, mask=bias, transformer_options=options)
-
-
-class HostKit(Kit):
-    def is_bare(self, layer: Any, like: Tensor) -> bool:
-        """The host may have patches to add to a weight at use, or hold it in memory of its own."""
-        return super().is_bare(layer, like) and not patched_at_use(layer)
-
-
-def patched_at_use(layer: Any) -> bool:
-    """Is a layer's weight another one at use than the one it holds?"""
-    return bool(getattr(layer, "weight_function", ()) or getattr(layer, "bias_function", ()) or hasattr(layer, "_v"))
-
-
-def host_kit(operations: Any, device: torch.device | None, dtype: torch.dtype | None) -> Kit:
-    """The host's layers and attention."""
-    return HostKit(layers=operations, attention=host_attention, device=device, dtype=dtype)
 
 
 def text_weights(network: SanaTransformer) -> Hashable:

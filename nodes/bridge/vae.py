@@ -21,6 +21,7 @@ from ...sana_core.dcae.autoencoder import DCAE
 from ...sana_core.errors import InputError
 from ...sana_core.kit import Kit
 from .autoencoder import ComfyDCAE, SanaVAE, decode_memory, encode_memory
+from .kit import HostKit
 from .reading import read_model
 
 log = logging.getLogger("sana")
@@ -68,7 +69,7 @@ def fill_vae(
     _set_geometry(vae, config)
     vae.vae_dtype = _usable_dtype(vae, dtype or comfy.model_management.vae_dtype(vae.device, vae.working_dtypes))
     vae.first_stage_model = (
-        ComfyDCAE(config, Kit(layers=comfy.ops.disable_weight_init, device=None, dtype=vae.vae_dtype))
+        ComfyDCAE(config, HostKit(layers=comfy.ops.disable_weight_init, device=None, dtype=vae.vae_dtype))
         .eval()
         .requires_grad_(False)
     )
