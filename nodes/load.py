@@ -36,10 +36,10 @@ def load_clip(name: str) -> Any:
         return load_text_encoder(path)
 
 
-def load_autoencoder(name: str) -> Any:
+def load_autoencoder(name: str, fast: str = "auto") -> Any:
     """VAE, by the value of that widget."""
     with chosen_file("vae", name) as path:
-        return load_vae(path)
+        return load_vae(path, fast=fast)
 
 
 def transformer_inputs() -> list[io.Input]:
@@ -135,7 +135,7 @@ class SanaNativeLoad(io.ComfyNode):
         fast: str = "auto",
     ) -> io.NodeOutput:
         patcher = load_transformer(model, native_size, weight_dtype, trained_precision, fast)
-        return io.NodeOutput(patcher, load_clip(text_encoder), load_autoencoder(vae))
+        return io.NodeOutput(patcher, load_clip(text_encoder), load_autoencoder(vae, fast))
 
 
 class SanaNativeLoadModel(io.ComfyNode):

@@ -43,6 +43,8 @@ def make_fast(
         use_kernels(network, kernels)
     if fast != "off" and stays and device.type != "cpu":
         transformer.join_projections()
+        for network in others:  # as their maps lie; safetensors does not save weights that lie so
+            network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if fast == "max":
         choice.prepare(device)
         transformer.compile_blocks(fullgraph=fullgraph)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .kernels.attention import softmax_attention
-from .kernels.choice import CHOSEN, Kernels
+from .kernels.choice import CHOSEN, PLAIN, Kernels
 from .kernels.gated_depthwise import gated
 
 
@@ -39,6 +39,10 @@ class Attention(Protocol):
     ) -> Tensor: ...
 
 
+REPLACED = frozenset({"forward", "_conv_forward"})
+"""Attributes of a layer, where its class has methods, by which add-ons take over its work (seamless tiling does)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kit:
     """Makes the layers of a network. device, dtype: of all its weights; None for what the layer classes choose.
@@ -54,6 +58,11 @@ class Kit:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Kit:
         return self  # copies of a network are made of the same
+
+    def __reduce__(self) -> Any:
+        if self.layers is not nn:
+            return super().__reduce__()
+        return _plain_kit, (self.attention, self.kernels is PLAIN, self.device, self.dtype)  # modules have no pickle
 
     def linear(self, in_features: int, out_features: int, *, bias: bool = True) -> nn.Linear:
         return self.layers.Linear(in_features, out_features, bias=bias, device=self.device, dtype=self.dtype)
@@ -80,7 +89,8 @@ class Kit:
         and must be heard.
         """
         hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-        return type(layer) in (self.layers.Linear, self.layers.Conv2d) and not hooks and "forward" not in vars(layer)
+        replaced = not REPLACED.isdisjoint(vars(layer)) or getattr(layer, "padding_mode", "zeros") != "zeros"
+        return type(layer) in (self.layers.Linear, self.layers.Conv2d) and not hooks and not replaced
 
     def is_bare(self, layer: Any, like: Tensor) -> bool:
         """May an operation on `like` use the weights that a layer holds and do its work? They may be of another type,
@@ -97,3 +107,7 @@ class Kit:
 
     def ones(self, *shape: int) -> nn.Parameter:
         return nn.Parameter(torch.ones(shape, device=self.device, dtype=self.dtype))
+
+
+def _plain_kit(attention: Attention, plain: bool, device: str | torch.device | None, dtype: torch.dtype | None) -> Kit:
+    return Kit(attention=attention, kernels=PLAIN if plain else CHOSEN, device=device, dtype=dtype)

@@ -15,7 +15,7 @@ from ...sana_core.errors import InputError
 from ...sana_core.presets import pag_layer
 from ...sana_core.samplers.denoiser import model_timestep
 from ...sana_core.samplers.guidance import adaptive_scale, block_numbers, check_pag_layers, perturbed_attention_guidance
-from .model import SanaModel
+from .model import CHANGES_NO_PROMPT, SanaModel
 from .steps import Interval, step_sigma
 from .transformer import EXACT_TIMESTEPS, IDENTITY_ATTENTION, with_option
 
@@ -105,5 +105,6 @@ def guidance_interval(model: ModelPatcher, interval: Interval) -> ModelPatcher:
             predictions if guided else [predictions[0]] * len(args["conds"])
         )  # without a difference there is no guidance
 
+    setattr(calc_cond_batch, CHANGES_NO_PROMPT, inner is None or getattr(inner, CHANGES_NO_PROMPT, False))
     patched.set_model_sampler_calc_cond_batch_function(calc_cond_batch)
     return patched

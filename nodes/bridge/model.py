@@ -14,7 +14,6 @@ import comfy.model_sampling
 import comfy.supported_models_base
 import comfy.utils
 import torch
-from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...sana_core.config import SamplingDefaults, TransformerConfig
@@ -30,6 +29,7 @@ from .text_encoder import clip_target
 from .transformer import WEIGHTS, ComfySana, WeightsNow
 
 log = logging.getLogger("sana")
+CHANGES_NO_PROMPT = "sana_changes_no_prompt"  # attribute of a function of ours that the host calls
 SPRINT_SHIFT = 3.6025  # with it the host's "simple" schedule of two steps is Sprint's: 1, 0.7827, 0
 GUIDANCE = 4.5  # Sprint's, where the conditioning brings none
 # of the 1.6B models: 71 kB per latent cell in 16 bit, as live tensors were counted at 1024 px; larger ones take less
@@ -72,13 +72,9 @@ class SanaModel(comfy.model_base.BaseModel):
             return WeightsNow((), stays=False, foreign=True)
         hooks = patcher.current_hooks.hooks if patcher.current_hooks is not None else ()
         state = (patcher.patches_uuid, *((hook.hook_ref, hook.strength) for hook in hooks))
-        wrappers = transformer_options.get("wrappers", {})
-        foreign = "model_function_wrapper" in patcher.model_options or any(
-            found
-            for kind in (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
-            for found in wrappers.get(kind, {}).values()
-        )
-        stays = not patcher.is_dynamic() and not self.model_lowvram and not hooks and not foreign
+        foreign = other_code_runs(patcher.model_options, transformer_options)
+        replaced = any(key.startswith("diffusion_model.") for key in patcher.object_patches)
+        stays = not (patcher.is_dynamic() or self.model_lowvram or hooks or foreign or replaced)
         return WeightsNow(state, stays and patcher.loaded_size() >= patcher.model_size(), foreign)
 
     def memory_required(self, input_shape: Sequence[int], cond_shapes: Mapping[str, Any] | None = None) -> float:
@@ -100,7 +96,10 @@ class SanaModel(comfy.model_base.BaseModel):
         if kwargs.get("cross_attn") is not None:
             context, mask = padded_context(kwargs["cross_attn"], kwargs.get("attention_mask"))
             context = context.to(kwargs.get("device"), self.get_dtype_inference())
-            out["c_crossattn"], out["attention_mask"] = Prompt(context, mask.to(context.device)).conds()
+            options = {} if self.current_patcher is None else self.current_patcher.model_options
+            watched = other_code_runs(options, options.get("transformer_options", {}))
+            prompt = Prompt(context, mask.to(context.device), watched=watched)
+            out["c_crossattn"], out["attention_mask"] = prompt.conds()
         # here a run begins: another node may have replaced the model sampling
         if kwargs.get("prompt_type") == "positive":
             shift = flow_shift(self.model_sampling)
@@ -109,6 +108,17 @@ class SanaModel(comfy.model_base.BaseModel):
         if self.diffusion_model.config.guidance_embed:
             out["guidance"] = comfy.conds.CONDRegular(torch.FloatTensor([kwargs.get("guidance", GUIDANCE)]))
         return out
+
+
+def other_code_runs(model_options: Mapping[str, Any], transformer_options: Mapping[str, Any]) -> bool:
+    """Does code of other nodes run between the prompts and the model, which may change what the model is given?"""
+    function = model_options.get("sampler_calc_cond_batch_function")
+    wrappers = transformer_options.get("wrappers", {})
+    return (
+        "model_function_wrapper" in model_options
+        or (function is not None and not getattr(function, CHANGES_NO_PROMPT, False))
+        or any(found for kind in wrappers.values() for found in kind.values())
+    )
 
 
 def keep_small_weights_exact(network: torch.nn.Module, dtype: torch.dtype) -> None:

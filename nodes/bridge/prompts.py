@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ...sana_core.samplers.denoiser import Text, batch_contexts
 from ...sana_core.transformer.caption import Caption
-from ...sana_core.transformer.replay import Predict, Replay
+from ...sana_core.transformer.replay import Predict, Replay, is_heard
 
 TOKEN_MULTIPLE = 32
 MOST_JOINED = 4  # of one prompt: alone, with the others of a step, and a change of those
@@ -31,20 +31,30 @@ NUMBERS = count()
 
 
 class Prompt:
-    """Text states (B, L, C) of one conditioning and their mask (B, L) of 0 and 1, padded to a multiple of 32 tokens."""
+    """Text states (B, L, C) of one conditioning and their mask (B, L) of 0 and 1, padded to a multiple of 32 tokens.
 
-    def __init__(self, states: Tensor, mask: Tensor) -> None:
-        self.states, self.mask = states, mask
+    watched: code of other nodes runs before the model and may change what `conds` gives in place.
+    """
+
+    def __init__(self, states: Tensor, mask: Tensor, *, watched: bool = False) -> None:
+        self.states, self.mask, self.watched = states, mask, watched
         counts = mask.bool()
         last = int((counts.any(dim=0) * torch.arange(1, counts.shape[1] + 1, device=counts.device)).max())
-        counts = counts[:, :last]
-        self.text: Text = states[:, :last], None if counts.all() else counts  # without what counts for nobody
+        counts = counts[:, : last or None]  # without what counts for nobody; all of it if nothing counts
+        self.text: Text = states[:, : last or None], None if counts.all() else counts
         self.number = next(NUMBERS)
         self._joined: dict[Hashable, tuple[Tensor, Tensor]] = {}
 
     def conds(self) -> tuple[TextCond, TextCond]:
         """The states and the mask as the host takes them."""
-        return TextCond(self.states, self), TextCond(self.mask, self)
+        given = (part.clone() if self.watched else part for part in (self.states, self.mask))
+        states, mask = (TextCond(part, self) for part in given)
+        return states, mask
+
+    def is_of(self, cond: Tensor) -> bool:
+        """Does a repetition of the states or of the mask still hold what it held?"""
+        part = self.states if cond.ndim == 3 else self.mask
+        return not self.watched or torch.equal(cond, repeated(part, len(cond)))
 
     def joined(self, others: Sequence[Prompt], pictures: int) -> tuple[Tensor, Tensor]:
         """This prompt and others as one batch, each for that many pictures: states (B, L, C) and mask (B, L)."""
@@ -78,7 +88,7 @@ class Joined:
         self.parts, self.mask, self.texts, self.pictures = parts, mask, texts, pictures
         self.spoiled = False  # another node changed the states in place: the next step needs new ones
         self._caption: tuple[Hashable, Caption] | None = None
-        self._replay: Replay | None = None
+        self._replay: Predict | None = None
 
     def caption(self, network: Any, weights: Hashable, options: dict[str, Any]) -> Caption:
         """What the model made of these prompts with the same weights, or a new caption.
@@ -90,11 +100,15 @@ class Joined:
             self._caption = weights, network.caption(*batch_contexts(self._rows()), remember=True)
         return self._caption[1].passing(options)
 
-    def replay(self, predict: Predict) -> Predict:
+    def replay(self, predict: Predict, network: torch.nn.Module) -> Predict:
         """Predictions for the caption that are replayed as CUDA graphs after a few steps."""
         if self._replay is None:
-            self._replay = Replay(predict)
+            self._replay = predict if is_heard(network) else Replay(predict)
         return self._replay
+
+    def forget_recording(self) -> None:
+        """Weights may have moved: what was recorded is not to be used again."""
+        self._replay = None
 
     def is_of(self, states: Tensor, mask: Any) -> bool:
         """Do these states and this mask hold what they held at first? To ask where other nodes' code had them."""
@@ -127,6 +141,15 @@ class TextCond(comfy.conds.CONDRegular):
         super().__init__(cond)
         self.prompt = prompt
 
+    @property
+    def cond(self) -> Tensor:
+        return self._cond
+
+    @cond.setter
+    def cond(self, cond: Tensor) -> None:
+        """Another node puts states of its own here."""
+        self._cond, self.prompt = cond, None
+
     def process_cond(self, batch_size: int, **_: Any) -> TextCond:
         return TextCond(repeated(self.cond, batch_size), self.prompt)
 
@@ -137,7 +160,8 @@ class TextCond(comfy.conds.CONDRegular):
         return alike[0] == alike[1]
 
     def concat(self, others: list[TextCond]) -> Tensor:
-        prompts = [prompt for cond in (self, *others) if (prompt := cond.prompt) is not None]
+        given = (self, *others)
+        prompts = [prompt for cond in given if (prompt := cond.prompt) is not None and prompt.is_of(cond.cond)]
         if len(prompts) == 1 + len(others):
             states, mask = prompts[0].joined(prompts[1:], len(self.cond))
             return states if self.cond.ndim == 3 else mask

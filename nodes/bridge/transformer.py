@@ -126,7 +126,9 @@ class ComfySana(SanaTransformer):
                 self, (transformer_options[WEIGHTS].state, text_weights(self)), transformer_options
             )
             if self._can_be_replayed(x.device, transformer_options):
-                predict = joined.replay(predict)
+                predict = joined.replay(predict, self)
+            else:
+                joined.forget_recording()
         if caption is None:
             caption = self.caption(context, mask, options=transformer_options)
         identity = transformer_options.get(IDENTITY_ATTENTION, ())
@@ -167,12 +169,15 @@ class ComfySana(SanaTransformer):
         if replacement is None:
             return super().run_block(index, x, caption, modulation, grid, attend)
 
+        text = caption.tokens.clone()  # which the replacement may change in place
+
         def original(args: dict[str, Any]) -> dict[str, Any]:
-            changed = caption.with_tokens(args["txt"])
+            same = args["txt"] is text and torch.equal(text, caption.tokens)
+            changed = caption if same else caption.with_tokens(args["txt"])
             image = super(ComfySana, self).run_block(index, Stream(args["img"]), changed, args["vec"], grid, attend)
             return {**args, "img": add(self.kernels, image)}
 
-        args = {"img": add(self.kernels, x), "txt": caption.tokens, "vec": modulation, "transformer_options": options}
+        args = {"img": add(self.kernels, x), "txt": text, "vec": modulation, "transformer_options": options}
         return Stream(replacement(args, {"original_block": original})["img"])
 
     def _replaced_attention(self, index: int, options: dict[str, Any]) -> SelfAttention | None:

@@ -19,6 +19,8 @@ from ...sana_core.checkpoint.fit import check_fit, fitted, naming
 from ...sana_core.config import AutoencoderConfig
 from ...sana_core.dcae.autoencoder import DCAE
 from ...sana_core.errors import InputError
+from ...sana_core.fast import use_kernels
+from ...sana_core.kernels.choice import kernels_for
 from ...sana_core.kit import Kit
 from .autoencoder import ComfyDCAE, SanaVAE, decode_memory, encode_memory
 from .kit import HostKit
@@ -78,21 +80,23 @@ def fill_vae(
     vae.patcher = comfy.model_patcher.CoreModelPatcher(
         vae.first_stage_model, load_device=vae.device, offload_device=offload_device
     )
-    if not vae.patcher.is_dynamic():  # else the host moves weights from the file as they lie there
-        vae.first_stage_model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  it is documented
     vae.first_stage_model.load_state_dict(weights, strict=False, assign=vae.patcher.is_dynamic())
     vae.size = None
     vae.model_size()
 
 
-def load_vae(path: str) -> comfy.sd.VAE:
-    """DC-AE from a file of either naming, as the host's VAE. Raises CheckpointError."""
+def load_vae(path: str, fast: str = "auto") -> comfy.sd.VAE:
+    """DC-AE from a file of either naming, as the host's VAE.  fast: see `sana_core/fast.py`.
+
+    Raises CheckpointError.
+    """
     checkpoint = read_model(path)
     with naming(path):
         config, weights = dcae_weights(checkpoint.tensors)
     vae = comfy.sd.VAE.__new__(comfy.sd.VAE)
     fill_vae(vae, config, weights)
-    vae.patcher.cached_patcher_init = (load_vae_patcher, (path,))
+    use_kernels(vae.first_stage_model, kernels_for(fast))
+    vae.patcher.cached_patcher_init = (load_vae_patcher, (path, fast))
     return vae
 
 
@@ -115,9 +119,9 @@ def decode_in_tiles(vae: Any, latent: Tensor, tile: int | Literal["auto"], overl
     return vae.decode(latent, vae_options={"tile": tile, "overlap": overlap})
 
 
-def load_vae_patcher(path: str, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+def load_vae_patcher(path: str, fast: str = "auto", disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
     """A fresh patcher from the same file, for the host's copies on other devices."""
-    return load_vae(path).patcher
+    return load_vae(path, fast).patcher
 
 
 def _set_geometry(vae: comfy.sd.VAE, config: AutoencoderConfig) -> None:

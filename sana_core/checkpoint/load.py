@@ -119,8 +119,7 @@ def build_autoencoder(
     with naming(checkpoint.source, canonical.original_key):
         dtype = full_range(dtype or canonical.tensors["decoder.conv_in.weight"].dtype, "DC-AE")
         network = DCAE(autoencoder_config(canonical.tensors), Kit(device="meta"))
-        network = load_strictly(network, canonical, device, dtype)
-        return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  it is documented
+        return load_strictly(network, canonical, device, dtype)
 
 
 def load_strictly(

@@ -23,7 +23,7 @@ from ..samplers.types import Denoise, StepCallback
 from ..text.gemma import GemmaTextEncoder
 from ..transformer.controlnet import ControlBranch, SanaControlNet
 from ..transformer.model import SanaTransformer
-from ..transformer.replay import Replay, obstacle
+from ..transformer.replay import Replay, is_heard, obstacle
 from .checks import choice
 from .memory import with_smaller_tiles
 from .offload import on_device
@@ -229,7 +229,8 @@ class SanaPipeline:
 
     @property
     def _replays(self) -> bool:
-        return self.fast != "off" and not self.offload and obstacle(self.device) is None
+        usable = self.fast != "off" and not self.offload and obstacle(self.device) is None
+        return usable and not is_heard(self.transformer)
 
     def _control(self, run: Resolved) -> tuple[ControlBranch, ...]:
         if run.control_image is None or self.controlnet is None:

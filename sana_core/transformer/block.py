@@ -53,6 +53,7 @@ class SanaBlock(nn.Module):
         self, x: Stream, caption: Caption, modulation: Tensor, grid: Grid, attend: SelfAttention | None = None
     ) -> Stream:
         """x: tokens (B, N, C); modulation: (B, 6, C).  attend: in place of the linear self-attention."""
+        self.attn1.forget_what_is_apart()
         layers = self.compiled or SanaBlock.layers
         return layers(self, x, caption.read_by(self.attn2), modulation, grid, attend)
 
@@ -128,9 +129,15 @@ class LinearAttention(nn.Module):
             return None
         if torch.is_grad_enabled() and any(layer.weight.requires_grad for layer in layers):
             return None
-        if not torch.compiler.is_compiling() and any(not alias(layer.weight, joined) for layer in layers):
+        return joined
+
+    def forget_what_is_apart(self) -> None:
+        """Forget the joined weights if a layer has others now. A compiled graph cannot ask."""
+        layers, joined = (self.to_q, self.to_k, self.to_v), self.joined
+        if joined is None or torch.compiler.is_compiling():
+            return
+        if not all(self.kit.is_ours(layer) and alias(layer.weight, joined) for layer in layers):
             self.joined = None
-        return self.joined
 
     def _attend(self, x: Tensor) -> Tensor:
         heads = (projection.unflatten(-1, (-1, LINEAR_HEAD_DIM)) for projection in self._projections(x))

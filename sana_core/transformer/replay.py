@@ -10,34 +10,45 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import shortened
 from ..kernels.choice import TOLERANCE, relative_error
+from ..kit import REPLACED
 from .caption import Caption
 
 log = logging.getLogger("sana")
 MOST_TOKENS = 1024  # a sequence; beyond that kernels are longer than their launches
+MOST_IN_ALL = 8 * MOST_TOKENS  # of all sequences: a recording keeps the memory of a step
 MOST_GRAPHS = 2  # of one run: guidance and perturbed attention
 EAGER_CALLS = 2  # before a graph is recorded: kernels are chosen and prompts computed; Sprint's few steps stay eager
 
 Predict = Callable[..., Tensor]
-Capture = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
-"""Records a function -> (what replays it, the tensor in which each replay leaves its result)."""
+Capture = Callable[[Callable[[], Tensor], torch.device], tuple[Callable[[], None], Tensor]]
+"""Records a function on a device -> (what replays it, the tensor in which each replay leaves its result)."""
 
 
-def capture(function: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+def capture(function: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], None], Tensor]:
     """Record the kernels of a function as a CUDA graph. Other threads of the process may use the GPU meanwhile."""
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        result = function()
+    with torch.cuda.device(device):  # the stream has to be one of this GPU, or nothing is recorded
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=torch.cuda.Stream(device), capture_error_mode="thread_local"):
+            result = function()
     return graph.replay, result
 
 
 def obstacle(device: torch.device) -> str | None:
     """Why predictions cannot be replayed on a device, or None if they can."""
     return None if device.type == "cuda" and torch.version.hip is None else "they need an NVIDIA GPU"
+
+
+def is_heard(network: nn.Module) -> bool:
+    """Does other code run inside the network? A replay would leave it out: hooks, and forwards that were replaced."""
+    return any(
+        layer._forward_hooks or layer._forward_pre_hooks or not REPLACED.isdisjoint(vars(layer))
+        for layer in network.modules()
+    )
 
 
 @dataclass
@@ -87,7 +98,9 @@ class Replay:
                 identity_attention=identity_attention,
             )
 
-        if self.off or control or not caption.remember or latent.shape[-2] * latent.shape[-1] > MOST_TOKENS:
+        tokens = latent.shape[-2] * latent.shape[-1]
+        large = tokens > MOST_TOKENS or len(latent) * tokens > MOST_IN_ALL
+        if self.off or control or not caption.remember or large:
             return predict(*given)
         key = (caption.memory, tuple(identity_attention), *((tensor.shape, tensor.dtype) for tensor in given))
         if key not in self._cases and len(self._cases) >= MOST_GRAPHS:
@@ -109,7 +122,8 @@ class Replay:
         expected = predict(*given)
         try:
             case.inputs = [tensor.clone() for tensor in given]
-            case.replay, case.result = self._capture(lambda: predict(*case.inputs))
+            case.replay, case.result = self._capture(lambda: predict(*case.inputs), expected.device)
+            case.result.fill_(float("nan"))  # so that a recording of nothing shows
             case.replay()
             error = relative_error(case.result, expected)
         except torch.OutOfMemoryError:
@@ -117,7 +131,7 @@ class Replay:
         except RuntimeError as failure:
             self._give_up(shortened(str(failure), 200))
         else:
-            if error > TOLERANCE.get(expected.dtype, 1e-4):
+            if not error <= TOLERANCE.get(expected.dtype, 1e-4):
                 self._give_up(f"a replay is {error:.1g} off")
         return expected
 

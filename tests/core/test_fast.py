@@ -10,11 +10,11 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from sana_core.errors import InputError
 from sana_core.fast import fast_paths, make_fast, use_kernels
 from sana_core.kernels import choice
-from sana_core.kernels.choice import CHOSEN, PLAIN, Operation, kernels_for
+from sana_core.kernels.choice import CHOSEN, PLAIN, Operation, kernels_for, relative_error
 from sana_core.pipeline import load_pipeline
 from sana_core.samplers.denoiser import make_denoiser
 from sana_core.training.lora_layers import attach_lora
-from sana_core.transformer.replay import EAGER_CALLS, Replay
+from sana_core.transformer.replay import EAGER_CALLS, Replay, is_heard
 
 CPU = torch.device("cpu")
 LATENT = torch.randn(2, 32, 4, 6, generator=torch.Generator().manual_seed(1))
@@ -163,7 +163,7 @@ class Recorder:
     def __init__(self, factor=1.0):
         self.recorded, self.replayed, self.factor = 0, 0, factor
 
-    def __call__(self, function):
+    def __call__(self, function, device):
         self.recorded += 1
         result = function()
 
@@ -224,7 +224,7 @@ def test_a_replay_that_differs_is_not_used(working, caplog):
 
 
 def test_a_recording_that_fails(working, caplog):
-    def fails(function):
+    def fails(function, device):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     model = tiny.transformer()
@@ -284,3 +284,99 @@ def test_projections_are_joined_where_weights_stay(stays):
     model = tiny.transformer()
     make_fast(model, fast="auto", device=torch.device("cuda"), stays=stays)
     assert (model.blocks[0].attn1.joined is not None) == stays
+
+
+# --- where a fast path would be wrong
+
+
+def test_a_recording_of_nothing_is_not_used(working, caplog):
+    """As a graph on a stream of another GPU would be: the replay leaves the result as it is."""
+    model = tiny.transformer()
+    found = run(model, Replay(model, lambda function, device: ((lambda: None), function())))
+    assert all(torch.equal(a, b) for a, b in zip(found, run(model, None))) and "inf off" in caplog.text
+
+
+def test_large_batches_are_not_recorded(working):
+    model, recorder = tiny.transformer(depth=1), Recorder()
+    predict, caption = Replay(model, recorder), model.caption(CONTEXT[:1], remember=True)
+    with torch.no_grad():
+        for _ in range(EAGER_CALLS + 2):
+            predict(torch.randn(9, 32, 32, 32), TIME[:1].repeat(9), caption)
+    assert recorder.recorded == 0
+
+
+def test_networks_with_hooks_are_heard():
+    model = tiny.transformer()
+    assert not is_heard(model)
+    handle = model.blocks[1].ff.register_forward_hook(lambda *_: None)
+    assert is_heard(model)
+    handle.remove()
+    model.blocks[0].ff.conv_depth._conv_forward = lambda *_: None
+    assert is_heard(model)
+
+
+@pytest.mark.parametrize("dim", [1, -1])
+def test_kernels_get_channels_side_by_side_alone(monkeypatch, dim):
+    def plain(x):
+        return 2 * x
+
+    made, calls = Operation(plain), []
+    monkeypatch.setattr(Operation, "kernel", property(lambda self: lambda x: calls.append(1) or 2 * x))
+    monkeypatch.setattr(choice, "obstacle", lambda device: None)
+    monkeypatch.setattr(choice, "ON_MAPS", (plain,) if dim == 1 else ())
+    shape = (2, 5, 3, 4)
+    right = torch.ones(shape).to(memory_format=torch.channels_last) if dim == 1 else torch.ones(shape)
+    wrong = torch.ones(shape) if dim == 1 else torch.ones(shape).transpose(-1, -2)
+    made(wrong)
+    assert not calls
+    made(right)
+    assert len(calls) == 1
+
+
+def test_results_that_are_not_finite():
+    nan, x = torch.tensor([1.0, float("nan"), 3.0]), torch.tensor([1.0, 2.0, 3.0])
+    assert relative_error(nan, nan) == 0.0 and relative_error(nan, x) == relative_error(x, nan) == float("inf")
+    assert relative_error(x * 1.01, x) == pytest.approx(0.01, rel=1e-3)
+
+
+def circular(layer):
+    layer.padding_mode, layer._reversed_padding_repeated_twice = "circular", (1, 1, 1, 1)
+
+
+def replaced_convolution(layer):
+    layer._conv_forward = lambda x, weight, bias: torch.zeros_like(x)
+
+
+@pytest.mark.parametrize("change", [circular, replaced_convolution])
+def test_changed_convolutions_are_heard(change):
+    """By nodes that make seamless textures, for example."""
+    model = tiny.transformer()
+    plain = model(LATENT, TIME, CONTEXT)
+    change(model.blocks[0].ff.conv_depth)
+    assert not torch.allclose(model(LATENT, TIME, CONTEXT), plain)
+    autoencoder, latent = tiny.autoencoder(), LATENT[:1]
+    picture = autoencoder.decode(latent)
+    for layer in autoencoder.modules():
+        if isinstance(layer, torch.nn.Conv2d) and layer.kernel_size == (3, 3) and layer.in_channels > 64:
+            circular(layer)
+    assert not torch.allclose(autoencoder.decode(latent), picture)
+
+
+def test_compiled_blocks_see_replaced_weights():
+    torch._dynamo.reset()
+    models = [tiny.transformer().requires_grad_(False) for _ in range(2)]
+    models[0].join_projections()
+    models[0].compile_blocks(backend="eager")
+    with torch.no_grad():
+        models[0](LATENT, TIME, CONTEXT)
+        for model in models:
+            model.load_state_dict({key: 1.5 * tensor for key, tensor in model.state_dict().items()}, assign=True)
+        found, expected = (model(LATENT, TIME, CONTEXT) for model in models)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_networks_can_be_pickled(tmp_path):
+    model = tiny.transformer()
+    torch.save(model, tmp_path / "model.pt")
+    again = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert torch.equal(again(LATENT, TIME, CONTEXT), model(LATENT, TIME, CONTEXT))

@@ -12,6 +12,7 @@ import torch
 from agreement import assert_agree, error
 from comfy import hooks as comfy_hooks
 from comfy.patcher_extension import WrappersMP
+from comfy.samplers import calc_cond_batch
 from comfy_extras import nodes_hooks
 from e2e import in_process
 from safetensors.torch import save_file
@@ -247,7 +248,7 @@ class Recorder:
     def __init__(self):
         self.replayed = 0
 
-    def __call__(self, function):
+    def __call__(self, function, device):
         result = function()
 
         def replay():
@@ -305,3 +306,75 @@ def test_weights_that_are_not_all_there_are_not_replayed(model, recorder, monkey
     monkeypatch.setattr(type(model), "loaded_size", lambda self: self.model_size() - 1)
     sample(model, conditioning(), steps=6)
     assert recorder.replayed == 0
+
+
+def test_a_prompt_in_which_nothing_counts(model, monkeypatch):
+    conds = conditioning()[0], [[STATES[1], {"attention_mask": torch.zeros(1, 5)}]]
+    found = sample(model, conds)
+    assert_agree(found, without_memory(monkeypatch, lambda: sample(model, conds)), 1e-5)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_states_that_a_node_puts_into_the_conditioning(model, monkeypatch, in_place):
+    """`sampler_calc_cond_batch_function` gets the conditioning before it is joined."""
+
+    def run():
+        patched, steps = model.clone(), count()
+
+        def calculate(args):
+            step = next(steps)
+            for cond in [cond for conds in args["conds"] for cond in conds or ()]:
+                text = cond["model_conds"]["c_crossattn"]
+                if in_place:
+                    text.cond.mul_(1.2)
+                elif step == 2:
+                    text.cond = torch.zeros_like(text.cond)
+            return calc_cond_batch(args["model"], args["conds"], args["input"], args["sigma"], args["model_options"])
+
+        patched.set_model_sampler_calc_cond_batch_function(calculate)
+        return sample(patched, conditioning())
+
+    found = run()
+    monkeypatch.setattr(prompts.Prompt, "is_of", lambda *_: False)  # as the host joins them
+    assert_agree(found, run(), 1e-5)
+    assert error(found, sample(model, conditioning())) > 0.01
+
+
+def test_a_block_patch_that_changes_the_text_in_place(model, monkeypatch):
+    def run():
+        patched = model.clone()
+
+        def block(args, extra):
+            args["txt"].mul_(1.2)
+            return extra["original_block"](args)
+
+        patched.set_model_patch_replace(block, "dit", "double_block", 1)
+        return sample(patched, conditioning())
+
+    found = run()
+    assert_agree(found, without_memory(monkeypatch, run), 1e-5)
+    assert error(found, sample(model, conditioning())) > 1e-3
+
+
+def patched_object(patched):
+    patched.add_object_patch("diffusion_model.transformer_blocks.1.ff.forward", lambda x, grid: torch.zeros_like(x))
+
+
+def hooked_block(patched):
+    patched.model.diffusion_model.transformer_blocks[1].register_forward_hook(lambda *_: None)
+
+
+@pytest.mark.parametrize("change", [patched_object, hooked_block])
+def test_nothing_is_replayed_where_other_code_runs_inside(model, recorder, change):
+    patched = model.clone()
+    change(patched)
+    sample(patched, conditioning(), steps=6)
+    assert recorder.replayed == 0
+
+
+def test_weights_that_left_and_came_back_are_recorded_anew(model, recorder, monkeypatch):
+    whole, steps = type(model).model_size, count()
+    monkeypatch.setattr(type(model), "loaded_size", lambda self: whole(self) - (next(steps) == 4))
+    sample(model, conditioning(), steps=8)
+    # recorded and replayed in steps 3 and 4; away in the fifth; then from the start: two as usual, one recorded
+    assert recorder.replayed == 3
