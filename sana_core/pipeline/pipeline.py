@@ -58,7 +58,7 @@ class SanaPipeline:
 
     offload: the networks are on the CPU, and each is on the device only for its turn: the text encoder, the transformer
     with its ControlNet for all steps, the autoencoder. The peak is that of the largest turn, weights included. For 1.6B
-    in bfloat16 with guidance, counted by bench/memory.py: text encoder 5.3 GB, transformer 3.4 GB at 1024 px and 4.8 GB
+    in bfloat16 with guidance, counted by bench/memory.py: text encoder 5.3 GB, transformer 3.5 GB at 1024 px and 4.8 GB
     at 4096 px (3.2 of weights, 0.1 of keys and values of the prompts, 1.5 for a step), autoencoder 2.0 GB (0.6 of
     weights, 1.3 for 1024 px at once or 1.0 for 4096 px in tiles).
     """
