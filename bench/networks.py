@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sana_core.checkpoint.canonical import Canonical, canonical_autoencoder, canonical_transformer
 from sana_core.checkpoint.load import load_strictly
@@ -156,3 +157,12 @@ def _side(name: str, stages: tuple[StageConfig, ...]) -> dict[str, Any]:
         f"{name}_layers_per_block": [stage.depth for stage in stages],
         f"{name}_qkv_multiscales": [[5] if stage.block == "vit" else [] for stage in stages],
     }
+
+
+def fake_gpu() -> torch.device:
+    """CUDA, or "lazy" where this build of PyTorch cannot place even fake tensors there."""
+    with FakeTensorMode():
+        try:
+            return torch.empty(1, device="cuda:0")[:1].device
+        except RuntimeError:
+            return torch.device("lazy:0")

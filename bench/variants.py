@@ -20,7 +20,7 @@ from bench.networks import transformer_like
 from bench.paired import Run
 from sana_core.config import TransformerConfig
 from sana_core.geometry import DC_AE_F32
-from sana_core.samplers.denoiser import Text, batch_contexts, make_denoiser
+from sana_core.samplers.denoiser import EncodedText, batch_contexts, make_denoiser
 from sana_core.transformer.model import SanaTransformer
 from sana_core.transformer.replay import Replay
 
@@ -39,7 +39,7 @@ class Step:
     time: float = 500.0
 
     @property
-    def texts(self) -> list[Text]:
+    def texts(self) -> list[EncodedText]:
         return [(states, None) for states in self.prompts]
 
     def latent(self) -> Tensor:

@@ -34,7 +34,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bench.networks import diffusers_transformer, transformer
+from bench.networks import diffusers_transformer, fake_gpu, transformer
 from bench.paired import Run
 from bench.variants import Step, diffusers_step, make_step, own_step
 from sana_core.config import POSITIONS, TransformerConfig
@@ -213,15 +213,6 @@ def _counted(
         with Counting([*network.parameters(), *network.buffers()]) as counting:
             run()
     return counting
-
-
-def fake_gpu() -> torch.device:
-    """CUDA, or "lazy" where this build of PyTorch cannot place even fake tensors there."""
-    with FakeTensorMode():
-        try:
-            return torch.empty(1, device="cuda:0")[:1].device
-        except RuntimeError:
-            return torch.device("lazy:0")
 
 
 # --- the command

@@ -2,7 +2,7 @@
 
     off     plain PyTorch operations, one after the other
     auto    Triton kernels and CUDA graphs where they run, one matrix product for q, k and v
-    max     the blocks compiled by torch.compile besides, which takes a minute or so at the first picture
+    max     the blocks compiled by torch.compile besides, which takes some minutes at the first picture
 
 Keys and values of a prompt are computed once in every mode.
 """

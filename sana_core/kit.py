@@ -39,8 +39,9 @@ class Attention(Protocol):
     ) -> Tensor: ...
 
 
-REPLACED = frozenset({"forward", "_conv_forward"})
-"""Attributes of a layer, where its class has methods, by which add-ons take over its work (seamless tiling does)."""
+def is_replaced(layer: nn.Module) -> bool:
+    """Has an add-on put a function of its own in the place of a method? Seamless tiling does it with convolutions."""
+    return "forward" in layer.__dict__ or "_conv_forward" in layer.__dict__  # PyTorch 2.6 can trace no more than this
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +90,8 @@ class Kit:
         and must be heard.
         """
         hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-        replaced = not REPLACED.isdisjoint(vars(layer)) or getattr(layer, "padding_mode", "zeros") != "zeros"
-        return type(layer) in (self.layers.Linear, self.layers.Conv2d) and not hooks and not replaced
+        other = hooks or is_replaced(layer) or getattr(layer, "padding_mode", "zeros") != "zeros"
+        return type(layer) in (self.layers.Linear, self.layers.Conv2d) and not other
 
     def is_bare(self, layer: Any, like: Tensor) -> bool:
         """May an operation on `like` use the weights that a layer holds and do its work? They may be of another type,

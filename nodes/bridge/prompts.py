@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...sana_core.samplers.denoiser import Text, batch_contexts
+from ...sana_core.samplers.denoiser import EncodedText, batch_contexts
 from ...sana_core.transformer.caption import Caption
 from ...sana_core.transformer.replay import Predict, Replay, is_heard
 
@@ -41,7 +41,7 @@ class Prompt:
         counts = mask.bool()
         last = int((counts.any(dim=0) * torch.arange(1, counts.shape[1] + 1, device=counts.device)).max())
         counts = counts[:, : last or None]  # without what counts for nobody; all of it if nothing counts
-        self.text: Text = states[:, : last or None], None if counts.all() else counts
+        self.text: EncodedText = states[:, : last or None], None if counts.all() else counts
         self.number = next(NUMBERS)
         self._joined: dict[Hashable, tuple[Tensor, Tensor]] = {}
 
@@ -83,7 +83,7 @@ class Joined:
     """
 
     def __init__(
-        self, parts: Sequence[tuple[Tensor, Tensor]], mask: Tensor, texts: Sequence[Text], pictures: int
+        self, parts: Sequence[tuple[Tensor, Tensor]], mask: Tensor, texts: Sequence[EncodedText], pictures: int
     ) -> None:
         self.parts, self.mask, self.texts, self.pictures = parts, mask, texts, pictures
         self.spoiled = False  # another node changed the states in place: the next step needs new ones
@@ -116,7 +116,7 @@ class Joined:
         self.spoiled = not (torch.equal(states, numbers) and torch.equal(mask, counts))
         return not self.spoiled
 
-    def _rows(self) -> list[Text]:
+    def _rows(self) -> list[EncodedText]:
         """One row for each prompt; if a conditioning brings prompts of its own for each picture, for each picture."""
         if all(len(states) == 1 for states, _ in self.texts):
             return list(self.texts)

@@ -142,8 +142,8 @@ class ComfySana(SanaTransformer):
         return None if now.foreign and not joined.is_of(context, mask) else joined
 
     def _can_be_replayed(self, device: torch.device, options: dict[str, Any]) -> bool:
-        """Does every step launch the same kernels on the same weights?"""
-        if self.fast == "off" or obstacle(device) is not None:
+        """Does every step launch the same kernels on the same weights? Sprint has too few steps for a recording."""
+        if self.fast == "off" or self.config.guidance_embed or obstacle(device) is not None:
             return False
         others = ("patches", "patches_replace", "optimized_attention_override", "callbacks")
         return not any(options.get(key) for key in others) and options[WEIGHTS].stays

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 WITHOUT_AUTOCAST = ("meta", "lazy")  # devices without values, which PyTorch cannot be asked about
-BMM_INTO_FLOAT32 = "dtype" in torch.ops.aten.bmm.overloads()  # since PyTorch 2.8, on GPUs
+BMM_INTO_FLOAT32 = "dtype" in torch.ops.aten.bmm.overloads() and torch.version.hip is None
+"""Since PyTorch 2.8, of NVIDIA GPUs; devices without values stand for them."""
 
 
 def linear_attention(query: Tensor, key: Tensor, value: Tensor, *, eps: float) -> Tensor:
@@ -52,10 +53,11 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """Batched matrix product (B, heads, M, K) x (B, heads, K, N), in float32 or wider.
 
-    On a GPU bfloat16 is multiplied as it is and added up in float32. A state in float32 is rounded for that, which is
-    half of what the rounding of the answer costs (8e-4 of 1.6e-3).
+    On an NVIDIA GPU bfloat16 is multiplied as it is and added up in float32. A state in float32 is rounded for that,
+    which is half of what the rounding of the answer costs (8e-4 of 1.6e-3).
     """
-    if a.dtype == torch.bfloat16 and a.device.type != "cpu" and BMM_INTO_FLOAT32 and not _needs_gradient(a, b):
+    there = BMM_INTO_FLOAT32 and a.device.type in ("cuda", *WITHOUT_AUTOCAST)
+    if a.dtype == torch.bfloat16 and there and not _needs_gradient(a, b):
         product = torch.bmm(a.flatten(0, 1), b.to(a.dtype).flatten(0, 1), out_dtype=torch.float32)
         return product.unflatten(0, a.shape[:2])
     wide = torch.promote_types(_wide(a.dtype), b.dtype)

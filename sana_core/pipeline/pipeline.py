@@ -17,7 +17,7 @@ from ..dcae.autoencoder import DCAE
 from ..dcae.memory import auto_tile
 from ..errors import InputError
 from ..pictures.images import Picture, mask_latents, picture_tensor, to_pil
-from ..samplers.denoiser import Text, make_denoiser
+from ..samplers.denoiser import EncodedText, make_denoiser
 from ..samplers.methods import SAMPLERS
 from ..samplers.types import Denoise, StepCallback
 from ..text.gemma import GemmaTextEncoder
@@ -31,7 +31,7 @@ from .request import Request, Resolved
 from .start import Start, start_noise
 
 log = logging.getLogger("sana")
-Texts: TypeAlias = tuple[Text, Text | None]  # prompts; negative prompts, if guidance uses them
+Texts: TypeAlias = tuple[EncodedText, EncodedText | None]  # prompts; negative prompts, if guidance uses them
 Prompt: TypeAlias = str | Sequence[str] | Request
 Negative: TypeAlias = str | Sequence[str] | None
 OUTPUTS = ("pil", "latent", "tensor")
@@ -229,7 +229,8 @@ class SanaPipeline:
 
     @property
     def _replays(self) -> bool:
-        usable = self.fast != "off" and not self.offload and obstacle(self.device) is None
+        few_steps = self.transformer.config.guidance_embed  # a recording would hardly be used
+        usable = self.fast != "off" and not self.offload and not few_steps and obstacle(self.device) is None
         return usable and not is_heard(self.transformer)
 
     def _control(self, run: Resolved) -> tuple[ControlBranch, ...]:

@@ -17,7 +17,7 @@ from .types import Denoise
 
 TIMESTEPS = 1000  # the transformer's time is 1000 * sigma
 MASK_MULTIPLE = 8  # tokens; attention kernels with a mask take such lengths as they are
-Text: TypeAlias = tuple[Tensor, Tensor | None]  # text states and their mask
+EncodedText: TypeAlias = tuple[Tensor, Tensor | None]  # text states and their mask
 
 
 class VelocityModel(Protocol):
@@ -41,8 +41,8 @@ class VelocityModel(Protocol):
 
 def make_denoiser(
     transformer: VelocityModel,
-    cond: Text,
-    uncond: Text | None,
+    cond: EncodedText,
+    uncond: EncodedText | None,
     *,
     guidance_scale: float,
     truncate_timestep: bool = True,
@@ -101,7 +101,7 @@ def model_timestep(sigma: float, truncate: bool) -> float:
     return float(math.trunc(timestep)) if truncate else timestep
 
 
-def batch_contexts(contexts: Sequence[Text]) -> Text:
+def batch_contexts(contexts: Sequence[EncodedText]) -> EncodedText:
     """Text states and masks of several prompts as one batch, in order, of one length.
 
     They are padded to the longest with masked zeros. No mask is needed where every token counts and the shorter ones

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from ..errors import shortened
 from ..kernels.choice import TOLERANCE, relative_error
-from ..kit import REPLACED
+from ..kit import is_replaced
 from .caption import Caption
 
 log = logging.getLogger("sana")
 MOST_TOKENS = 1024  # a sequence; beyond that kernels are longer than their launches
 MOST_IN_ALL = 8 * MOST_TOKENS  # of all sequences: a recording keeps the memory of a step
 MOST_GRAPHS = 2  # of one run: guidance and perturbed attention
-EAGER_CALLS = 2  # before a graph is recorded: kernels are chosen and prompts computed; Sprint's few steps stay eager
+EAGER_CALLS = 2  # before a graph is recorded: kernels are chosen and prompts computed
 
 Predict = Callable[..., Tensor]
 Capture = Callable[[Callable[[], Tensor], torch.device], tuple[Callable[[], None], Tensor]]
@@ -45,10 +45,7 @@ def obstacle(device: torch.device) -> str | None:
 
 def is_heard(network: nn.Module) -> bool:
     """Does other code run inside the network? A replay would leave it out: hooks, and forwards that were replaced."""
-    return any(
-        layer._forward_hooks or layer._forward_pre_hooks or not REPLACED.isdisjoint(vars(layer))
-        for layer in network.modules()
-    )
+    return any(layer._forward_hooks or layer._forward_pre_hooks or is_replaced(layer) for layer in network.modules())
 
 
 @dataclass

@@ -5,6 +5,7 @@ import copy
 import pytest
 import tiny
 import torch
+from recorder import Recorder
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from sana_core.errors import InputError
@@ -156,22 +157,7 @@ def test_all_blocks_sizes_and_lengths_share_a_few_graphs():
     assert not torch.allclose(twin(latent, TIME, states, mask), found[0])
 
 
-# --- replayed predictions. The recorder here stands for a CUDA graph: it repeats the function on the recorded tensors.
-
-
-class Recorder:
-    def __init__(self, factor=1.0):
-        self.recorded, self.replayed, self.factor = 0, 0, factor
-
-    def __call__(self, function, device):
-        self.recorded += 1
-        result = function()
-
-        def replay():
-            self.replayed += 1
-            result.copy_(self.factor * function())
-
-        return replay, result
+# --- replayed predictions
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bench.networks import AUTOENCODERS
+from bench.networks import AUTOENCODERS, fake_gpu
 from sana_core.config import TextConfig
 from sana_core.dcae.autoencoder import DCAE
 from sana_core.kernels import choice
@@ -31,17 +31,7 @@ from sana_core.text.tokenizer import tokenizer_from_bytes
 from sana_core.transformer.controlnet import ControlBranch, SanaControlNet
 from sana_core.transformer.model import SanaTransformer
 
-
-def can_be_faked(device):
-    """Does this build of PyTorch take fake tensors on that device?"""
-    with FakeTensorMode():
-        try:
-            return torch.empty(1, device=device)[:1].device == torch.device(device)
-        except RuntimeError:
-            return False
-
-
-GPU = torch.device("cuda:0" if can_be_faked("cuda:0") else "lazy:0")
+GPU = fake_gpu()
 BF16, FP32 = torch.bfloat16, torch.float32
 LARGEST = 128 * 2240  # elements of the largest tensor that may be made on the CPU: one axis of the 4K position table
 BATCH, TOKENS, STEPS = 2, 77, 3

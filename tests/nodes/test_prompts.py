@@ -15,6 +15,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy.samplers import calc_cond_batch
 from comfy_extras import nodes_hooks
 from e2e import in_process
+from recorder import Recorder
 from safetensors.torch import save_file
 from sana_pack.nodes.bridge import loading, prompts, sampling, transformer
 from sana_pack.nodes.bridge import vae as vae_bridge
@@ -242,22 +243,6 @@ def test_of_many_companions_only_the_last_few_are_kept():
     assert first.joined([others[-1]], 1)[0] is made[-1]()
 
 
-class Recorder:
-    """Stands for a CUDA graph: it repeats the function on the recorded tensors."""
-
-    def __init__(self):
-        self.replayed = 0
-
-    def __call__(self, function, device):
-        result = function()
-
-        def replay():
-            self.replayed += 1
-            result.copy_(function())
-
-        return replay, result
-
-
 @pytest.fixture
 def recorder(monkeypatch):
     """As on a GPU, with the recorder for its graphs."""
@@ -275,6 +260,12 @@ def test_predictions_are_replayed(model, recorder, monkeypatch):
     assert recorder.replayed == 8 - replay.EAGER_CALLS
     sample(model, conditioning(), steps=8)
     assert recorder.replayed == 2 * (8 - replay.EAGER_CALLS)  # another run records anew
+
+
+def test_sprint_is_not_recorded(file, recorder):
+    sprint = loading.load_model(file("diffusion_models", "sprint.safetensors"))
+    sample(sprint, conditioning(), steps=5, cfg=1.0)
+    assert recorder.recorded == 0
 
 
 def patched_block(patched):

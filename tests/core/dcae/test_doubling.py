@@ -66,8 +66,8 @@ def test_sums_of_weights_are_rounded_once(memory_format):
     assert torch.equal(found, phase_weights(weight.float()).bfloat16())
 
 
-def test_bfloat16_is_as_near_as_without_folding():
-    """Rounded sums of weights cost as much as the rounding of one result, which the network rounds at every layer."""
+def test_folding_in_bfloat16_costs_half_as_much_again_at_the_most():
+    """At this layer: sums of weights are rounded once more. In the embedded model's pictures it does not show."""
     layer, x = upsampling(64, 32, torch.bfloat16), maps(1, 64, 9, 9, dtype=torch.bfloat16)
     exact = unfolded(upsampling(64, 32).to(torch.bfloat16).double(), x.double())
     far, near = ((made.double() - exact).square().mean().sqrt() for made in (layer(x), unfolded(layer, x)))

@@ -274,7 +274,7 @@ def test_a_picture_of_4096_on_a_small_card():
     config = tiny.autoencoder_config()
     free = int(MARGIN * decode_peak_bytes(config, 288, 288, 128, FP32)) + 1
     tile = pick_tile(config, 288, 288, FP32, free)
-    assert tile in (128, 256)  # in so small a network the low resolutions hold the most
+    assert tile == 256  # in so small a network the low resolutions hold the most, with either tile
     assert error(tiled(tile), expected) < 1e-5
 
 

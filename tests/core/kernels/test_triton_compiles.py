@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-pytest.importorskip("triton")
+pytest.importorskip("triton.knobs", reason="the command that compiles needs a later Triton than PyTorch 2.6 has")
 
 from bench.registers import LIMITS, compiled, occupancy, variants
 

@@ -31,6 +31,9 @@ def kernels(monkeypatch):
     """As on a GPU: every operation that can use its kernel does, and its comparison with the plain one holds."""
     monkeypatch.setattr(choice, "obstacle", lambda device: None)
     operations = vars(choice.CHOSEN).values()
+    for operation in operations:
+        monkeypatch.setattr(operation, "_checked", set())
+        monkeypatch.setattr(operation, "_fits", {})
     yield operations
     assert not [operation.off for operation in operations if operation.off]
 
