@@ -16,10 +16,11 @@ from ...sana_core.checkpoint.canonical import canonical_transformer, transformer
 from ...sana_core.checkpoint.detect import detect as detect_transformer
 from ...sana_core.checkpoint.fit import check_fit, fitted
 from ...sana_core.checkpoint.statements import CONFIG_KEY, saved_statement
-from ...sana_core.checkpoint.weights import SCALED_FP8, quantised_layers
+from ...sana_core.checkpoint.weights import quantised_layers
 from ...sana_core.config import SamplingDefaults, TransformerConfig
 from ...sana_core.errors import CheckpointError, shortened
 from ...sana_core.kit import Kit
+from ...sana_core.quantised.formats import SCALED_FP8
 from ...sana_core.transformer.model import SanaTransformer
 
 log = logging.getLogger("sana")

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .weights import MARK, SIDES, Format, quantised_layers
+from ..quantised.formats import MARK, SIDES, Format
+from .weights import quantised_layers
 
 KeyMap = tuple[tuple[str, tuple[str, ...]], ...]
 

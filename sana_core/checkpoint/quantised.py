@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .weights import SCALED_FP8, SIDES, quantised_layers
+from ..quantised.formats import SCALED_FP8, SIDES
+from .weights import quantised_layers
 
 # What a tool calls its format, parts at the end of keys of which one shows it, and what can load it.
 OTHER_TOOLS: tuple[tuple[str, tuple[str, ...], str], ...] = (

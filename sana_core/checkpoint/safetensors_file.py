@@ -10,8 +10,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..quantised.formats import MARK
 from .statements import CONFIG_KEY, saved_statement
-from .weights import MARK
 
 # What the format calls number types, and PyTorch; an older PyTorch does not have all of them.
 DTYPES = {

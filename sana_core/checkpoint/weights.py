@@ -1,12 +1,11 @@
 """Weights as a network means them, whatever format their bytes are in.
 
-A quantised layer has a `weight` of packed numbers and side tensors such as scales beside it. A table says for each
-format which side tensors a layer needs and may have, and what shape a weight takes in it. Detection, the check of a
-whole state dict and LoRA ask here instead of looking at the packed tensors.
+`quantised/formats.py` says for each format which side tensors a layer needs and may have, and what shapes they take.
+Detection, the check of a whole state dict and LoRA ask here instead of looking at the packed tensors.
 
 Three ways to mark a quantised layer are known: a tensor `LAYER.comfy_quant` with JSON in UTF-8, the same JSON in the
 safetensors metadata `_quantization_metadata`, and the older tensor `scaled_fp8` for the whole file. Source: ComfyUI's
-QUANTIZATION.md, comfy/quant_ops.py and comfy/ops.py; the shapes are those of comfy-kitchen's layouts.
+QUANTIZATION.md and comfy/utils.py.
 """
 
 from __future__ import annotations
@@ -18,73 +17,10 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..quantised.formats import MARK, SCALED_FP8, Format, format_named
 from .read_json import read_object
 
-MARK = "comfy_quant"
 METADATA_KEY = "_quantization_metadata"
-SCALED_FP8 = "scaled_fp8"
-FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.uint8)  # some tools write the bytes of float8 as uint8
-BYTES = (torch.uint8, torch.int8)  # what holds packed numbers
-
-
-@dataclass(frozen=True, kw_only=True)
-class Format:
-    """How a format stores the weight (N, K) of a layer.
-
-    stored: number types of the tensor `weight`; empty: any.  required, optional: names of side tensors; optional None:
-    any.  packed: numbers in one stored element, along K.  padded: N and K are padded with zeros to multiples of it.
-    rows: True if some rows of the weight, with the same rows of its side tensors, make a weight of their own. Then
-    fused layers can be cut.
-    """
-
-    name: str
-    stored: tuple[torch.dtype, ...] = ()
-    required: tuple[str, ...] = ()
-    optional: tuple[str, ...] | None = ()
-    packed: int = 1
-    padded: int = 1
-    rows: bool = False
-
-    def logical_shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
-        """What a stored weight stands for; padding counts, as nothing in the file tells how much of it there is."""
-        return (*stored[:-1], stored[-1] * self.packed) if stored else stored
-
-    def stored_shape(self, logical: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape in the file of a weight of this shape."""
-        padded = tuple(-(-size // self.padded) * self.padded for size in logical)
-        return (*padded[:-1], padded[-1] // self.packed) if padded else padded
-
-    def accepts(self, side: str) -> bool:
-        return self.optional is None or side in (MARK, *self.required, *self.optional)
-
-
-FORMATS: dict[str, Format] = {
-    found.name: found
-    for found in (
-        Format(name="float8_e4m3fn", stored=FLOAT8, required=("weight_scale",), optional=("input_scale",), rows=True),
-        Format(name="float8_e5m2", stored=FLOAT8, required=("weight_scale",), optional=("input_scale",), rows=True),
-        Format(
-            name="nvfp4",
-            stored=BYTES,
-            required=("weight_scale", "weight_scale_2"),
-            optional=("input_scale", "pre_quant_scale"),
-            packed=2,
-            padded=16,
-        ),
-        Format(name="mxfp8", stored=FLOAT8, required=("weight_scale",), optional=("input_scale",), padded=32),
-        Format(name="int8_tensorwise", stored=(torch.int8,), required=("weight_scale",), rows=True),
-        Format(name="convrot_w4a4", stored=BYTES, required=("weight_scale",), packed=2),
-        Format(
-            name="asym_w4a8_int8",
-            stored=BYTES,
-            required=("weight_s_rel", "weight_s_channel"),
-            optional=("weight_codebook",),
-            packed=2,
-        ),
-        Format(name=SCALED_FP8, stored=FLOAT8, required=("scale_weight",), optional=("scale_input",), rows=True),
-    )
-}
-SIDES = frozenset({MARK}.union(*({*found.required, *(found.optional or ())} for found in FORMATS.values())))
 
 
 def quantised_layers(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> dict[str, Format]:
@@ -109,10 +45,12 @@ def quantised_layers(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] 
 
 
 def _format(layer: str, mark: object) -> Format:
-    name = "an unknown format" if mark is None else mark.get("format") if isinstance(mark, dict) else None
+    if mark is None:
+        return format_named("an unknown format")
+    name = mark.get("format") if isinstance(mark, dict) else None
     if not isinstance(name, str):
         raise CheckpointError(f"{layer} is marked as quantised without the name of a format: download the file again")
-    return FORMATS.get(name, Format(name=name, optional=None))
+    return format_named(name).with_settings(mark)
 
 
 def logical_shapes(tensors: Mapping[str, Tensor], layers: Mapping[str, Format]) -> dict[str, tuple[int, ...]]:
@@ -163,6 +101,10 @@ def misfits(
             wrong = _wrong(tensor, tuple(expected[key].shape), form if name == "weight" else None)
             if wrong:
                 found.misshaped[key] = wrong
+        elif form and f"{layer}.weight" in expected and form.side(name):
+            wrong = _wrong_side(tensor, name, form, tuple(expected[f"{layer}.weight"].shape))
+            if wrong:
+                found.misshaped[key] = wrong
         elif not (form and f"{layer}.weight" in expected and form.accepts(name)):
             found.unexpected.append(key)
     return found
@@ -171,12 +113,27 @@ def misfits(
 def _wrong(tensor: Tensor, logical: tuple[int, ...], form: Format | None) -> str | None:
     """What is wrong with a tensor that stands for one of this shape, in words."""
     shape, name = tuple(tensor.shape), f" ({form.name})" if form else ""
+    if form and (fault := form.fault(logical)):
+        return fault
     if form is None or form.stored:
         stored = form.stored_shape(logical) if form else logical
         if shape != stored:
             return f"{shape} instead of {stored}{name}"
     if form and form.stored and tensor.dtype not in form.stored:
         return f"of {_words(tensor.dtype)} instead of {' or '.join(map(_words, form.stored))}{name}"
+    return None
+
+
+def _wrong_side(tensor: Tensor, name: str, form: Format, logical: tuple[int, ...]) -> str | None:
+    """What is wrong with a side tensor of a weight of this shape, in words."""
+    side, shape = form.side(name), tuple(tensor.shape)
+    if side is None or form.fault(logical):
+        return None
+    allowed = side.shapes(logical, form.settings)
+    if shape not in allowed:
+        return f"{shape} instead of {' or '.join(map(str, allowed))} ({form.name})"
+    if tensor.dtype not in side.stored:
+        return f"of {_words(tensor.dtype)} instead of {' or '.join(map(_words, side.stored))} ({form.name})"
     return None
 
 

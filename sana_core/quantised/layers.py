@@ -1,0 +1,105 @@
+"""Layers whose weights stay in few bits in memory and become numbers at each use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import kitchen
+from .dequantise import dequantise
+from .formats import Format, Shape
+
+
+class QuantisedWeight(nn.Module):
+    """A weight (N, K) in one of `FORMATS`. Its tensors are buffers under their names in the file.
+
+    A conversion to another number type leaves them as they are: they are no numbers by themselves.
+    """
+
+    def __init__(self, form: Format, shape: Shape, parts: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.form, self.shape = form, shape
+        for name, tensor in parts.items():
+            self.register_buffer(name, tensor)
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in self._buffers.items() if tensor is not None}
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.parts.values())
+
+    def numbers(self, dtype: torch.dtype) -> Tensor:
+        """The weight (N, K) in `dtype`."""
+        return dequantise(self.form.name, self.parts, self.form.settings, self.shape).to(dtype)
+
+    def rows(self, indices: Tensor, dtype: torch.dtype) -> Tensor:
+        """Some rows of the weight, (..., K), of a format whose rows stand for themselves."""
+        flat, total = indices.flatten(), self.shape[0]
+        own = {name: part[flat] if part.shape[:1] == (total,) else part for name, part in self.parts.items()}
+        found = dequantise(self.form.name, own, self.form.settings, (len(flat), self.shape[1]))
+        return found.to(dtype).unflatten(0, indices.shape)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantisedWeight:
+        for name, tensor in self.parts.items():
+            found = fn(tensor)
+            self._buffers[name] = found if found.dtype == tensor.dtype else tensor.to(found.device)
+        return self
+
+
+class QuantisedLinear(nn.Module):
+    """x @ weight.T + bias, (..., K) -> (..., N).
+
+    `beside` are products of low rank that are added, up (N, r) and down (r, K): LoRAs.
+    """
+
+    def __init__(self, weight: QuantisedWeight, bias: Tensor | None) -> None:
+        super().__init__()
+        self.quantised = weight
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.beside = nn.ParameterList()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = kitchen.linear(x, self.quantised, self.bias)
+        if y is None:
+            y = F.linear(x, self.quantised.numbers(x.dtype), self.bias)
+        for up, down in zip(self.beside[::2], self.beside[1::2]):
+            y = y + (x @ down.to(x.dtype).T) @ up.to(x.dtype).T
+        return y
+
+    def add_beside(self, up: Tensor, down: Tensor) -> None:
+        """Add the product of up (N, r) and down (r, K) to the layer from now on."""
+        self.beside.extend(nn.Parameter(factor, requires_grad=False) for factor in (up, down))
+
+    def plain(self, dtype: torch.dtype) -> nn.Linear:
+        """The same layer with its weight in `dtype`."""
+        weight = self.quantised.numbers(torch.float32)
+        for up, down in zip(self.beside[::2], self.beside[1::2]):
+            weight = weight + up.float() @ down.float()
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=self.bias is not None, device="meta")
+        layer.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+        layer.bias = self.bias
+        return layer
+
+
+class QuantisedEmbedding(nn.Module):
+    """Rows of a quantised table, through the embedding that stood here, which may scale them."""
+
+    def __init__(self, weight: QuantisedWeight, embedding: nn.Embedding, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.quantised, self.dtype = weight, dtype
+        self.__dict__["embedding"] = embedding  # no part of the network: its weight is on the meta device
+
+    @property
+    def weight(self) -> Tensor:
+        """On the device of the table, in the type of what is read from it; its numbers mean nothing."""
+        return torch.empty(0, dtype=self.dtype, device=next(iter(self.quantised.parts.values())).device)
+
+    def forward(self, indices: Tensor) -> Tensor:
+        rows = self.quantised.rows(indices.flatten(), self.dtype)
+        places = torch.arange(len(rows), device=indices.device).view_as(indices)
+        return torch.func.functional_call(self.embedding, {"weight": rows}, (places,))
