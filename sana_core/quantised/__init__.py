@@ -1,0 +1,1 @@
+"""Quantised weights: their formats, and how they are made."""
