@@ -1,10 +1,11 @@
 """Read a GGUF file: tensors in the form in which the rest of the pack knows quantised weights.
 
 A quantised weight (N, K) becomes `layer.weight`, uint8 (N, bytes of a row), and the mark `layer.comfy_quant`, which
-names its block type. ComfyUI-GGUF's tools flatten a weight whose width blocks do not divide to rows of 256 numbers, and
-keep its shape in the entry `comfy.gguf.orig_shape.NAME`; it gets its shape back. What cannot be rows of blocks then, and
-what is no matrix (a table, a larger kernel), is dequantised to float16 at once. Language models of llama.cpp get Hugging
-Face's names, see `gguf_gemma.py`. The entry `general.architecture` is not asked for other networks.
+names its block type. ComfyUI-GGUF's tools flatten a weight whose width blocks do not divide to rows of 256 numbers,
+and keep its shape in the entry `comfy.gguf.orig_shape.NAME`; it gets its shape back. What cannot be rows of blocks
+then, and what is no matrix (a table, a larger kernel), is dequantised to float16 at once. Language models of
+llama.cpp get Hugging Face's names, see `gguf_gemma.py`. The entry `general.architecture` is not asked for other
+networks.
 """
 
 from __future__ import annotations

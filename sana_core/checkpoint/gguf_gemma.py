@@ -1,8 +1,8 @@
 """Gemma-2 as llama.cpp writes it into GGUF: its names, its norms, its configuration and its tokenizer.
 
 It becomes what ComfyUI's single file of Gemma-2 holds: tensors under Hugging Face's names with "model." before them,
-the configuration under `config` in the metadata, the tokenizer as a SentencePiece model in the tensor `spiece_model`. In
-the file the weights of norms have 1 added, as llama.cpp multiplies by them alone. Source: convert_hf_to_gguf.py of
+the configuration under `config` in the metadata, the tokenizer as a SentencePiece model in the tensor `spiece_model`.
+In the file the weights of norms have 1 added, as llama.cpp multiplies by them alone. Source: convert_hf_to_gguf.py of
 llama.cpp (Gemma2Model), gguf/constants.py and gguf/tensor_mapping.py.
 """
 

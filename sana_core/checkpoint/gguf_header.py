@@ -189,7 +189,7 @@ class _Cursor:
 
     def _texts(self, count: int) -> list[str]:
         """Strings in a row. A vocabulary has 256000, so this is done on plain bytes."""
-        content, place, texts = memoryview(self.data), self.place, []
+        content, place, texts = self.data.data, self.place, []
         for _ in range(count):
             if place + 8 > len(content):
                 raise self.damaged(f"a text expected at byte {place} of {len(content)}")

@@ -18,6 +18,7 @@ from .gguf_header import ALIGNMENT, MAGIC, STRING, TYPES
 
 VERSION = 3
 UINT32 = 4
+NUMBERS_OF_THE_FILE = ("general.alignment", "general.quantization_version")  # never those of another file
 CHUNK = 1 << 21  # numbers that are quantised at once
 FLOATS = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 NUMBER_OF_TYPE = {name: number for number, (name, _, _) in TYPES.items()}
@@ -53,7 +54,8 @@ class GgufWriter:
         self.plan = tuple(plan)
         self.done = 0
         _check_plan(self.plan)
-        fields = {**metadata, "general.architecture": architecture}
+        own = ("general.architecture", *NUMBERS_OF_THE_FILE)
+        fields = {"general.architecture": architecture} | {k: v for k, v in metadata.items() if k not in own}
         with self._writing():
             self.file = self.path.open("wb")
         try:
@@ -91,7 +93,7 @@ class GgufWriter:
             else:
                 packed = quantise(rows[place].float(), planned.type)
                 numbers = dequantise(packed, planned.type)
-            self._write(packed.contiguous().cpu().view(torch.uint8).numpy())
+            self._write(packed.contiguous().cpu().view(torch.uint8).numpy().data)
             yield place, numbers
         self._pad()
         self.done += 1

@@ -1,8 +1,8 @@
 """GGUF's block types in plain PyTorch: packed bytes to numbers, and numbers to packed bytes.
 
 A row of a weight is cut into blocks of 32 or 256 numbers. A block holds its scales and the small whole numbers that
-they multiply, as bytes in a row. Scales are float16; sums and products are float32 in the order of ggml, so results agree
-with it bit for bit. Source of the layouts: ggml-common.h and ggml-quants.c of llama.cpp.
+they multiply, as bytes in a row. Scales are float16; sums and products are float32 in the order of ggml, so results
+agree with it bit for bit. Source of the layouts: ggml-common.h and ggml-quants.c of llama.cpp.
 """
 
 from __future__ import annotations
