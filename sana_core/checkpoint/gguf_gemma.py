@@ -78,10 +78,16 @@ def gemma2_from_llama_cpp(
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         key = _name(name)
-        renamed[key] = tensor.float() - 1 if key.endswith(NORMS) and key.startswith("model.") else tensor
+        renamed[key] = _norm(tensor) if key.endswith(NORMS) and key.startswith("model.") else tensor
     if fields.get(MODEL) == SENTENCEPIECE:
         renamed[SPIECE] = torch.frombuffer(bytearray(_tokenizer(fields)), dtype=torch.uint8)
     return renamed, {"config": json.dumps(_config(first))}
+
+
+def _norm(tensor: Tensor) -> Tensor:
+    if tensor.is_meta:  # PyTorch takes seconds to compute with the first one
+        return torch.empty(tensor.shape, dtype=torch.float32, device="meta")
+    return tensor.float() - 1
 
 
 def _name(name: str) -> str:
