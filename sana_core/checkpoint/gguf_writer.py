@@ -19,7 +19,7 @@ from .gguf_header import ALIGNMENT, MAGIC, STRING, TYPES
 VERSION = 3
 UINT32 = 4
 NUMBERS_OF_THE_FILE = ("general.alignment", "general.quantization_version")  # never those of another file
-CHUNK = 1 << 21  # numbers that are quantised at once
+CHUNK = 1 << 19  # numbers that are quantised at once
 FLOATS = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 NUMBER_OF_TYPE = {name: number for number, (name, _, _) in TYPES.items()}
 
