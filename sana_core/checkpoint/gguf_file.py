@@ -47,14 +47,14 @@ def read_gguf(path: Path, meta: bool) -> tuple[dict[str, Tensor], dict[str, str]
     data = _mapped(path)
     try:
         header = read_header(data)
+        first = _first_part(path, header)
         tensors = _tensors(data, header, meta)
         metadata = {name: text for name, value in header.fields.items() if (text := _text(value)) is not None}
-        if not is_language_model(tensors):
-            _whole(path, header)
-            return tensors, metadata
-        first = read_header(_mapped(first_path)) if (first_path := _whole(path, header)) != path else header
-        tensors, stated = gemma2_from_llama_cpp(tensors, header.fields, first.fields)
-        return tensors, metadata | stated
+        if is_language_model(tensors):
+            stated = header if first == path else read_header(_mapped(first))
+            tensors, config = gemma2_from_llama_cpp(tensors, header.fields, stated.fields)
+            metadata.update(config)
+        return tensors, metadata
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
@@ -68,8 +68,8 @@ def _mapped(path: Path) -> np.ndarray:
         return np.frombuffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ), np.uint8)
 
 
-def _whole(path: Path, header: Header) -> Path:
-    """The first file of a model in several, or the file itself. Raises CheckpointError if any is not there."""
+def _first_part(path: Path, header: Header) -> Path:
+    """The first file of a model in several, else the file itself. Raises CheckpointError if one is not there."""
     count = header.fields.get(PARTS, 1)
     if not isinstance(count, int) or count <= 1:
         return path

@@ -59,7 +59,7 @@ _NAME = re.compile(r"blk\.([0-9]+)\.(\w+)\.(.+)")
 
 def is_language_model(names: Iterable[str]) -> bool:
     """Are these llama.cpp's names of the tensors of a language model, of any?"""
-    return any(name.startswith(("token_embd.", "blk.", "enc.blk.", "dec.blk.")) for name in names)
+    return any(name.startswith(("token_embd.", "output_norm.", "blk.", "enc.blk.", "dec.blk.")) for name in names)
 
 
 def gemma2_from_llama_cpp(

@@ -4,6 +4,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sana_core.errors import CheckpointError, InputError
 from sana_core.quantised.gguf_blocks import BLOCKS, dequantise, quantise, quantise_q8_0, writable
@@ -93,3 +94,15 @@ def test_refusals():
         quantise(torch.zeros(1, 33), "q4_0")
     with pytest.raises(InputError, match="q4_k is read, not written"):
         quantise(torch.zeros(1, 256), "q4_k")
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_all_of_it_is_on_the_device_of_the_bytes(name):
+    """On tensors that pretend to be on a GPU, an operand on the CPU would be refused."""
+    block = BLOCKS[name]
+    with FakeTensorMode():
+        found = dequantise(torch.empty(4, 2 * block.size, dtype=torch.uint8, device="cuda"), name)
+        assert (found.device.type, found.shape, found.dtype) == ("cuda", (4, 2 * block.numbers), torch.float32)
+        if block.pack:
+            packed = quantise(torch.empty(4, 2 * block.numbers, dtype=torch.bfloat16, device="cuda"), name)
+            assert (packed.device.type, packed.shape) == ("cuda", (4, 2 * block.size))

@@ -92,9 +92,32 @@ def llama_name(key):
     return NAMES.get_name(key, try_suffixes=(".weight",))
 
 
-def write(path, source, *, architecture="gemma2", tokenizer="llama", special=(), changes=None, pieces=None):
+def write(path, source, *, architecture="gemma2", tokenizer="llama", special=(), changes=None, pieces=None, part=0):
     tensors, config = source
     writer = gguf.GGUFWriter(path, architecture)
+    if part:
+        writer.add_uint16("split.no", part - 1)
+        writer.add_uint16("split.count", 2)
+    if part < 2:
+        add_fields(writer, tensors, config, tokenizer, special, pieces)
+    else:
+        del writer.kv_data[0]["general.architecture"]
+    for key, tensor in {**tensors, **(changes or {})}.items():
+        if key == "spiece_model":
+            continue
+        if key.endswith("norm.weight"):
+            writer.add_tensor(llama_name(key), tensor.float().numpy() + 1)
+        else:
+            packed = gguf.quants.quantize(tensor.float().numpy(), Q8)
+            writer.add_tensor(llama_name(key) if key.startswith("model.") else key, packed, raw_dtype=Q8)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def add_fields(writer, tensors, config, tokenizer, special, pieces):
     writer.add_context_length(8192)
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
@@ -113,19 +136,6 @@ def write(path, source, *, architecture="gemma2", tokenizer="llama", special=(),
     writer.add_token_scores(scores)
     writer.add_token_types(kinds)
     writer.add_add_space_prefix(False)
-    for key, tensor in {**tensors, **(changes or {})}.items():
-        if key == "spiece_model":
-            continue
-        if key.endswith("norm.weight"):
-            writer.add_tensor(llama_name(key), tensor.float().numpy() + 1)
-        else:
-            packed = gguf.quants.quantize(tensor.float().numpy(), Q8)
-            writer.add_tensor(llama_name(key) if key.startswith("model.") else key, packed, raw_dtype=Q8)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -236,3 +246,20 @@ def test_what_llama_cpp_does_not_write_keeps_its_name(source, tmp_path):
     config = text_config(Checkpoint(found.tensors, "x", found.metadata), tensors)
     wrong = misfits(tensors.tensors, build_gemma2(config).state_dict())
     assert wrong.unexpected == ["blk.0.odd.weight", "blk.0.odd.comfy_quant"]
+
+
+def test_gemma_in_several_files(path, source, tmp_path):
+    """The configuration and the tokenizer are in the first one."""
+    whole = read_checkpoint(path)
+    embedding, rest = {"model.embed_tokens.weight"}, {"spiece_model"}
+    tensors, config = source
+    for number, keys in ((1, embedding), (2, set(tensors) - embedding - rest)):
+        part = {key: tensor for key, tensor in tensors.items() if key in keys | rest}
+        write(tmp_path / f"m-{number:05}-of-00002.gguf", (part, config), part=number)
+    found = read_checkpoint(tmp_path / "m-00002-of-00002.gguf")
+    assert found.tensors.keys() == whole.tensors.keys()
+    assert all(torch.equal(found.tensors[key], tensor) for key, tensor in whole.tensors.items())
+    assert found.metadata["config"] == whole.metadata["config"]
+    (tmp_path / "m-00001-of-00002.gguf").unlink()
+    with pytest.raises(CheckpointError, match="one of 2 parts"):
+        read_checkpoint(tmp_path / "m-00002-of-00002.gguf")
