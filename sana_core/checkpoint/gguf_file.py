@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import math
 import mmap
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ PLAIN = {
     "f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "f64": torch.float64, "i8": torch.int8,
     "i16": torch.int16, "i32": torch.int32, "i64": torch.int64,
 }  # fmt: skip
+FEWEST_CHANNELS = 96  # of a 1x1 kernel that the network has as a Linear
 ORIGINAL_SHAPE = "comfy.gguf.orig_shape."
 PARTS = "split.count"
 
@@ -60,12 +60,12 @@ def read_gguf(path: Path, meta: bool) -> tuple[dict[str, Tensor], dict[str, str]
 
 
 def _mapped(path: Path) -> np.ndarray:
-    """The bytes of a file, mapped into memory."""
+    """The bytes of a file, mapped into memory. Who writes into them changes a copy of the page, never the file."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         if size == 0:
             return np.empty(0, np.uint8)
-        return np.frombuffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ), np.uint8)
+        return np.frombuffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY), np.uint8)
 
 
 def _first_part(path: Path, header: Header) -> Path:
@@ -123,9 +123,12 @@ def _original_shape(header: Header, entry: Entry) -> tuple[int, ...]:
 
 
 def _rows(name: str, shape: tuple[int, ...], type: str) -> tuple[int, int] | None:
-    """The shape of the packed rows of a layer's weight (N, K) or (N, K, 1, 1); None for what is no such thing."""
+    """The shape of the packed rows of a layer's weight (N, K) or (N, K, 1, 1); None for what is no such thing.
+
+    1x1 kernels over few channels are patch embeddings, which stay convolutions in the network.
+    """
     block = BLOCKS[type]
-    matrix = len(shape) == 2 or (len(shape) == 4 and shape[2:] == (1, 1))
+    matrix = len(shape) == 2 or (len(shape) == 4 and shape[2:] == (1, 1) and shape[1] >= FEWEST_CHANNELS)
     if not (matrix and name.endswith(".weight")) or shape[1] % block.numbers:
         return None
     return shape[0], block.row_size(shape[1])
@@ -136,9 +139,7 @@ def _content(data: np.ndarray, entry: Entry, dtype: torch.dtype) -> Tensor:
     content = data[entry.begin : entry.begin + entry.size]
     if entry.begin % dtype.itemsize:
         content = content.copy()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*not writable.*")
-        return torch.from_numpy(content).view(dtype)
+    return torch.from_numpy(content).view(dtype)
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from bench.networks import fake_gpu
 from sana_core.errors import CheckpointError, InputError
 from sana_core.quantised.gguf_blocks import BLOCKS, dequantise, quantise, quantise_q8_0, writable
 
@@ -99,10 +100,14 @@ def test_refusals():
 @pytest.mark.parametrize("name", BLOCKS)
 def test_all_of_it_is_on_the_device_of_the_bytes(name):
     """On tensors that pretend to be on a GPU, an operand on the CPU would be refused."""
-    block = BLOCKS[name]
+    block, gpu = BLOCKS[name], fake_gpu()
     with FakeTensorMode():
-        found = dequantise(torch.empty(4, 2 * block.size, dtype=torch.uint8, device="cuda"), name)
-        assert (found.device.type, found.shape, found.dtype) == ("cuda", (4, 2 * block.numbers), torch.float32)
+        found = dequantise(torch.empty(4, 2 * block.size, dtype=torch.uint8, device=gpu), name)
+        assert (found.device, found.shape, found.dtype) == (
+            gpu,
+            (4, 2 * block.numbers),
+            torch.float32,
+        )
         if block.pack:
-            packed = quantise(torch.empty(4, 2 * block.numbers, dtype=torch.bfloat16, device="cuda"), name)
-            assert (packed.device.type, packed.shape) == ("cuda", (4, 2 * block.size))
+            packed = quantise(torch.empty(4, 2 * block.numbers, dtype=torch.bfloat16, device=gpu), name)
+            assert (packed.device, packed.shape) == (gpu, (4, 2 * block.size))
