@@ -245,7 +245,7 @@ def entry(name, kind, value):
     return struct.pack("<Q", len(name)) + name.encode() + struct.pack("<I", kind) + value
 
 
-NESTED = entry("n", 9, struct.pack("<IQ", 9, 1) * 200 + struct.pack("<IQ", 0, 1))
+NESTED = entry("n", 9, struct.pack("<IQ", 9, 1) * 5000 + struct.pack("<IQB", 0, 1, 7))
 HOSTILE = {
     "billions of tensors": b"GGUF" + struct.pack("<IQQ", 3, 2**60, 0) + bytes(64),
     "billions of entries": b"GGUF" + struct.pack("<IQQ", 3, 0, 2**60) + bytes(64),
@@ -269,6 +269,19 @@ HOSTILE = {
     "alignment in words": header([], entry("general.alignment", 8, struct.pack("<Q", 1) + b"x"), 1) + bytes(64),
     "letters alone": b"GGUF",
 }
+
+
+def test_tensors_at_odd_places(tmp_path):
+    """A file may state that its tensors are not aligned."""
+    one = entry("general.alignment", 4, struct.pack("<I", 1))
+    before = len(header([("a", (2,), 24, 0), ("b", (2,), 0, 2)], one, 1))
+    odd = 1 + before % 2  # so many bytes put the floats at an odd place
+    content = header([("a", (odd,), 24, 0), ("b", (2,), 0, odd)], one, 1) + bytes(odd) + struct.pack("<2f", 3.0, 4.0)
+    assert (len(content) - 8) % 2
+    (tmp_path / "m.gguf").write_bytes(content)
+    found = read_checkpoint(tmp_path / "m.gguf").tensors
+    assert found["a"].shape == (odd,) and found["b"].tolist() == [3, 4]
+    assert found["b"].data_ptr() % 4 == 0
 
 
 @pytest.mark.parametrize("case", HOSTILE)
