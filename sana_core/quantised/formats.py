@@ -210,7 +210,7 @@ FORMATS: dict[str, Format] = {
             rows=True,
         ),
         *(
-            Format(name=GGUF + kind, stored=(torch.uint8,), numbers=block.numbers, elements=block.bytes, rows=True)
+            Format(name=GGUF + kind, stored=(torch.uint8,), numbers=block.numbers, elements=block.size, rows=True)
             for kind, block in BLOCKS.items()
         ),
     )
