@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..quantised.formats import GGUF, MARK
 from ..quantised.gguf_blocks import BLOCKS, dequantise
 from .folders import joined_parts
 from .gguf_gemma import gemma2_from_llama_cpp, is_language_model
 from .gguf_header import Entry, Header, read_header
 from .safetensors_file import TEXTS
-from ..quantised.formats import GGUF, MARK
 
 PLAIN = {
     "f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "f64": torch.float64, "i8": torch.int8,

@@ -13,6 +13,7 @@ from ..dcae.autoencoder import DCAE
 from ..device import pick_device
 from ..kit import Kit
 from ..precision import full_range, loaded_dtype, precision_warning
+from ..quantised.layers import hold_quantised
 from ..transformer.controlnet import SanaControlNet
 from ..transformer.model import SanaTransformer
 from .canonical import Canonical, canonical_autoencoder, canonical_controlnet, canonical_transformer
@@ -20,8 +21,9 @@ from .detect import autoencoder_config, controlnet_config, detect, has_embedders
 from .files import Checkpoint, component_folder, read_checkpoint
 from .fit import check_fit, fitted, naming
 from .move import moved
-from .quantised import refuse_quantised
+from .other_tools import refuse_other_tools
 from .statements import stated_config
+from .weights import marked, quantised_layers
 
 log = logging.getLogger("sana")
 Network = TypeVar("Network", bound=nn.Module)
@@ -71,8 +73,8 @@ def load_controlnet(
     device = pick_device(device)
     checkpoint = _read(path, device, "controlnet")
     with naming(checkpoint.source):
-        canonical = canonical_controlnet(checkpoint.tensors)
-        refuse_quantised(canonical.tensors, checkpoint.metadata, checkpoint.config)
+        canonical = canonical_controlnet(marked(checkpoint.tensors, checkpoint.metadata))
+        refuse_other_tools(canonical.tensors, config=checkpoint.config)
     stated = stated_config(checkpoint.metadata, checkpoint.config)
     with naming(checkpoint.source, canonical.original_key):
         config = controlnet_config(canonical.tensors, stated)
@@ -90,8 +92,8 @@ def build_transformer(
 ) -> SanaTransformer:
     """`load_transformer` for an opened checkpoint."""
     with naming(checkpoint.source):
-        canonical = canonical_transformer(checkpoint.tensors)
-        refuse_quantised(canonical.tensors, checkpoint.metadata, checkpoint.config)
+        canonical = canonical_transformer(marked(checkpoint.tensors, checkpoint.metadata))
+        refuse_other_tools(canonical.tensors, config=checkpoint.config)
     with naming(checkpoint.source, canonical.original_key):
         found = detect(
             canonical.tensors,
@@ -114,8 +116,8 @@ def build_autoencoder(
 ) -> DCAE:
     """`load_autoencoder` for an opened checkpoint."""
     with naming(checkpoint.source):
-        canonical = canonical_autoencoder(checkpoint.tensors)
-        refuse_quantised(canonical.tensors, checkpoint.metadata, checkpoint.config)
+        canonical = canonical_autoencoder(marked(checkpoint.tensors, checkpoint.metadata))
+        refuse_other_tools(canonical.tensors, config=checkpoint.config)
     with naming(checkpoint.source, canonical.original_key):
         dtype = full_range(dtype or canonical.tensors["decoder.conv_in.weight"].dtype, "DC-AE")
         network = DCAE(autoencoder_config(canonical.tensors), Kit(device="meta"))
@@ -128,12 +130,15 @@ def load_strictly(
     """Fill a model made on the meta device and put it in evaluation mode. Raises CheckpointError that names the keys
     that do not fit.
 
-    dtype: None keeps the type of each tensor.
+    dtype: None keeps the type of each tensor. Quantised layers stay as they are stored.
     """
     expected = model.state_dict()
     tensors = fitted(canonical.tensors, expected)
     check_fit(tensors, expected, canonical)
-    model.load_state_dict(moved(tensors, device, dtype), assign=True)
+    layers = quantised_layers(tensors)
+    tensors = moved(tensors, device, dtype, layers)
+    hold_quantised(model, layers, tensors)
+    model.load_state_dict(tensors, assign=True, strict=not layers)
     return model.eval().requires_grad_(False)
 
 

@@ -10,6 +10,7 @@ QUANTIZATION.md and comfy/utils.py.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -48,9 +49,27 @@ def _format(layer: str, mark: object) -> Format:
     if mark is None:
         return format_named("an unknown format")
     name = mark.get("format") if isinstance(mark, dict) else None
-    if not isinstance(name, str):
+    if not isinstance(mark, dict) or not isinstance(name, str):
         raise CheckpointError(f"{layer} is marked as quantised without the name of a format: download the file again")
     return format_named(name).with_settings(mark)
+
+
+def marked(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> dict[str, Tensor]:
+    """The tensors with every quantised layer marked by a tensor of its own, whichever way the file marks it.
+
+    So a mark goes along where layers are renamed or cut. Raises CheckpointError for a mark that cannot be read.
+    """
+    found = {key: tensor for key, tensor in tensors.items() if key.rpartition(".")[2] != SCALED_FP8}
+    for layer, form in quantised_layers(tensors, metadata).items():
+        if form.name != SCALED_FP8 and f"{layer}.{MARK}" not in found:
+            found[f"{layer}.{MARK}"] = mark_tensor(form)
+    return found
+
+
+def mark_tensor(form: Format) -> Tensor:
+    """The mark of a layer in this format: JSON in UTF-8, uint8."""
+    text = json.dumps({"format": form.name, **form.settings})
+    return torch.tensor(list(text.encode()), dtype=torch.uint8, device="cpu")
 
 
 def logical_shapes(tensors: Mapping[str, Tensor], layers: Mapping[str, Format]) -> dict[str, tuple[int, ...]]:

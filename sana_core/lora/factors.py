@@ -79,6 +79,12 @@ class Factors:
         first = first.reshape(*first.shape, *[1] * (second.ndim - first.ndim))
         return self.scale * torch.kron(first, second.contiguous())
 
+    def low_rank(self) -> tuple[Tensor, Tensor] | None:
+        """The difference of the weight as a product up (out, r) @ down (r, in), float32; None for other kinds."""
+        if "up" not in self.tensors or self.tensors.keys() & {"mid", *LENGTHS}:
+            return None
+        return self.scale * _matrix(self.tensors["up"].float()), _matrix(self.tensors["down"].float())
+
     def bias_change(self, bias: Tensor) -> Tensor | None:
         """What is added to `bias` (out,), float32, at strength 1; None if it does not change.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from . import kitchen
 from .dequantise import dequantise
-from .formats import Format, Shape
+from .formats import MARK, Format, Shape
 
 
 class QuantisedWeight(nn.Module):
@@ -73,7 +74,8 @@ class QuantisedLinear(nn.Module):
 
     def add_beside(self, up: Tensor, down: Tensor) -> None:
         """Add the product of up (N, r) and down (r, K) to the layer from now on."""
-        self.beside.extend(nn.Parameter(factor, requires_grad=False) for factor in (up, down))
+        home = next(self.quantised.buffers()).device
+        self.beside.extend(nn.Parameter(factor.to(home), requires_grad=False) for factor in (up, down))
 
     def plain(self, dtype: torch.dtype) -> nn.Linear:
         """The same layer with its weight in `dtype`."""
@@ -82,7 +84,7 @@ class QuantisedLinear(nn.Module):
             weight = weight + up.float() @ down.float()
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias=self.bias is not None, device="meta")
         layer.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
-        layer.bias = self.bias
+        layer.register_parameter("bias", self.bias)
         return layer
 
 
@@ -92,7 +94,7 @@ class QuantisedEmbedding(nn.Module):
     def __init__(self, weight: QuantisedWeight, embedding: nn.Embedding, dtype: torch.dtype) -> None:
         super().__init__()
         self.quantised, self.dtype = weight, dtype
-        self.__dict__["embedding"] = embedding  # no part of the network: its weight is on the meta device
+        self.rest = (embedding,)  # no part of the network: its weight is on the meta device
 
     @property
     def weight(self) -> Tensor:
@@ -102,4 +104,30 @@ class QuantisedEmbedding(nn.Module):
     def forward(self, indices: Tensor) -> Tensor:
         rows = self.quantised.rows(indices.flatten(), self.dtype)
         places = torch.arange(len(rows), device=indices.device).view_as(indices)
-        return torch.func.functional_call(self.embedding, {"weight": rows}, (places,))
+        return torch.func.functional_call(self.rest[0], {"weight": rows}, (places,))
+
+
+def hold_quantised(network: nn.Module, layers: Mapping[str, Format], tensors: dict[str, Tensor]) -> None:
+    """Put layers that hold their weights in few bits in the place of a network's own.
+
+    layers: their formats by name, see `weights.quantised_layers`.  tensors: of the whole network, which fit it by
+    `check_fit`; those of the layers are taken out. What is read from a quantised table has the type of the first plain
+    tensor with fractions.
+    """
+    plain = (tensor.dtype for key, tensor in tensors.items() if key.rpartition(".")[0] not in layers)
+    dtype = next((found for found in plain if found.is_floating_point), torch.float32)
+    for name, form in layers.items():
+        old: Any = network.get_submodule(name)
+        tensors.pop(f"{name}.{MARK}", None)
+        sides = [side for side in ("weight", *form.required, *(form.optional or ())) if f"{name}.{side}" in tensors]
+        weight = QuantisedWeight(form, tuple(old.weight.shape), {side: tensors.pop(f"{name}.{side}") for side in sides})
+        if isinstance(old, nn.Embedding):
+            replace_layer(network, name, QuantisedEmbedding(weight, old, dtype))
+        else:
+            replace_layer(network, name, QuantisedLinear(weight, tensors.pop(f"{name}.bias", None)))
+
+
+def replace_layer(network: nn.Module, name: str, layer: nn.Module) -> None:
+    """Put a layer in the place of the one of this name."""
+    parent, _, leaf = name.rpartition(".")
+    setattr(network.get_submodule(parent), leaf, layer)

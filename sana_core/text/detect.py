@@ -15,7 +15,7 @@ from ..checkpoint.detect import block_count
 from ..checkpoint.files import Checkpoint
 from ..checkpoint.kinds import describe
 from ..checkpoint.numbers import read_number
-from ..checkpoint.quantised import refuse_quantised
+from ..checkpoint.other_tools import refuse_other_tools
 from ..checkpoint.read_json import read_object
 from ..checkpoint.statements import stated_config
 from ..checkpoint.wrappers import is_extra, unwrapped
@@ -81,11 +81,11 @@ def gemma2_tensors(tensors: Mapping[str, Tensor]) -> GemmaTensors:
     return GemmaTensors(Canonical(own, prefix, wrapped=wrapped), beside.get(SPIECE_KEY), beside.get(GEMMA_CONFIG_KEY))
 
 
-def check_unquantised(found: GemmaTensors, checkpoint: Checkpoint) -> None:
-    """Raise CheckpointError if the weights are quantised."""
+def check_format(found: GemmaTensors, checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError if the weights are quantised in a format that is not read here."""
     instead = "or use gemma_2_2b_fp16.safetensors"
     original = {found.canonical.original_key(key): tensor for key, tensor in found.tensors.items()}
-    refuse_quantised(original, checkpoint.metadata, checkpoint.config, instead=instead)
+    refuse_other_tools(original, config=checkpoint.config, instead=instead)
 
 
 def text_config(checkpoint: Checkpoint, found: GemmaTensors) -> TextConfig:

@@ -6,7 +6,7 @@ The network is transformers' `Gemma2Model`, imported when a model is built.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from ..config import TextConfig
 from ..errors import InputError
+from ..quantised.formats import Format
+from ..quantised.layers import hold_quantised
 from .instruction import MAX_LENGTH, PAD_ID, PromptTokens, Tokenizer, prompt_tokens
 
 if TYPE_CHECKING:
@@ -26,15 +28,22 @@ log = logging.getLogger("sana")
 
 
 class GemmaTextEncoder(nn.Module):
-    """Prompts to embeddings. state_dict: the tensors of a `Gemma2Model`; None makes shapes alone (meta device)."""
+    """Prompts to embeddings.
+
+    state_dict: the tensors of a `Gemma2Model`; None makes shapes alone (meta device).  quantised: layers of it by name.
+    """
 
     def __init__(
-        self, config: TextConfig, tokenizer: Tokenizer | None = None, state_dict: dict[str, Tensor] | None = None
+        self,
+        config: TextConfig,
+        tokenizer: Tokenizer | None = None,
+        state_dict: dict[str, Tensor] | None = None,
+        quantised: Mapping[str, Format] | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer
-        self.model = build_gemma2(config, state_dict)
+        self.model = build_gemma2(config, state_dict, quantised)
         self.eval().requires_grad_(False)
 
     def forward(self, input_ids: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -109,9 +118,13 @@ class GemmaTextEncoder(nn.Module):
         return embeddings.masked_fill(~mask[:, :, None], 0.0), mask
 
 
-def build_gemma2(config: TextConfig, state_dict: dict[str, Tensor] | None = None) -> Gemma2Model:
+def build_gemma2(
+    config: TextConfig,
+    state_dict: dict[str, Tensor] | None = None,
+    quantised: Mapping[str, Format] | None = None,
+) -> Gemma2Model:
     """transformers' Gemma-2 without its language-model head. It holds the given tensors themselves, not copies; nothing
-    is initialised.
+    is initialised.  quantised: layers of the state dict that stay in few bits.
     """
     from transformers import Gemma2Config, Gemma2Model
 
@@ -129,7 +142,9 @@ def build_gemma2(config: TextConfig, state_dict: dict[str, Tensor] | None = None
         model = build(config)
     if state_dict is None:
         return model
-    model.load_state_dict(state_dict, assign=True)
+    layers, tensors = quantised or {}, dict(state_dict)
+    hold_quantised(model, layers, tensors)
+    model.load_state_dict(tensors, assign=True, strict=not layers)
     # No file holds the rotary frequencies and the embedding scale, which the class computes: take them from the same
     # model without layers.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), _default_dtype(torch.float32):

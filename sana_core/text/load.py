@@ -9,10 +9,11 @@ import torch
 from ..checkpoint.files import component_folder, read_checkpoint
 from ..checkpoint.fit import check_fit, naming
 from ..checkpoint.move import moved
+from ..checkpoint.weights import marked, quantised_layers
 from ..device import pick_device
 from ..errors import CheckpointError
 from ..precision import full_range
-from .detect import SPIECE_KEY, GemmaTensors, check_unquantised, gemma2_tensors, text_config
+from .detect import SPIECE_KEY, GemmaTensors, check_format, gemma2_tensors, text_config
 from .gemma import GemmaTextEncoder, build_gemma2
 from .tokenizer import GemmaTokenizer, find_tokenizer, read_tokenizer, tokenizer_from_bytes
 
@@ -32,18 +33,20 @@ def load_text_encoder(
     and beside it). dtype: None keeps the file's float32 or bfloat16; float16 becomes bfloat16, because activations of
     Gemma-2 overflow float16. device: "meta" checks all keys and shapes and reads neither tensors nor tokenizer.
 
-    Raises CheckpointError for another model, a quantised one, a missing, unexpected or mis-shaped key, or a missing
-    tokenizer. All of it is checked before the first tensor is read.
+    Raises CheckpointError for another model, a format of quantised weights that is not read here, a missing, unexpected
+    or mis-shaped key, or a missing tokenizer. All of it is checked before the first tensor is read.
     """
     device = pick_device(device)
     path = component_folder(path, "text_encoder")
     checkpoint = read_checkpoint(path, "meta" if device.type == "meta" else "cpu")
     with naming(checkpoint.source):
-        found = gemma2_tensors(checkpoint.tensors)
-        check_unquantised(found, checkpoint)
+        found = gemma2_tensors(marked(checkpoint.tensors, checkpoint.metadata))
+        check_format(found, checkpoint)
         config = text_config(checkpoint, found)
         check_fit(found.tensors, build_gemma2(config).state_dict(), found.canonical)
-    dtype = full_range(dtype or found.tensors["embed_tokens.weight"].dtype, "Gemma-2", device)
+    layers = quantised_layers(found.tensors)
+    stored = found.tensors["norm.weight"].dtype if layers else found.tensors["embed_tokens.weight"].dtype
+    dtype = full_range(dtype or stored, "Gemma-2", device)
     if device.type == "meta":
         return GemmaTextEncoder(config).to(dtype)
     loaded = _load_tokenizer(path, checkpoint.source, found, tokenizer)
@@ -54,7 +57,8 @@ def load_text_encoder(
             "to different models: give the tokenizer of this one"
         )
     with naming(checkpoint.source, found.canonical.original_key):
-        return GemmaTextEncoder(config, loaded, moved(dict(found.tensors), device, dtype))
+        tensors = moved(dict(found.tensors), device, dtype, layers)
+        return GemmaTextEncoder(config, loaded, tensors, layers)
 
 
 def _load_tokenizer(path: Path, source: str, found: GemmaTensors, tokenizer: str | Path | None) -> GemmaTokenizer:

@@ -107,9 +107,12 @@ class LinearAttention(nn.Module):
         """Lay the weights of q, k and v side by side in memory, so that one matrix product makes all three.
 
         The three layers keep their names and their weights, which are parts of it now; changes in place are seen. The
-        parts are apart again once something moves or replaces a weight, and the products too.
+        parts are apart again once something moves or replaces a weight, and the products too. Quantised weights stay
+        apart.
         """
         layers = (self.to_q, self.to_k, self.to_v)
+        if not all(self.kit.is_ours(layer) for layer in layers):
+            return
         self.joined = torch.cat([layer.weight.data for layer in layers])
         for layer, part in zip(layers, self.joined.chunk(3)):
             layer.weight.data = part

@@ -253,7 +253,7 @@ def test_quantised_weights_are_refused(lora, dtype, columns):
     model.get_submodule(TO_Q).weight = packed
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     read = lora(tensors_for(tiny.transformer()))
-    with pytest.raises(InputError, match=rf"has quantised weights \({TO_Q}\.weight is torch\..*\), to which a LoRA"):
+    with pytest.raises(InputError, match=rf"cast to 8 bits \({TO_Q}\.weight is torch\..*\), to which a LoRA"):
         apply_lora(model, read)
     for key, tensor in model.state_dict().items():
         assert torch.equal(before[key].view(torch.uint8), tensor.view(torch.uint8))

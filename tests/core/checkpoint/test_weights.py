@@ -12,25 +12,27 @@ from sana_core.checkpoint.detect import detect
 from sana_core.checkpoint.files import read_checkpoint
 from sana_core.checkpoint.fit import check_fit, fitted
 from sana_core.checkpoint.load import load_autoencoder, load_transformer
-from sana_core.checkpoint.weights import FORMATS, logical_shapes, misfits, quantised_layers
+from sana_core.checkpoint.weights import logical_shapes, misfits, quantised_layers
 from sana_core.errors import CheckpointError
+from sana_core.quantised.formats import FORMATS
 
 LAYER = "transformer_blocks.0.attn1.to_q"
-COMFY = [name for name in FORMATS if name != "scaled_fp8"]
-FITTING = [name for name, form in FORMATS.items() if 224 % form.block[0] == 0]  # blocks of 256 are in test_gguf_file.py
-SIZES = {"nvfp4": (224, 112), "convrot_w4a4": (224, 112), "asym_w4a8_int8": (224, 112)}  # of the stored (224, 224)
-SIZES |= {name: (224, 7 * FORMATS[name].block[1]) for name in FITTING if FORMATS[name].block != (1, 1)}
+FITTING = [name for name, form in FORMATS.items() if 224 % form.numbers == 0]  # blocks of 256 are in test_gguf_file.py
+STATED = {"convrot_w4a4": {"convrot_groupsize": 16}, "asym_w4a8_int8": {"convrot_groupsize": 16}}  # 224 is 14 * 16
+SIZES = {name: FORMATS[name].stored_shape((224, 224)) for name in FITTING}
 
 
 def mark(name):
-    return torch.tensor(list(json.dumps({"format": name}).encode()), dtype=torch.uint8)
+    return torch.tensor(list(json.dumps({"format": name, **STATED.get(name, {})}).encode()), dtype=torch.uint8)
 
 
-def quantised(name, layer=LAYER, shape=None):
-    """The tensors of one layer of 224 to 224 in a format."""
+def quantised(name, layer=LAYER, rows=224, columns=224):
+    """The tensors of one layer in a format."""
     form = FORMATS[name]
-    tensors = {f"{layer}.weight": torch.zeros(shape or SIZES.get(name, (224, 224)), dtype=form.stored[0])}
-    tensors |= {f"{layer}.{side}": torch.ones(1) for side in form.required}
+    tensors = {f"{layer}.weight": torch.zeros(form.stored_shape((rows, columns)), dtype=form.stored[0])}
+    for side, what in form.required.items():
+        shape = what.shapes((rows, columns), STATED.get(name, {}))[-1]
+        tensors[f"{layer}.{side}"] = torch.ones(shape).to(what.stored[0])
     return tensors if name == "scaled_fp8" else tensors | {f"{layer}.comfy_quant": mark(name)}
 
 
@@ -43,7 +45,7 @@ def plain():
 def test_each_format_stands_for_its_logical_shape_and_fits(plain, name):
     tensors = {**plain, **quantised(name)}
     layers = quantised_layers(tensors)
-    assert layers == {LAYER: FORMATS[name]}
+    assert layers == {LAYER: FORMATS[name].with_settings(STATED.get(name, {}))}
     shapes = logical_shapes(tensors, layers)
     assert shapes == {key: tuple(tensor.shape) for key, tensor in plain.items()}
     assert not misfits(tensors, plain)
@@ -62,9 +64,39 @@ def test_a_missing_an_unknown_and_a_wrong_tensor_of_a_quantised_layer_are_named(
     found = misfits({**whole, f"{LAYER}.zero_point": torch.ones(1)}, plain)
     assert found.unexpected == [f"{LAYER}.zero_point"] and not found.missing
     found = misfits({**whole, f"{LAYER}.weight": torch.zeros(224, 100, dtype=FORMATS[name].stored[0])}, plain)
-    assert f"(224, 100) instead of {SIZES.get(name, (224, 224))} ({name})" in found.misshaped[f"{LAYER}.weight"]
+    assert f"(224, 100) instead of {SIZES[name]} ({name})" in found.misshaped[f"{LAYER}.weight"]
     found = misfits({**whole, f"{LAYER}.weight": whole[f"{LAYER}.weight"].float()}, plain)
     assert "of float32 instead of" in found.misshaped[f"{LAYER}.weight"]
+    for side in FORMATS[name].required:
+        found = misfits({**whole, f"{LAYER}.{side}": whole[f"{LAYER}.{side}"][None, None, None]}, plain)
+        assert list(found.misshaped) == [f"{LAYER}.{side}"] and f"({name})" in found.misshaped[f"{LAYER}.{side}"]
+        found = misfits({**whole, f"{LAYER}.{side}": whole[f"{LAYER}.{side}"].to(torch.int32)}, plain)
+        assert found.misshaped[f"{LAYER}.{side}"].startswith("of int32 instead of")
+
+
+@pytest.mark.parametrize(
+    "name, stated, said",
+    [
+        ("convrot_w4a4", {}, "rotates groups of 256"),
+        ("convrot_w4a4", {"convrot_groupsize": 32}, "rotates groups of an unknown size"),
+        ("int8_tensorwise", {"convrot": True, "convrot_groupsize": -4}, "rotates groups of an unknown size"),
+        ("int8_tensorwise", {"convrot": True, "params": {"convrot_groupsize": 64}}, "rotates groups of 64"),
+        ("asym_w4a8_int8", {"convrot_groupsize": 16, "group_size": 3}, "scales groups of an unknown size"),
+        ("asym_w4a8_int8", {"convrot_groupsize": 16, "group_size": "x"}, "scales groups of an unknown size"),
+        ("gguf_q4_k", {}, "packs groups of 256"),
+    ],
+)
+def test_settings_that_do_not_fit_the_width_are_named(plain, name, stated, said):
+    text = json.dumps({"format": name, **stated})
+    layer = {f"{LAYER}.comfy_quant": torch.tensor(list(text.encode()), dtype=torch.uint8)}
+    found = misfits({**plain, **layer, f"{LAYER}.weight": torch.zeros(224, 144, dtype=torch.uint8)}, plain)
+    assert f"has rows of 224 numbers, {name} {said}" in found.misshaped[f"{LAYER}.weight"]
+
+
+def test_only_matrices_are_quantised(plain):
+    layer = "transformer_blocks.0.ff.conv_depth"
+    found = misfits({**plain, f"{layer}.comfy_quant": mark("int8_tensorwise")}, plain)
+    assert "has 4 dimensions" in found.misshaped[f"{layer}.weight"]
 
 
 def test_padding_is_part_of_the_stored_shape():
@@ -114,7 +146,7 @@ def test_metadata_marks_layers_too():
 
 def test_caption_channels_of_a_packed_projection(plain):
     layer = "caption_projection.linear_1"
-    tensors = {**plain, **quantised("nvfp4", layer, (224, 48))}
+    tensors = {**plain, **quantised("nvfp4", layer, 224, 96)}
     assert detect(tensors).config.caption_channels == detect(plain).config.caption_channels == 96
 
 
@@ -123,7 +155,7 @@ def original(name, scale):
     layer = "blocks.0.attn.qkv"
     return {
         "blocks.0.mlp.inverted_conv.conv.bias": torch.zeros(8),
-        **quantised(name, layer, (672, SIZES.get(name, (224, 224))[1])),
+        **quantised(name, layer, rows=672),
         f"{layer}.weight_scale": scale,
     }
 
@@ -142,7 +174,7 @@ def test_a_fused_layer_is_cut_with_its_scales(name):
     assert {one[f"transformer_blocks.0.attn1.to_{part}.weight_scale"].item() for part in "qkv"} == {3.0}
 
 
-@pytest.mark.parametrize("name", ["nvfp4", "mxfp8", "convrot_w4a4", "asym_w4a8_int8"])
+@pytest.mark.parametrize("name", ["nvfp4", "mxfp8"])
 def test_a_fused_layer_whose_rows_cannot_be_cut_is_refused_by_format(name):
     with pytest.raises(CheckpointError, match=rf"blocks\.0\.attn\.qkv holds 3 layers in one, quantised as {name}"):
         canonical_transformer(original(name, torch.ones(1)))
@@ -163,12 +195,13 @@ def test_misfits_of_side_tensors_are_named_as_in_the_file():
 
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
 @pytest.mark.parametrize("name", FITTING)
-def test_the_library_calls_quantised_files_what_they_are(tmp_path, plain, name, prefix):
-    tensors = {**plain, **quantised(name)}
+def test_the_library_loads_every_format(tmp_path, plain, name, prefix):
+    tensors = {key: tensor for key, tensor in plain.items() if key != f"{LAYER}.weight"} | quantised(name)
     save_file({prefix + key: tensor for key, tensor in tensors.items()}, tmp_path / "m.safetensors")
     for device in ("cpu", "meta"):
-        with pytest.raises(CheckpointError, match=rf"is quantised \({name}.*load it in ComfyUI"):
-            load_transformer(tmp_path / "m.safetensors", device=device)
+        layer = load_transformer(tmp_path / "m.safetensors", device=device).get_submodule(LAYER)
+        assert (layer.quantised.form.name, layer.quantised.shape) == (name, (224, 224))
+        assert layer.quantised.weight.device.type == device
 
 
 OTHER_TOOLS = {
@@ -176,7 +209,7 @@ OTHER_TOOLS = {
     "bitsandbytes": {f"{LAYER}.weight.absmax": torch.ones(1)},
     "GPTQ or AWQ": {f"{LAYER}.qzeros": torch.ones(1)},
     "with scales": {f"{LAYER}.weight_scale": torch.ones(1)},
-    "scaled_fp8": {"scaled_fp8": torch.ones(1)},
+    "w2a2": {f"{LAYER}.comfy_quant": mark("w2a2")},
     "stored as int8": {f"{LAYER}.weight": torch.ones(224, 224, dtype=torch.int8)},
 }
 

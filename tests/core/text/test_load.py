@@ -185,15 +185,26 @@ def test_another_model(tmp_path, kind):
     assert str(path) in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "mark", ["scaled_fp8", "model.layers.0.mlp.up_proj.comfy_quant", "model.layers.0.mlp.up_proj.weight_scale"]
-)
-def test_quantised(tmp_path, state_dict, spiece, mark):
+UP = "model.layers.0.mlp.up_proj"
+
+
+@pytest.mark.parametrize("mark", [f"{UP}.comfy_quant", f"{UP}.weight_scale"])
+def test_a_format_that_is_not_read(tmp_path, state_dict, spiece, mark):
     path = comfy(tmp_path / "a.safetensors", state_dict, spiece)
     tensors = {f"model.{key}": tensor for key, tensor in state_dict.items()}
-    content = torch.tensor(list(b'{"format": "nvfp4"}'), dtype=torch.uint8)
+    content = torch.tensor(list(b'{"format": "w2a2"}'), dtype=torch.uint8)
     save_file({**tensors, mark: content if mark.endswith("comfy_quant") else torch.zeros(1)}, path, HEADS)
     with pytest.raises(CheckpointError, match=rf"quantised \(.*{mark.removesuffix('.comfy_quant')}\)"):
+        load_text_encoder(path)
+
+
+def test_a_quantised_layer_without_its_scale(tmp_path, state_dict, spiece):
+    path = comfy(tmp_path / "a.safetensors", state_dict, spiece)
+    tensors = {f"model.{key}": tensor for key, tensor in state_dict.items()}
+    content = torch.tensor(list(b'{"format": "int8_tensorwise"}'), dtype=torch.uint8)
+    tensors |= {f"{UP}.comfy_quant": content, f"{UP}.weight": tensors[f"{UP}.weight"].to(torch.int8)}
+    save_file(tensors, path, HEADS)
+    with pytest.raises(CheckpointError, match=rf"1 missing \({UP}.weight_scale\)"):
         load_text_encoder(path)
 
 
