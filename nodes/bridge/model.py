@@ -11,6 +11,7 @@ import comfy.conds
 import comfy.model_base
 import comfy.model_management
 import comfy.model_sampling
+import comfy.ops
 import comfy.supported_models_base
 import comfy.utils
 import torch
@@ -22,6 +23,7 @@ from ...sana_core.precision import precision_warning, run_dtypes
 from ...sana_core.samplers.denoiser import TIMESTEPS
 from ...sana_core.samplers.methods import check_shift
 from ...sana_core.samplers.schedules import FIRST_TIME
+from .gguf import gguf_operations, has_gguf
 from .detection import IMAGE_MODEL, canonical_weights, config_tensor
 from .latent_format import SanaLatent
 from .prompts import Prompt, padded_context
@@ -175,6 +177,9 @@ class Sana(comfy.supported_models_base.BASE):
             log.warning("%s", warning)
 
     def get_model(self, state_dict: dict[str, Tensor], prefix: str = "", device=None) -> SanaModel:
+        if self.custom_operations is None and has_gguf(state_dict):
+            base = comfy.ops.pick_operations(self.unet_config.get("dtype"), self.manual_cast_dtype, model_config=self)
+            self.custom_operations = gguf_operations(base)
         return SanaModel(self, device=device)
 
     def process_unet_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

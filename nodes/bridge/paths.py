@@ -17,9 +17,14 @@ KINDS = ("diffusion_models", "text_encoders", "vae", "controlnet", "loras")
 """
 
 
+GGUF_KINDS = ("diffusion_models", "text_encoders")
+"""Folder kinds in which the pack's own loaders also list GGUF files, which the host does not show."""
+
+
 def model_files(kind: str) -> list[str]:
     """File names that a loader's list offers for a folder kind."""
-    return folder_paths.get_filename_list(kind)
+    names = folder_paths.get_filename_list(kind)
+    return names + folder_paths.get_filename_list(f"{kind}_gguf") if kind in GGUF_KINDS else names
 
 
 def model_path(kind: str, name: str) -> str:
@@ -87,8 +92,12 @@ def _is_file_of(part: PublishedFile, file: PurePosixPath) -> bool:
     return file.stem in names or any(folder.split("--")[-1] in names for folder in file.parts[:-1])
 
 
-def add_embedded_model() -> None:
-    """Append the folders of the embedded model to the host's search paths, once."""
+def add_folders() -> None:
+    """Append the folders of the embedded model to the host's search paths, and list GGUF files of the host's folders,
+    once.
+    """
+    for kind in GGUF_KINDS:  # the list of folders is shared, so that folders that are added later count
+        folder_paths.folder_names_and_paths[f"{kind}_gguf"] = (folder_paths.folder_names_and_paths[kind][0], {".gguf"})
     for kind in KINDS:
         folder = str(NANO / kind)
         if folder not in folder_paths.get_folder_paths(kind):

@@ -38,7 +38,7 @@ def load_text_encoder(path: str, disable_dynamic: bool = False) -> comfy.sd.CLIP
         config = checked_config(found, Checkpoint(tensors, path, metadata, checkpoint.config))
         tokenizer = matching_tokenizer(found, config)
     single = {**{f"model.{key}": tensor for key, tensor in found.tensors.items()}, SPIECE_KEY: found.spiece}
-    options = {f"{NAME}_class": SanaGemma, f"{NAME}_model_config": asdict(config)}
+    options: dict[str, Any] = {f"{NAME}_class": SanaGemma, f"{NAME}_model_config": asdict(config)}
     embeddings = folder_paths.get_folder_paths("embeddings")
     clip = comfy.sd.load_text_encoder_state_dicts(
         [single], embeddings, comfy.sd.CLIPType.LUMINA2, options, disable_dynamic
