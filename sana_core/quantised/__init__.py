@@ -1,0 +1,1 @@
+"""Quantised weights: formats, making files of them, computing with them."""
