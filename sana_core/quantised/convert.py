@@ -100,24 +100,22 @@ def quantise_file(
     Returns the errors and sizes of all layers. Raises CheckpointError for a file that is not such a model, is damaged
     or is quantised already, InputError for anything else; then there is no new file.
     """
-    source, target = Path(source), Path(target)
-    if format not in FORMATS:
-        raise InputError(f'unknown format "{format}", expected one of {", ".join(FORMATS)}')
-    if embedding not in (None, *EMBEDDINGS):
-        raise InputError(f'unknown format of the embedding "{embedding}", expected {", ".join(EMBEDDINGS)}')
-    if dtype not in (None, *DTYPES):
-        raise InputError(f"dtype={dtype!r}, expected torch.float32, torch.bfloat16, torch.float16 or None")
-    _check_places(source, target, overwrite)
-    if format not in GGUF:
-        check_available(format)
-    model = open_model(source, variant=variant, trained_precision=trained_precision, dtype=dtype, tokenizer=tokenizer)
-    if format in GGUF and model.prefix:
-        raise InputError(f"{source} is a Gemma-2, which is not written as GGUF: choose another format for it")
+    model = prepare(
+        source,
+        target,
+        format,
+        variant=variant,
+        trained_precision=trained_precision,
+        dtype=dtype,
+        embedding=embedding,
+        tokenizer=tokenizer,
+        overwrite=overwrite,
+    )
     formats = {key: chosen_format(key, format, embedding) for key in model.tensors}
     report = Report(
         source=str(source), target=str(target), model=model.words, format=format, dtype=str(model.dtype)[6:]
     )
-    with new_file(target, overwrite=overwrite) as partial, _sink(model, formats, partial) as sink:
+    with new_file(Path(target), overwrite=overwrite) as partial, _sink(model, formats, partial) as sink:
         for number, (key, form) in enumerate(formats.items(), 1):
             tensor = model.tensors.pop(key)
             report.before += _bytes(tensor)
@@ -134,6 +132,35 @@ def quantise_file(
             report.before += _bytes(tensor)
             report.after += sink.beside(key, tensor)
     return report
+
+
+def prepare(
+    source: str | Path,
+    target: str | Path,
+    format: str,
+    *,
+    variant: str | None = None,
+    trained_precision: str | None = None,
+    dtype: torch.dtype | None = None,
+    embedding: str | None = None,
+    tokenizer: str | Path | None = None,
+    overwrite: bool = False,
+) -> Model:
+    """All checks of `quantise_file`, which takes the same arguments. Tensors are not read, and nothing is written."""
+    source, target = Path(source), Path(target)
+    if format not in FORMATS:
+        raise InputError(f'unknown format "{format}", expected one of {", ".join(FORMATS)}')
+    if embedding not in (None, *EMBEDDINGS):
+        raise InputError(f'unknown format of the embedding "{embedding}", expected {", ".join(EMBEDDINGS)}')
+    if dtype not in (None, *DTYPES):
+        raise InputError(f"dtype={dtype!r}, expected torch.float32, torch.bfloat16, torch.float16 or None")
+    _check_places(source, target, overwrite)
+    if format not in GGUF:
+        check_available(format)
+    model = open_model(source, variant=variant, trained_precision=trained_precision, dtype=dtype, tokenizer=tokenizer)
+    if format in GGUF and model.prefix:
+        raise InputError(f"{source} is a Gemma-2, which is not written as GGUF: choose another format for it")
+    return model
 
 
 def open_model(
