@@ -23,6 +23,7 @@ from ..checkpoint.detect import detect
 from ..checkpoint.files import Checkpoint, component_folder, read_checkpoint
 from ..checkpoint.fit import check_fit, fitted, naming
 from ..checkpoint.folders import joined_parts
+from ..checkpoint.kinds import describe
 from ..checkpoint.move import check_stored
 from ..checkpoint.new_file import check_target, new_file
 from ..checkpoint.quantised import quantisation
@@ -214,7 +215,12 @@ def _transformer(
 
 
 def _gemma(checkpoint: Checkpoint, source: Path, dtype: torch.dtype | None, tokenizer: str | Path | None) -> Model:
-    found = gemma2_tensors(checkpoint.tensors)
+    try:
+        found = gemma2_tensors(checkpoint.tensors)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"expected a SANA transformer or a Gemma-2, found {describe(checkpoint.tensors)}: choose the file of one"
+        ) from error
     config = text_config(checkpoint, found)
     tensors = _strict(found.canonical, build_gemma2(config).state_dict())
     beside = {}
@@ -373,12 +379,12 @@ class GgufSink(Sink):
     def layer(self, key: str, weight: Tensor, form: str, largest: float | None) -> LayerReport:
         _check_range(weight, self.model, key, torch.float32)
         found = gguf_fitting(form, weight.shape[1])
-        stored = self.writer.add(key, weight)
+        pieces = ((weight[rows], read_back) for rows, read_back in self.writer.chunks(key, weight))
         return LayerReport(
             name=key,
             kind=str(kind_of_layer(key)),
             format=found or str(self.model.dtype)[6:],
-            error=relative_error([weight], [stored]),
+            error=relative_error(pieces),
             wanted=None if found else form,
             before=_bytes(weight),
             after=weight.numel() * GGUF[found] // GGUF_BLOCK if found else self._size(weight),
@@ -403,11 +409,8 @@ def _sink(model: Model, formats: Mapping[str, str | None], path: Path) -> Iterat
             Planned(key, tuple(tensor.shape), _gguf_type(formats[key], tensor) or plain)
             for key, tensor in model.tensors.items()
         ]
-        writer = GgufWriter(path, GGUF_ARCHITECTURE, plan, model.metadata)
-        try:
+        with GgufWriter(path, GGUF_ARCHITECTURE, plan, model.metadata) as writer:
             yield GgufSink(writer, model)
-        finally:
-            writer.close()
 
 
 def _gguf_type(form: str | None, tensor: Tensor) -> str | None:

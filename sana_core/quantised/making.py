@@ -93,7 +93,7 @@ class Quantised:
     def error(self, weight: Tensor) -> float:
         """The relative error ||W - Q(W)|| / ||W||; 0 for a weight of zeros."""
         rows = weight.split([piece.shape[0] for piece in self.pieces])
-        return relative_error(rows, (piece.dequantize() for piece in self.pieces))
+        return relative_error((own, piece.dequantize()) for own, piece in zip(rows, self.pieces))
 
 
 def quantise(weight: Tensor, format: str, *, input_scale: float | None = None, name: str = "the weight") -> Quantised:
@@ -128,13 +128,13 @@ def quantise(weight: Tensor, format: str, *, input_scale: float | None = None, n
     return Quantised(format=format, parts=parts, pieces=pieces)
 
 
-def relative_error(weight: Iterable[Tensor], stored: Iterable[Tensor]) -> float:
-    """||W - Q(W)|| / ||W||, row by row or in pieces of rows; 0 for a weight of zeros."""
+def relative_error(pieces: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """||W - Q(W)|| / ||W||, from pieces of W and what was stored of them; 0 for a weight of zeros."""
     wrong = norm = 0.0
-    for rows, read in zip(weight, stored):
-        rows = rows.float()
-        norm += float(rows.square().sum(dtype=torch.float64))
-        wrong += float((read - rows).square().sum(dtype=torch.float64))
+    for weight, stored in pieces:
+        weight = weight.float()
+        norm += float(weight.square().sum(dtype=torch.float64))
+        wrong += float((stored.to(weight) - weight).square().sum(dtype=torch.float64))
     return (wrong / norm) ** 0.5 if norm else 0.0
 
 
