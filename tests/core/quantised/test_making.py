@@ -155,7 +155,9 @@ def test_what_is_no_number_is_refused_by_the_name_of_the_layer(form, bad):
         quantise(weight, form, name="blocks.7")
 
 
-@pytest.mark.parametrize("weight", [torch.zeros(4), torch.zeros(4, 4, 1, 1), torch.zeros(0, 4), torch.zeros(4, 4).int()])
+@pytest.mark.parametrize(
+    "weight", [torch.zeros(4), torch.zeros(4, 4, 1, 1), torch.zeros(0, 4), torch.zeros(4, 4).int()]
+)
 def test_only_matrices_of_fractions_are_quantised(weight):
     with pytest.raises(InputError, match="only matrices"):
         quantise(weight, "int8")
