@@ -161,8 +161,16 @@ def mark(stated: Mapping[str, Any]) -> Tensor:
 
 
 def check_available(format: str) -> None:
-    """Raise InputError without comfy-kitchen, and if its version has no such format."""
-    _layout(format)
+    """Raise InputError without comfy-kitchen, and if its version, or this PyTorch, has not the format."""
+    try:
+        quantise(torch.ones(32, max(ROTATIONS)), format)
+    except InputError:
+        raise
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{PACKAGE} {_version()} with PyTorch {torch.__version__} cannot make {format} ({error}): "
+            f"pip install --upgrade {PACKAGE} torch"
+        ) from error
 
 
 def _layout(format: str) -> Callable[..., Any]:
@@ -170,9 +178,13 @@ def _layout(format: str) -> Callable[..., Any]:
     recipe = RECIPES[format]
     try:
         from comfy_kitchen import tensor as layouts
-    except (ImportError, RuntimeError) as error:  # the latter from Triton, on a machine without a GPU
+    except ImportError as error:
         raise InputError(
             f"quantising to {format} needs the package {PACKAGE} ({error}): pip install {PACKAGE}"
+        ) from error
+    except RuntimeError as error:  # some versions of Triton cannot be imported without a GPU
+        raise InputError(
+            f"{PACKAGE} {_version()} cannot start here ({error}): use a newer PyTorch and Triton"
         ) from error
     if not hasattr(layouts, recipe.layout):
         raise InputError(f"{PACKAGE} {_version()} does not know {format}: pip install --upgrade {PACKAGE}")

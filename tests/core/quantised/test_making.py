@@ -10,7 +10,7 @@ from comfy_kitchen import tensor as kitchen
 from sana_core.checkpoint.weights import FORMATS
 from sana_core.errors import InputError
 from sana_core.quantised import making
-from sana_core.quantised.making import RECIPES, fitting, input_scale, mark, quantise
+from sana_core.quantised.making import RECIPES, check_available, fitting, input_scale, mark, quantise
 
 WORST = {"int8": 1e-2, "int8-convrot": 1e-2, "fp8": 4e-2, "mxfp8": 3e-2, "nvfp4": 0.13, "w4a8": 0.13, "w4a4": 0.17}
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -178,3 +178,16 @@ def test_a_comfy_kitchen_without_the_format(monkeypatch):
     monkeypatch.delattr(kitchen, "AsymW4A8Int8Layout")
     with pytest.raises(InputError, match=r"does not know w4a8: pip install --upgrade comfy-kitchen"):
         quantise(gaussian(), "w4a8")
+
+
+def test_a_comfy_kitchen_that_cannot_start(monkeypatch):
+    """As with some versions of Triton where there is no GPU, and of PyTorch without the number types."""
+
+    def fail(*args, **settings):
+        raise RuntimeError("0 active drivers")
+
+    for form in RECIPES:
+        check_available(form)
+    monkeypatch.setattr(kitchen.TensorCoreMXFP8Layout, "quantize", fail)
+    with pytest.raises(InputError, match=r"cannot make mxfp8 \(0 active drivers\): pip install --upgrade"):
+        check_available("mxfp8")
