@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from .folders import joined_parts, weight_files
+from .gguf_file import read_gguf
+from .gguf_header import MAGIC
 from .pickles import read_pickle
 from .read_json import read_object_file
 from .safetensors_file import read_safetensors
@@ -30,7 +32,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
-    """Read a .safetensors, .pth, .pt, .bin or .ckpt file, or a diffusers / Hugging Face component folder.
+    """Read a .safetensors, .gguf, .pth, .pt, .bin or .ckpt file, or a diffusers / Hugging Face component folder.
 
     The content decides, not the file name. One part of a model in several files is read together with the others beside
     it. Pickles are read in PyTorch's weights-only mode, which runs no code.  device: "cpu", where tensors are mapped
@@ -100,10 +102,12 @@ def _reader(path: Path) -> Callable[[Path, bool], tuple[dict[str, Tensor], dict[
         head = file.read(64)
     if head[8:9] == b"{":  # after eight bytes of any value, the header's length
         return read_safetensors
+    if head.startswith(MAGIC):
+        return read_gguf
     if head[:2] == b"PK" or head[:1] == b"\x80":
         return read_pickle
     raise CheckpointError(
-        f"{path} is {_describe(head)}, expected a .safetensors or PyTorch model file: download it again"
+        f"{path} is {_describe(head)}, expected a .safetensors, .gguf or PyTorch model file: download it again"
     )
 
 
@@ -115,6 +119,4 @@ def _describe(head: bytes) -> str:
         return "a Git LFS pointer without its data"
     if text.startswith((b"<!doctype", b"<html")):
         return "a web page"
-    if head.startswith(b"GGUF"):
-        return "a GGUF file, a format of quantised weights that is not read here"
     return "not a model file"

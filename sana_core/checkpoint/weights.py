@@ -18,11 +18,13 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..quantised.gguf_blocks import BLOCKS
 from .read_json import read_object
 
 MARK = "comfy_quant"
 METADATA_KEY = "_quantization_metadata"
 SCALED_FP8 = "scaled_fp8"
+GGUF = "gguf_"  # what stands before the name of a block type in the name of a format
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.uint8)  # some tools write the bytes of float8 as uint8
 BYTES = (torch.uint8, torch.int8)  # what holds packed numbers
 
@@ -33,6 +35,7 @@ class Format:
 
     stored: number types of the tensor `weight`; empty: any.  required, optional: names of side tensors; optional None:
     any.  packed: numbers in one stored element, along K.  padded: N and K are padded with zeros to multiples of it.
+    block: numbers and bytes of a block, for formats that store rows of such blocks.
     rows: True if some rows of the weight, with the same rows of its side tensors, make a weight of their own. Then
     fused layers can be cut.
     """
@@ -43,16 +46,19 @@ class Format:
     optional: tuple[str, ...] | None = ()
     packed: int = 1
     padded: int = 1
+    block: tuple[int, int] = (1, 1)
     rows: bool = False
 
     def logical_shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
         """What a stored weight stands for; padding counts, as nothing in the file tells how much of it there is."""
-        return (*stored[:-1], stored[-1] * self.packed) if stored else stored
+        numbers, size = self.block
+        return (*stored[:-1], stored[-1] * self.packed // size * numbers) if stored else stored
 
     def stored_shape(self, logical: tuple[int, ...]) -> tuple[int, ...]:
         """The shape in the file of a weight of this shape."""
         padded = tuple(-(-size // self.padded) * self.padded for size in logical)
-        return (*padded[:-1], padded[-1] // self.packed) if padded else padded
+        numbers, size = self.block
+        return (*padded[:-1], padded[-1] // self.packed // numbers * size) if padded else padded
 
     def accepts(self, side: str) -> bool:
         return self.optional is None or side in (MARK, *self.required, *self.optional)
@@ -82,6 +88,10 @@ FORMATS: dict[str, Format] = {
             packed=2,
         ),
         Format(name=SCALED_FP8, stored=FLOAT8, required=("scale_weight",), optional=("scale_input",), rows=True),
+        *(
+            Format(name=GGUF + type, stored=(torch.uint8,), block=(block.numbers, block.size), rows=True)
+            for type, block in BLOCKS.items()
+        ),
     )
 }
 SIDES = frozenset({MARK}.union(*({*found.required, *(found.optional or ())} for found in FORMATS.values())))

@@ -76,7 +76,7 @@ BROKEN = {
     "empty file": (b"", "an empty file"),
     "web page": (b"<!DOCTYPE html><html><body>404", "a web page"),
     "Git LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS pointer"),
-    "GGUF": (b"GGUF\x03\x00\x00\x00" + bytes(64), "a GGUF file"),
+    "GGUF": (b"GGUF\x03\x00\x00\x00" + bytes(range(64)), "truncated or damaged"),
     "text": (b"this is not a model at all, just some text", "not a model file"),
     "header of impossible length": (struct.pack("<Q", 2**60) + b"{" + bytes(80), "truncated or damaged"),
     "sizes beyond the file": (
