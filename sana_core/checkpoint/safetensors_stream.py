@@ -8,9 +8,10 @@ takes. Format: https://huggingface.co/docs/safetensors.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ class SafetensorsWriter:
         """
         self._metadata = {"format": "pt", **(metadata or {})}
         self._entries: dict[str, dict] = {}
-        self._kept: dict[str, tuple[Tensor, torch.dtype]] = {}
+        self._kept: dict[str, tuple[torch.dtype, list[int], bytes]] = {}
         self._size = 0  # bytes of the tensors in the file
         room = len(_json({"__metadata__": self._metadata})) + tensors * (name + ENTRY)
         self._room = -(-room // ALIGNMENT) * ALIGNMENT
@@ -52,9 +53,9 @@ class SafetensorsWriter:
         dtype = dtype or tensor.dtype
         size = tensor.numel() * dtype.itemsize
         if size % ALIGNMENT:
-            self._kept[name] = tensor, dtype
+            self._kept[name] = dtype, list(tensor.shape), b"".join(_pieces(tensor, dtype))
         else:
-            self._write(name, tensor, dtype)
+            self._write(name, dtype, list(tensor.shape), _pieces(tensor, dtype))
         return size
 
     def __enter__(self) -> SafetensorsWriter:
@@ -67,26 +68,33 @@ class SafetensorsWriter:
             if kind is None:
                 self._finish()
 
-    def _write(self, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
-        start, flat = self._size, tensor.detach().reshape(-1)
-        for piece in flat.split(PIECE) if len(flat) else ():
-            stored = piece.to(dtype).contiguous().cpu().view(torch.uint8)
-            self._file.write(stored.numpy().data)
-            self._size += len(stored)
+    def _write(self, name: str, dtype: torch.dtype, shape: list[int], pieces: Iterable[Any]) -> None:
+        start = self._size
+        for piece in pieces:
+            self._file.write(piece)
+            self._size += len(piece)
+        offsets = [start, self._size]
         self._entries[name] = {
             "dtype": NAMES[str(dtype).removeprefix("torch.")],
-            "shape": list(tensor.shape),
-            "data_offsets": [start, self._size],
+            "shape": shape,
+            "data_offsets": offsets,
         }
 
     def _finish(self) -> None:
-        for name, kept in sorted(self._kept.items(), key=lambda item: -item[1][1].itemsize):
-            self._write(name, *kept)
+        for name, (dtype, shape, content) in sorted(self._kept.items(), key=lambda item: -item[1][0].itemsize):
+            self._write(name, dtype, shape, [content])
         header = _json({"__metadata__": self._metadata, **self._entries})
         if len(header) > self._room:
             raise ValueError(f"the header has {len(header)} bytes, room was kept for {self._room}")
         self._file.seek(0)
         self._file.write(self._room.to_bytes(8, "little") + header)
+
+
+def _pieces(tensor: Tensor, dtype: torch.dtype) -> Iterator[Any]:
+    """The bytes of a tensor in `dtype`, some after the other."""
+    flat = tensor.detach().reshape(-1)
+    for piece in flat.split(PIECE) if len(flat) else ():
+        yield piece.to(dtype).contiguous().cpu().view(torch.uint8).numpy().data
 
 
 def _json(value: Mapping) -> bytes:

@@ -6,11 +6,12 @@ loaders take both. Everything that can be refused is refused before the file is 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,7 @@ def quantise_file(
                 layer = sink.layer(key, tensor, form, (inputs or {}).get(key.removesuffix(".weight")))
                 report.layers.append(layer)
                 report.after += layer.after
+                _give_back_memory()
             if progress is not None:
                 progress(number, len(formats))
         for key, tensor in model.beside.items():
@@ -315,6 +317,12 @@ def _check_range(tensor: Tensor, model: Model, key: str, dtype: torch.dtype) -> 
             raise InputError(
                 f"{model.called(key)} has numbers that are not finite (NaN or infinity): the file is damaged"
             )
+
+
+def _give_back_memory() -> None:
+    """Let glibc return what is free to the system: it would pile up from layer to layer, to gigabytes."""
+    with suppress(OSError, TypeError, AttributeError):  # other systems have no such function, and no need of it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _bytes(tensor: Tensor) -> int:
