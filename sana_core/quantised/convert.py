@@ -6,12 +6,11 @@ loaders take both. Everything that can be refused is refused before the file is 
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ from ..text.detect import GEMMA_CONFIG_KEY, SPIECE_KEY, gemma2_tensors, text_con
 from ..text.gemma import build_gemma2
 from ..text.tokenizer import tokenizer_from_bytes
 from ..transformer.model import SanaTransformer
-from .making import check_available, input_scale, mark, quantise, relative_error
+from .making import check_available, give_back_memory, input_scale, mark, quantise, relative_error
 from .policy import EMBEDDINGS, FORMATS, GGUF, GGUF_BLOCK, chosen_format, gguf_fitting, kind_of_layer
 from .report import LayerReport, Report
 
@@ -128,7 +127,7 @@ def quantise_file(
                 layer = sink.layer(key, tensor, form, (inputs or {}).get(key.removesuffix(".weight")))
                 report.layers.append(layer)
                 report.after += layer.after
-                _give_back_memory()
+                give_back_memory()
             if progress is not None:
                 progress(number, len(formats))
         for key, tensor in model.beside.items():
@@ -317,12 +316,6 @@ def _check_range(tensor: Tensor, model: Model, key: str, dtype: torch.dtype) -> 
             raise InputError(
                 f"{model.called(key)} has numbers that are not finite (NaN or infinity): the file is damaged"
             )
-
-
-def _give_back_memory() -> None:
-    """Let glibc return what is free to the system: it would pile up from layer to layer, to gigabytes."""
-    with suppress(OSError, TypeError, AttributeError):  # other systems have no such function, and no need of it
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _bytes(tensor: Tensor) -> int:

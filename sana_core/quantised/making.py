@@ -7,8 +7,10 @@ _quantized_weight_state_dict).
 
 from __future__ import annotations
 
+import ctypes
 import json
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -118,14 +120,17 @@ def quantise(weight: Tensor, format: str, *, input_scale: float | None = None, n
     if recipe.largest:  # one scale for the whole weight, so that its rows can be quantised in pieces
         settings["scale"] = torch.tensor(peak / recipe.largest if peak else 1.0, dtype=torch.float32)
     make = partial(_layout(format), **settings)
-    pieces = tuple(make(rows.float()) for rows in _rows(weight, recipe.whole))
+    pieces = []
+    for rows in _rows(weight, recipe.whole):
+        pieces.append(make(rows.float()))
+        give_back_memory()
     parts = _parts(pieces)
     if recipe.largest and input_scale is not None:
         parts["input_scale"] = torch.tensor(input_scale, dtype=torch.float32)
     elif recipe.format == "float8_e4m3fn":
         stated["full_precision_matrix_mult"] = True  # else ComfyUI rounds the input at scale 1, which cuts it off
     parts["comfy_quant"] = mark(stated)
-    return Quantised(format=format, parts=parts, pieces=pieces)
+    return Quantised(format=format, parts=parts, pieces=tuple(pieces))
 
 
 def relative_error(pieces: Iterable[tuple[Tensor, Tensor]]) -> float:
@@ -173,6 +178,12 @@ def check_available(format: str) -> None:
         ) from error
 
 
+def give_back_memory() -> None:
+    """Let glibc return what is free to the system: it would pile up from weight to weight, to gigabytes."""
+    with suppress(OSError, TypeError, AttributeError):  # other systems have no such function, and no need of it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _layout(format: str) -> Callable[..., Any]:
     """What makes comfy-kitchen's tensor of a matrix of float32."""
     recipe = RECIPES[format]
@@ -216,7 +227,7 @@ def _peak(weight: Tensor, name: str) -> float:
     return peak
 
 
-def _parts(pieces: tuple[Any, ...]) -> dict[str, Tensor]:
+def _parts(pieces: list[Any]) -> dict[str, Tensor]:
     """The tensors of all pieces under the names of one weight. Scales of blocks that only newer versions of PyTorch
     have a type for (e8m0) are stored as bytes, which ComfyUI reads.
     """
