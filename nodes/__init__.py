@@ -52,7 +52,7 @@ class SanaExtension(ComfyExtension):
             )
             return
         registration.install()
-        paths.add_embedded_model()
+        paths.add_folders()
         await migration.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

@@ -6,13 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
+import comfy.ops
 import comfy.sd1_clip
 import torch
 from comfy.text_encoders import llama
 from torch import Tensor
 
 from ...sana_core.text.instruction import PAD_ID
+from .gguf import gguf_operations
 from .tokenizer import NAME, PADDING
+
+HAS_GGUF = "sana_gguf"
+"""Key in the host's options for a text encoder: some layers are in a GGUF format."""
 
 
 @dataclass
@@ -69,6 +74,10 @@ class SanaGemma(comfy.sd1_clip.SDClipModel):
     """
 
     def __init__(self, device="cpu", dtype=None, model_options: dict[str, Any] | None = None) -> None:
+        options = {**(model_options or {})}
+        if options.get(HAS_GGUF):
+            base = comfy.ops.mixed_precision_ops({}, dtype, full_precision_mm=True)
+            options["custom_operations"] = gguf_operations(base)
         super().__init__(
             device=device,
             layer="last",
@@ -78,7 +87,7 @@ class SanaGemma(comfy.sd1_clip.SDClipModel):
             layer_norm_hidden_state=False,
             enable_attention_masks=True,
             model_class=Gemma2,
-            model_options=model_options or {},
+            model_options=options,
         )
 
     def set_clip_options(self, options: dict[str, Any]) -> None:

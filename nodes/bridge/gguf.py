@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +60,6 @@ def has_gguf(tensors: Mapping[str, Tensor]) -> bool:
     return any(form.name.startswith(GGUF) for form in quantised_layers(tensors).values())
 
 
-@functools.cache
 def gguf_operations(base: Any) -> Any:
     """The host's layers, which know GGUF besides.  base: a class of them as `comfy.ops.mixed_precision_ops` makes."""
 
@@ -77,7 +75,9 @@ def gguf_operations(base: Any) -> Any:
                 _load_rest(self, weight, state_dict, prefix, *args)
 
             def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", **options: Any) -> Any:
-                return _marked(self, super().state_dict(*args, destination=destination, prefix=prefix, **options), prefix)
+                return _marked(
+                    self, super().state_dict(*args, destination=destination, prefix=prefix, **options), prefix
+                )
 
         class Embedding(base.Embedding):
             def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
@@ -89,7 +89,9 @@ def gguf_operations(base: Any) -> Any:
                     _load_rest(self, weight, state_dict, prefix, *args)
 
             def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", **options: Any) -> Any:
-                return _marked(self, super().state_dict(*args, destination=destination, prefix=prefix, **options), prefix)
+                return _marked(
+                    self, super().state_dict(*args, destination=destination, prefix=prefix, **options), prefix
+                )
 
             def forward_comfy_cast_weights(self, input: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
                 """Only the rows that are read become numbers."""

@@ -23,8 +23,8 @@ from ...sana_core.precision import precision_warning, run_dtypes
 from ...sana_core.samplers.denoiser import TIMESTEPS
 from ...sana_core.samplers.methods import check_shift
 from ...sana_core.samplers.schedules import FIRST_TIME
-from .gguf import gguf_operations, has_gguf
 from .detection import IMAGE_MODEL, canonical_weights, config_tensor
+from .gguf import gguf_operations, has_gguf
 from .latent_format import SanaLatent
 from .prompts import Prompt, padded_context
 from .text_encoder import clip_target

@@ -22,7 +22,8 @@ from ...sana_core.config import TextConfig
 from ...sana_core.errors import CheckpointError
 from ...sana_core.text.detect import GEMMA_CONFIG_KEY, SPIECE_KEY, GemmaTensors, gemma2_tensors, text_config
 from ...sana_core.text.gemma import build_gemma2
-from .gemma import SanaGemma, SanaTextModel
+from .gemma import HAS_GGUF, SanaGemma, SanaTextModel
+from .gguf import has_gguf
 from .reading import read_model
 from .tokenizer import NAME, SanaTokenizer
 
@@ -38,7 +39,11 @@ def load_text_encoder(path: str, disable_dynamic: bool = False) -> comfy.sd.CLIP
         config = checked_config(found, Checkpoint(tensors, path, metadata, checkpoint.config))
         tokenizer = matching_tokenizer(found, config)
     single = {**{f"model.{key}": tensor for key, tensor in found.tensors.items()}, SPIECE_KEY: found.spiece}
-    options: dict[str, Any] = {f"{NAME}_class": SanaGemma, f"{NAME}_model_config": asdict(config)}
+    options = {
+        f"{NAME}_class": SanaGemma,
+        f"{NAME}_model_config": asdict(config),
+        HAS_GGUF: has_gguf(found.tensors),
+    }
     embeddings = folder_paths.get_folder_paths("embeddings")
     clip = comfy.sd.load_text_encoder_state_dicts(
         [single], embeddings, comfy.sd.CLIPType.LUMINA2, options, disable_dynamic
@@ -87,11 +92,12 @@ def clip_target(state_dict: Mapping[str, Tensor], prefix: str) -> ClipTarget:
     if own:
         with naming("the text encoder of this checkpoint"):
             config = checked_config(gemma2_tensors(own), Checkpoint(own, ""))
+    gguf = has_gguf(own)
     quantised = llama_detect(own, f"{prefix}{NAME}.transformer.")
 
     class SizedTextModel(SanaTextModel):
         def __init__(self, device="cpu", dtype=None, model_options: dict[str, Any] | None = None) -> None:
-            options = {**(model_options or {}), f"{NAME}_model_config": asdict(config)}
+            options = {**(model_options or {}), f"{NAME}_model_config": asdict(config), HAS_GGUF: gguf}
             if "llama_quantization_metadata" in quantised:
                 options["quantization_metadata"] = quantised["llama_quantization_metadata"]
             super().__init__(device, quantised.get("dtype_llama", dtype), options)

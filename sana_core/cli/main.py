@@ -13,8 +13,9 @@ from ..pipeline.memory import out_of_memory
 from .arguments import Command, Parser
 from .draw import DRAW
 from .output import log_on_stderr, tell
+from .quantize import QUANTIZE
 
-COMMANDS: dict[str, Command] = {"draw": DRAW}
+COMMANDS: dict[str, Command] = {"draw": DRAW, "quantize": QUANTIZE}
 DEFAULT = "draw"
 PROGRAM = "python -m sana_core"
 INTERRUPTED = 130  # as shells report a program that Ctrl-C ended

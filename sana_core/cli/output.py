@@ -72,11 +72,11 @@ class _Lines(logging.Handler):
 
 def progress_bar(label: str, total: int) -> StepCallback:
     """A sampler's callback that draws a bar on stderr."""
+    return lambda index, *_: show_bar(label, index + 1, total)
 
-    def show(index: int, *_: object) -> None:
-        done = index + 1
-        filled = BAR * done // total
-        end = "\n" if done == total else ""
-        write(sys.stderr, f"\r{label} [{'#' * filled}{'.' * (BAR - filled)}] {done}/{total}{end}")
 
-    return show
+def show_bar(label: str, done: int, total: int) -> None:
+    """Draw a bar on stderr over the last one."""
+    filled = BAR * done // total
+    end = "\n" if done == total else ""
+    write(sys.stderr, f"\r{label} [{'#' * filled}{'.' * (BAR - filled)}] {done}/{total}{end}")

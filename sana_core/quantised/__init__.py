@@ -1,1 +1,1 @@
-"""Weights in few bits: the formats of ComfyUI and of GGUF, how they are read, made and computed with."""
+"""Weights in few bits: the formats of ComfyUI and of GGUF, their numbers, and layers that hold them."""

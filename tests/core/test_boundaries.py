@@ -12,6 +12,7 @@ ALLOWED = {"torch", "safetensors", "numpy", "PIL"}
 LAZY = {
     "text": {"transformers", "sentencepiece", "tokenizers"},
     "quantised": {"comfy_kitchen"},
+    "quantiser": {"comfy_kitchen"},
 }  # inside functions, in these parts only
 FORBIDDEN = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "nodes", "latent_preview"}
 LAYERS = (  # a part may import from itself and from what stands before it
@@ -23,6 +24,7 @@ LAYERS = (  # a part may import from itself and from what stands before it
     {"transformer", "dcae", "samplers", "text", "checkpoint", "quantised"},
     {"pictures", "sources", "lora", "fast"},
     {"pipeline"},
+    {"quantiser"},
     {"cli"},
     {"__main__", "__init__"},
     {"training"},  # last: nothing else imports it

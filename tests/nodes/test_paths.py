@@ -17,8 +17,8 @@ each_kind = pytest.mark.parametrize("kind", FILES)
 @each_kind
 def test_folders_come_last_and_once(monkeypatch, kind):
     monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, (["the user's"], {".safetensors"}))
-    paths.add_embedded_model()
-    paths.add_embedded_model()
+    paths.add_folders()
+    paths.add_folders()
     assert folder_paths.get_folder_paths(kind) == ["the user's", str(paths.NANO / kind)]
 
 

@@ -1,0 +1,100 @@
+"""The command `quantize`: options, what it says, how it ends."""
+
+import json
+
+import pytest
+import tiny_pipeline
+from safetensors.torch import load_file
+
+from sana_core.checkpoint.weights import quantised_layers
+from sana_core.cli import main
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return {part: str(path) for part, path in tiny_pipeline.write_files(tmp_path_factory.mktemp("tiny")).items()}
+
+
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "new.safetensors"
+
+
+def test_a_file_its_summary_and_its_report(files, target, capsys):
+    report = target.with_name("report.json")
+    assert main(["quantize", files["transformer"], str(target), "--format", "int8", "--report", str(report)]) == 0
+    out, err = capsys.readouterr()
+    assert "20 layers to int8, the rest in bfloat16" in out and "ff.conv_point" in out and "worst" in out
+    assert "quantise [" in err and err.endswith("\n")
+    assert len(quantised_layers(load_file(target))) == len(json.loads(report.read_text())["layers"]) == 20
+
+
+def test_quiet(files, target, capsys):
+    assert main(["quantize", files["transformer"], str(target), "--format", "int8", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_options_reach_the_file(files, target):
+    options = ["--format", "int8", "--variant", "2k", "--trained-precision", "bfloat16", "--dtype", "float32"]
+    assert main(["quantize", files["transformer"], str(target), *options, "--quiet"]) == 0
+    assert str(load_file(target)["proj_out.weight"].dtype) == "torch.float32"
+    assert main(["quantize", files["text_encoder"], str(target), "--format", "nvfp4", "--quiet"]) == 2
+    options = ["--format", "nvfp4", "--embedding", "int8", "--overwrite", "--quiet"]
+    assert main(["quantize", files["text_encoder"], str(target), *options]) == 0
+    assert str(load_file(target)["model.embed_tokens.weight"].dtype) == "torch.int8"
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".json"])
+def test_inputs_are_measured_over_prompts(files, target, tmp_path, suffix):
+    prompts = tmp_path / f"prompts{suffix}"
+    prompts.write_text("a red apple\n" if suffix == ".txt" else '[{"prompt": "a red apple", "steps": 2}]')
+    measured = ["--prompts", str(prompts), "--device", "cpu", "--quiet"]
+    options = ["--format", "fp8", "--text-encoder", files["text_encoder"], "--size", "64", "--steps", "1"]
+    assert main(["quantize", files["transformer"], str(target), *options, *measured]) == 0
+    assert sum(key.endswith(".input_scale") for key in load_file(target)) == 20
+    options = ["--format", "nvfp4", "--overwrite"]
+    assert main(["quantize", files["text_encoder"], str(target), *options, *measured]) == 0
+    assert sum(key.endswith(".input_scale") for key in load_file(target)) == 21  # the embedding has no input
+
+
+def refused(capsys, *words):
+    assert main(["quantize", *map(str, words)]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("sana: error: ")
+    return message
+
+
+def test_what_is_refused_before_anything_is_measured(files, target, tmp_path, capsys, monkeypatch):
+    from sana_core.quantiser import calibration
+
+    monkeypatch.setattr(calibration, "largest_inputs", lambda *args, **options: pytest.fail("nothing to measure"))
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red apple")
+    plain, fp8 = (files["transformer"], target), ("--format", "fp8")
+    assert "stores no scale" in refused(capsys, *plain, "--format", "int8", "--prompts", prompts)
+    assert "give them by --prompts" in refused(capsys, *plain, *fp8, "--size", "64")
+    assert "there is no folder" in refused(capsys, *plain, *fp8, "--report", tmp_path / "no" / "r.json")
+    assert "holds no prompt" in refused(capsys, *plain, *fp8, "--prompts", "/dev/null")
+    target.write_bytes(b"before")
+    assert "is there already" in refused(capsys, *plain, *fp8, "--prompts", prompts)
+    other = (files["autoencoder"], tmp_path / "x")
+    assert "expected a SANA transformer or a Gemma-2" in refused(capsys, *other, *fp8, "--prompts", prompts)
+    assert target.read_bytes() == b"before" and not (tmp_path / "x").exists()
+
+
+def test_ctrl_c_leaves_no_file(files, target, monkeypatch):
+    from sana_core.quantiser import convert
+
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(convert, "quantise", interrupted)
+    assert main(["quantize", files["transformer"], str(target), "--format", "int8", "--quiet"]) == 130
+    assert list(target.parent.iterdir()) == []
+
+
+def test_a_format_is_needed_and_known(files, target, capsys):
+    for words in ([], ["--format", "int3"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["quantize", files["transformer"], str(target), *words])
+        assert ended.value.code == 2 and "--format" in capsys.readouterr().err
