@@ -49,6 +49,15 @@ EMBEDDED = {
     "nano-sprint": replace(NANO_FILES, transformer=NANO / "diffusion_models" / "sana_nano_sprint.safetensors"),
 }
 
+NANO_PREVIEW = NANO / "preview.safetensors"
+"""Colours of its latents, see `pictures/preview.py`."""
+NANO_SIZES = (224, 6, 192)
+
+
+def is_embedded(config: TransformerConfig) -> bool:
+    """Is this the network of the embedded models? No other has these sizes."""
+    return (config.hidden_size, config.depth, config.caption_channels) == NANO_SIZES
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scheduler:

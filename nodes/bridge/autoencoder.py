@@ -20,6 +20,7 @@ from ...sana_core.dcae.memory import MARGIN, PeakBytes, decode_peak_bytes, encod
 from ...sana_core.dcae.tiling import MIN_TILE, decode_tiled, encode_tiled
 from ...sana_core.errors import InputError
 from ...sana_core.geometry import DC_AE_F32
+from .previews import learn
 
 Tile = int | Literal["auto"] | None
 """Side of a tile in pixels; "auto": chosen by the free memory; None: the whole picture at once."""
@@ -34,6 +35,9 @@ class ComfyDCAE(DCAE):
 
     comfy_has_chunked_io = True
     """For the host: `encode` takes the picture from any device, `decode` writes into the host's buffer."""
+
+    fingerprint: str | None = None
+    """Under what the colours of previews are learnt; None: not at all."""
 
     def encode(self, image: Tensor, device: torch.device | None = None, *, tile: Tile = "auto") -> Tensor:
         """(B, 3, H, W) in -1..1 -> raw latent (B, 32, H/32, W/32), on `device`. None: where the picture is."""
@@ -55,11 +59,14 @@ class ComfyDCAE(DCAE):
         if tile == "auto":
             tile = self._largest_tile(_alone if overlap is not None else decode_peak_bytes, height, width, latent)
         if tile is None or overlap is None:
-            return decode_tiled(self.decoder, latent, tile=tile, out=output_buffer, on_tile=between_tiles())
-        overlap = min(overlap, tile // 2)
-        return decode_blended(
-            self.decoder, latent, tile=tile, overlap=overlap, out=output_buffer, on_tile=between_tiles()
-        )
+            image = decode_tiled(self.decoder, latent, tile=tile, out=output_buffer, on_tile=between_tiles())
+        else:
+            overlap = min(overlap, tile // 2)
+            image = decode_blended(
+                self.decoder, latent, tile=tile, overlap=overlap, out=output_buffer, on_tile=between_tiles()
+            )
+        learn(self.fingerprint, latent, image, DC_AE_F32.scaling_factor)
+        return image
 
     def decode_output_shape(self, shape: Sequence[int]) -> tuple[int, int, int, int]:
         """Of the picture for a latent of `shape`. Raises InputError for latents of another model."""

@@ -20,7 +20,9 @@ from ...sana_core.checkpoint.weights import quantised_layers
 from ...sana_core.config import SamplingDefaults, TransformerConfig
 from ...sana_core.errors import CheckpointError, shortened
 from ...sana_core.kit import Kit
+from ...sana_core.pictures.preview import read_map
 from ...sana_core.quantised.formats import SCALED_FP8
+from ...sana_core.sources import NANO_PREVIEW, is_embedded
 from ...sana_core.transformer.model import SanaTransformer
 
 log = logging.getLogger("sana")
@@ -54,7 +56,8 @@ def detect(
         trained_precision=trained_precision,
     )
     log.info("%s", found.words)
-    return {"image_model": IMAGE_MODEL, "config": found.config, "sampling": found.sampling}
+    preview = read_map(NANO_PREVIEW) if is_embedded(found.config) else None
+    return {"image_model": IMAGE_MODEL, "config": found.config, "sampling": found.sampling, "preview": preview}
 
 
 def canonical_weights(tensors: Mapping[str, Tensor], config: TransformerConfig) -> dict[str, Tensor]:

@@ -161,6 +161,7 @@ class Sana(comfy.supported_models_base.BASE):
         super().__init__(unet_config)
         config: TransformerConfig = unet_config["config"]
         self.sampling_defaults: SamplingDefaults = self.unet_config.pop("sampling")
+        self.latent_format = SanaLatent(self.unet_config.pop("preview", None))
         self.sampling_settings = {
             "shift": SPRINT_SHIFT if config.guidance_embed else self.sampling_defaults.shift,
             "multiplier": 1000,

@@ -5,7 +5,8 @@ and passes everything else through: `model_detection.detect_unet_config`, `sd.VA
 `controlnet.load_controlnet_state_dict`. The functions that LoRA files go through get one that acts for SANA's models
 alone: `lora.model_lora_keys_unet` and `lora.model_lora_keys_clip` (further names), `lora.load_lora` (what names cannot
 say: fused layers, exact DoRA, wrong files), `utils.load_torch_file` (PEFT's configuration goes with the tensors of a
-file) and two functions of the node Train LoRA (an existing LoRA goes on from its own effect). If a hook cannot be
+file) and two functions of the node Train LoRA (an existing LoRA goes on from its own effect).
+`latent_preview.get_previewer` gets one for previews of SANA's latents. If a hook cannot be
 installed, the pack's own loader nodes still work: while they load a file, they put their own result in the place of
 `model_detection.model_config_from_unet`.
 """
@@ -28,14 +29,17 @@ import comfy.model_detection
 import comfy.sd
 import comfy.supported_models
 import comfy.utils
+import latent_preview
 
 from ...sana_core.checkpoint.canonical import controlnet_prefix
 from ...sana_core.checkpoint.fit import naming
 from .control import build_control
 from .detection import detect, is_sana
+from .latent_format import SanaLatent
 from .lora import SanaKeys, gemma_keys, load_patches, transformer_keys, with_config
 from .lora_training import continued
 from .model import Sana, SanaModel
+from .tiny_previewer import sana_previewer
 from .vae import init_vae, is_dcae
 
 log = logging.getLogger("sana")
@@ -48,7 +52,14 @@ def install() -> None:
         log.info("this ComfyUI knows SANA itself: its loaders are left as they are")
         return
     loaders = (_add_model_config, _wrap_model_detection, _wrap_vae, _wrap_controlnet)
-    for hook in (*loaders, _wrap_lora_keys, _wrap_load_lora, _wrap_load_torch_file, _wrap_lora_training):
+    for hook in (
+        *loaders,
+        _wrap_lora_keys,
+        _wrap_load_lora,
+        _wrap_load_torch_file,
+        _wrap_lora_training,
+        _wrap_previews,
+    ):
         try:
             hook()
         except (AttributeError, TypeError, ValueError) as error:
@@ -57,6 +68,20 @@ def install() -> None:
                 hook.__name__,
                 error,
             )
+
+
+def _wrap_previews() -> None:
+    """`get_previewer(device, latent_format)` -> what shows latents while they are sampled, or None."""
+    host = latent_preview.get_previewer
+    if hasattr(host, MARK):
+        return
+
+    def get_previewer(device: Any, latent_format: Any) -> Any:
+        if not isinstance(latent_format, SanaLatent):
+            return host(device, latent_format)
+        return sana_previewer(device, latent_format, latent_preview.args.preview_method)
+
+    latent_preview.get_previewer = _marked(get_previewer, host)
 
 
 def other_copy() -> Path | None:

@@ -24,6 +24,7 @@ from ...sana_core.kernels.choice import kernels_for
 from ...sana_core.kit import Kit
 from .autoencoder import ComfyDCAE, SanaVAE, decode_memory, encode_memory
 from .kit import HostKit
+from .previews import fingerprint
 from .reading import read_model
 
 log = logging.getLogger("sana")
@@ -75,6 +76,7 @@ def fill_vae(
         .eval()
         .requires_grad_(False)
     )
+    vae.first_stage_model.fingerprint = fingerprint(weights)
     comfy.model_management.archive_model_dtypes(vae.first_stage_model)
     offload_device = comfy.model_management.vae_offload_device()
     vae.patcher = comfy.model_patcher.CoreModelPatcher(

@@ -26,6 +26,7 @@ from . import names
 from .arguments import Command
 from .options import DEFAULT_OUTPUT, DTYPES, add_options
 from .output import progress_bar, say, tell
+from .preview import check_preview, preview_map, shown
 from .prompt_file import PICTURES, read_prompt_file
 from .record import Source, model_record, picture_record
 
@@ -38,14 +39,18 @@ def run(args: argparse.Namespace) -> None:
     alone = args.prompt_file is None and args.batch_size == 1
     count = sum(request.batch_size for request in requests)
     output = names.output(args.output, DEFAULT_OUTPUT, alone=alone, count=count)
+    if args.preview is not None:
+        check_preview(args.preview)
     pipeline = load(args, source)
+    colours = None if args.preview is None else preview_map(pipeline)
     drawn_by = model_record(pipeline, source, args)
     for request in requests:
         _resolved(pipeline, request, args.soft_edge)  # refuses whatever it has to before the first picture
     for number, request in enumerate(requests, 1):
         resolved = _resolved(pipeline, request, args.soft_edge)
         bar = None if args.quiet else progress_bar(f"{number}/{len(requests)}", len(resolved.sigmas()) - 1)
-        for index, picture in enumerate(_draw(pipeline, resolved, bar)):
+        callback = shown(args.preview, colours, bar) if args.preview is not None and colours is not None else bar
+        for index, picture in enumerate(_draw(pipeline, resolved, callback)):
             path = output.save(picture, picture_record(request, resolved, index) | drawn_by)
             if not args.quiet:
                 say(str(path))

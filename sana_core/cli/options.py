@@ -39,6 +39,12 @@ def _add_prompt(parser: argparse.ArgumentParser) -> None:
         "--prompt-file get numbers, after those that are there (default: sana.png, numbered if it is there)",
     )
     add(
+        "--preview",
+        type=Path,
+        metavar="FILE",
+        help="a small picture (PNG, JPEG, WebP) that is written after each step, to see what comes",
+    )
+    add(
         "--prompt-file",
         metavar="FILE",
         help=".txt: a prompt per line; .jsonl: objects with own settings; .json: a list of them; -: one of these from "

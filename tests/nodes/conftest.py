@@ -50,6 +50,22 @@ def inference_mode():
         yield
 
 
+@pytest.fixture(autouse=True)
+def user_folder(tmp_path_factory):
+    """What the pack learns of autoencoders stays out of the user's own folder, and of the next test."""
+    if not USED:
+        yield
+        return
+    import folder_paths
+    from sana_pack.nodes.bridge import previews
+
+    before = folder_paths.get_user_directory()
+    folder_paths.set_user_directory(str(tmp_path_factory.mktemp("user")))
+    previews.learnt.forget()
+    yield
+    folder_paths.set_user_directory(before)
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
     """Folder of tiny model files, as in ComfyUI's models/."""
