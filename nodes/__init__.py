@@ -15,6 +15,7 @@ from .guidance import SanaNativeGuidanceInterval, SanaNativePerturbedAttention
 from .latent import SanaNativeEmptyLatent, SanaNativeResolution
 from .load import SanaNativeLoad, SanaNativeLoadModel, SanaNativeLoadTextEncoder, SanaNativeLoadVAE
 from .lora import SanaNativeLoadLora
+from .quantize import SanaNativeQuantize
 from .sample import SanaNativeGenerate, SanaNativeSampler, SanaNativeSigmas
 from .text import SanaNativeTextEncode
 from .vae import SanaNativeDecodeTiled
@@ -37,6 +38,7 @@ NODES: list[type[io.ComfyNode]] = [
     SanaNativeSampler,
     SanaNativeGenerate,
     SanaNativeDecodeTiled,
+    SanaNativeQuantize,
 ]
 
 

@@ -100,14 +100,14 @@ class SanaNativeLoad(io.ComfyNode):
                 io.Combo.Input(
                     "model",
                     options=model_files("diffusion_models"),
-                    tooltip="SANA's transformer, in models/diffusion_models: an original .pth, a diffusers file, or "
-                    "one saved by ComfyUI.",
+                    tooltip="SANA's transformer, in models/diffusion_models: an original .pth, a diffusers file, one "
+                    "saved by ComfyUI, or a quantised one, GGUF too.",
                 ),
                 io.Combo.Input(
                     "text_encoder",
                     options=model_files("text_encoders"),
                     tooltip="Gemma-2 in models/text_encoders: gemma_2_2b_fp16.safetensors, the file that Lumina 2 "
-                    "uses; for the embedded model its own.",
+                    "uses, or a quantised one, GGUF too; for the embedded model its own.",
                 ),
                 io.Combo.Input(
                     "vae",
@@ -228,7 +228,8 @@ class SanaNativeLoadTextEncoder(io.ComfyNode):
                 io.Combo.Input(
                     "text_encoder",
                     options=model_files("text_encoders"),
-                    tooltip="Gemma-2 with its tokenizer inside, in models/text_encoders: gemma_2_2b_fp16.safetensors.",
+                    tooltip="Gemma-2 with its tokenizer inside, in models/text_encoders: gemma_2_2b_fp16.safetensors, "
+                    "or a quantised one, GGUF too.",
                 ),
             ],
             outputs=[

@@ -1,0 +1,132 @@
+"""Quantised files."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..sana_core.config import POSITIONS
+from ..sana_core.precision import TRAINED_PRECISIONS
+from ..sana_core.quantiser.policy import EMBEDDINGS, FORMATS
+from .bridge.paths import model_files
+from .bridge.quantising import quantise_model
+
+KINDS = ("diffusion_models", "text_encoders")
+NONE = "none"
+
+
+class SanaNativeQuantize(io.ComfyNode):
+    """A quantised file of a transformer or of Gemma-2."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SanaNativeQuantize",
+            display_name="Quantize SANA Model",
+            category="SANA",
+            description="Makes a smaller file of a SANA transformer, or of Gemma-2, once: 8 or 4 bits for each weight "
+            "instead of 16. The new file lies beside the other models; press R and choose it in the loaders.",
+            search_aliases=["quantize", "int8", "fp8", "nvfp4", "gguf", "4-bit", "low vram", "sana small"],
+            is_output_node=True,
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=[f"{kind}/{name}" for kind in KINDS for name in model_files(kind)],
+                    tooltip="File in models/diffusion_models or models/text_encoders: a SANA transformer in any "
+                    "layout, or Gemma-2. Not one that is quantised already.",
+                ),
+                io.Combo.Input(
+                    "format",
+                    options=list(FORMATS),
+                    default="int8",
+                    tooltip="int8: smallest error, fast on RTX 20 and newer. fp8: RTX 40 and newer. mxfp8, nvfp4: RTX "
+                    "50; nvfp4 has 4 bits. w4a8, w4a4: 4 bits on older cards. gguf: saves memory, not time. Every "
+                    "format runs on every card.",
+                ),
+                io.String.Input(
+                    "filename",
+                    default="",
+                    tooltip="Name of the new file, in the same folder of models. Empty: the model's name and the "
+                    "format.",
+                ),
+                io.Combo.Input(
+                    "embedding",
+                    options=["auto", *EMBEDDINGS],
+                    default="auto",
+                    tooltip="How the token table of Gemma-2 is stored. auto: int8 beside int8, else fp8.",
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "native_size",
+                    options=["auto", *POSITIONS],
+                    default="auto",
+                    tooltip="Picture size the transformer was made for. Choose 2k or 4k for a 2K or 4K model whose "
+                    "file does not state it.",
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "trained_precision",
+                    options=["auto", *TRAINED_PRECISIONS],
+                    default="auto",
+                    tooltip="Number type that the transformer was trained in, for a file that does not state it.",
+                    advanced=True,
+                ),
+                io.String.Input(
+                    "prompts",
+                    default="",
+                    multiline=True,
+                    tooltip="For fp8 and nvfp4: a prompt in each line, to measure how large the inputs of the layers "
+                    "become. 8 to 16 prompts are enough. Empty: fp8 then multiplies in 16 bits.",
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "prompts_text_encoder",
+                    options=[NONE, *model_files("text_encoders")],
+                    default=NONE,
+                    tooltip="Gemma-2 that reads these prompts for a transformer.",
+                    advanced=True,
+                ),
+                io.Boolean.Input(
+                    "overwrite",
+                    default=False,
+                    tooltip="Make a file again that is there. Off: it stays, and nothing is made.",
+                    advanced=True,
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="report",
+                    tooltip="Size before and after, and the error of each kind of layer; show it with Preview as Text.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: str,
+        format: str,
+        filename: str,
+        embedding: str,
+        native_size: str,
+        trained_precision: str,
+        prompts: str,
+        prompts_text_encoder: str,
+        overwrite: bool,
+    ) -> io.NodeOutput:
+        chosen = {
+            "embedding": embedding,
+            "variant": native_size,
+            "trained_precision": trained_precision,
+        }
+        kind, _, name = model.partition("/")
+        report = quantise_model(
+            kind,
+            name,
+            format,
+            filename.strip(),
+            prompts=[line.strip() for line in prompts.splitlines() if line.strip()],
+            text_encoder=None if prompts_text_encoder == NONE else prompts_text_encoder,
+            overwrite=overwrite,
+            **{name: None if value == "auto" else value for name, value in chosen.items()},
+        )
+        return io.NodeOutput(report)
