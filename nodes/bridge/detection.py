@@ -20,7 +20,7 @@ from ...sana_core.checkpoint.weights import quantised_layers
 from ...sana_core.config import SamplingDefaults, TransformerConfig
 from ...sana_core.errors import CheckpointError, shortened
 from ...sana_core.kit import Kit
-from ...sana_core.quantised.formats import SCALED_FP8
+from ...sana_core.quantised.formats import GGUF, SCALED_FP8
 from ...sana_core.transformer.model import SanaTransformer
 
 log = logging.getLogger("sana")
@@ -75,7 +75,7 @@ def canonical_weights(tensors: Mapping[str, Tensor], config: TransformerConfig) 
 def _check_formats(tensors: Mapping[str, Tensor]) -> None:
     """Raise CheckpointError for a format of quantised layers that the host does not have."""
     for layer, form in quantised_layers(tensors).items():
-        if form.name not in (*QUANT_ALGOS, SCALED_FP8):
+        if form.name not in (*QUANT_ALGOS, SCALED_FP8) and not (form.name.startswith(GGUF) and form.known):
             known = ", ".join(QUANT_ALGOS)
             raise CheckpointError(
                 f'the layer {layer} is quantised as "{shortened(form.name)}", which this ComfyUI does not know (but '

@@ -177,7 +177,7 @@ class Sana(comfy.supported_models_base.BASE):
             log.warning("%s", warning)
 
     def get_model(self, state_dict: dict[str, Tensor], prefix: str = "", device=None) -> SanaModel:
-        if self.custom_operations is None and has_gguf(state_dict):
+        if self.custom_operations is None and has_gguf(state_dict, prefix):
             base = comfy.ops.pick_operations(self.unet_config.get("dtype"), self.manual_cast_dtype, model_config=self)
             self.custom_operations = gguf_operations(base)
         return SanaModel(self, device=device)
