@@ -11,6 +11,9 @@ import tiny
 import torch
 from safetensors.torch import save_file
 
+from sana_core.checkpoint.files import read_checkpoint
+from sana_core.checkpoint.weights import quantised_layers
+from sana_core.quantised.dequantise import dequantise
 from sana_core.quantised.gguf_blocks import BLOCKS
 from sana_core.quantiser.convert import quantise_file
 from sana_core.transformer.model import SanaTransformer
@@ -75,6 +78,18 @@ def random_blocks(kind, shape):
     for place in {"q4_k": (0, 2), "q6_k": (208,)}[kind]:
         blocks[..., place : place + 2] = scale
     return blocks.flatten(1)
+
+
+def numbers(path):
+    """The tensors of a file, each quantised weight as the numbers that it stands for."""
+    checkpoint = read_checkpoint(path)
+    tensors = {**checkpoint.tensors}
+    for layer, form in quantised_layers(tensors, checkpoint.metadata).items():
+        own = [key for key in tensors if key.rpartition(".")[0] == layer and not key.endswith(".bias")]
+        parts = {key.rpartition(".")[2]: tensors.pop(key) for key in own}
+        shape = form.logical_shape(tuple(parts["weight"].shape))
+        tensors[f"{layer}.weight"] = dequantise(form.name, parts, form.settings, shape)
+    return {key: tensor.contiguous() for key, tensor in tensors.items()}
 
 
 def mark(**content):

@@ -173,6 +173,9 @@ class Sana(comfy.supported_models_base.BASE):
         """Called by every loader with the types of weights and computation, which its options or the command line may
         have forced.
         """
+        if self.quant_config is not None and dtype.itemsize == 1:
+            dtype = manual_cast_dtype or self.supported_inference_dtypes[0]
+            log.warning("this file is quantised already: what it holds in 16 bits stays in %s", str(dtype)[6:])
         super().set_inference_dtype(dtype, manual_cast_dtype, device=device)
         if warning := precision_warning(self.unet_config["config"], manual_cast_dtype or dtype):
             log.warning("%s", warning)

@@ -1,9 +1,11 @@
-"""The host's layers for quantised weights, where its own fall short: models that are merged, LoRAs as hooks."""
+"""The host's layers for quantised weights, where its own fall short: merged models, LoRAs as hooks, rounding in full precision."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
+from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
 
 from ...sana_core.errors import InputError
@@ -28,6 +30,14 @@ def quantised_operations(base: Any) -> Any:
                         return own[name]
                 return super().__getattr__(name)
 
+            def _forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+                """Where the host wants full precision its tensors would still round the input to 8 bits, if the weight
+                has the input's type.
+                """
+                if self._full_precision_mm and isinstance(weight, QuantizedTensor):
+                    weight = weight.dequantize()
+                return super()._forward(input, weight, bias)
+
             def set_weight(self, weight: Tensor, inplace_update: bool = False, **options: Any) -> Any:
                 """The host updates weights in place for hooks alone. Models with quantised layers cannot be updated so."""
                 if inplace_update:
@@ -36,5 +46,12 @@ def quantised_operations(base: Any) -> Any:
                         "Load LoRA (Bypass), or choose a model in 16 bits"
                     )
                 return super().set_weight(weight, inplace_update=inplace_update, **options)
+
+        class Embedding(base.Embedding):
+            def _load_from_state_dict(self, *args: Any) -> None:
+                """Rows become numbers in float32: the host would round them to the type of the plain weights."""
+                super()._load_from_state_dict(*args)
+                if isinstance(self.weight, QuantizedTensor):
+                    self.weight = torch.nn.Parameter(self.weight.to(torch.float32), requires_grad=False)
 
     return Operations
