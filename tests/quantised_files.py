@@ -25,7 +25,7 @@ RAW = {"q4_k": gguf.GGMLQuantizationType.Q4_K, "q6_k": gguf.GGMLQuantizationType
 
 def network(seed=0, **changes):
     """448 wide, 512 in the feed-forward: so ConvRot's groups, 4-bit formats and blocks of 256 numbers fit."""
-    config = tiny.transformer_config(hidden_size=448, **{"caption_channels": TEXT_WIDTH, **changes})
+    config = tiny.transformer_config(hidden_size=448, **{"caption_channels": TEXT_WIDTH, "depth": 1, **changes})
     return tiny.randomized(SanaTransformer(dataclasses.replace(config, ffn_size=512)), seed)
 
 
