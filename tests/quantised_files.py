@@ -92,5 +92,11 @@ def numbers(path):
     return {key: tensor.contiguous() for key, tensor in tensors.items()}
 
 
+def marked(path, layer):
+    """Is a layer of this name quantised in a file?"""
+    checkpoint = read_checkpoint(path)
+    return any(name.endswith(layer) for name in quantised_layers(checkpoint.tensors, checkpoint.metadata))
+
+
 def mark(**content):
     return torch.tensor(list(json.dumps(content).encode()), dtype=torch.uint8)

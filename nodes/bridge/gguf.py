@@ -83,8 +83,9 @@ def gguf_operations(base: Any) -> Any:
         def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", **options: Any) -> Any:
             """Marked with the block type that the weight has now, which a LoRA may have changed."""
             found = super().state_dict(*args, destination=destination, prefix=prefix, **options)  # type: ignore[misc]
-            if is_packed(self.weight):
-                found[f"{prefix}{MARK}"] = mark_tensor(format_named(GGUF + self.weight._params.kind))
+            weight: Any = self.weight
+            if is_packed(weight):
+                found[f"{prefix}{MARK}"] = mark_tensor(format_named(GGUF + weight._params.kind))
             return found
 
     def is_packed(weight: Any) -> bool:
@@ -106,9 +107,11 @@ def gguf_operations(base: Any) -> Any:
                 dtype = self.weight.dtype
                 weight, _, lent = comfy.ops.cast_bias_weight(self, device=input.device, dtype=dtype, offloadable=True)
                 try:
-                    rows = F.embedding(input, weight._qdata if is_packed(weight) else weight)
-                    numbers = dequantise(rows, weight._params.kind) if is_packed(weight) else rows
-                    return numbers.to(out_dtype or dtype)
+                    if not is_packed(weight):
+                        return F.embedding(input, weight).to(out_dtype or dtype)
+                    packed: Any = weight
+                    rows = dequantise(F.embedding(input, packed._qdata), packed._params.kind)
+                    return rows.to(out_dtype or dtype)
                 finally:
                     comfy.ops.uncast_bias_weight(self, weight, None, lent)
 

