@@ -12,7 +12,7 @@ import torch
 from comfy.quant_ops import QUANT_ALGOS
 from torch import Tensor
 
-from ...sana_core.checkpoint.canonical import canonical_transformer, transformer_prefix
+from ...sana_core.checkpoint.canonical import Canonical, canonical_transformer, transformer_prefix
 from ...sana_core.checkpoint.detect import detect as detect_transformer
 from ...sana_core.checkpoint.fit import check_fit, fitted
 from ...sana_core.checkpoint.statements import CONFIG_KEY, saved_statement
@@ -21,7 +21,7 @@ from ...sana_core.config import SamplingDefaults, TransformerConfig
 from ...sana_core.errors import CheckpointError, shortened
 from ...sana_core.kit import Kit
 from ...sana_core.pictures.preview import read_map
-from ...sana_core.quantised.formats import SCALED_FP8
+from ...sana_core.quantised.formats import GGUF, SCALED_FP8
 from ...sana_core.sources import NANO_PREVIEW, is_embedded
 from ...sana_core.transformer.model import SanaTransformer
 
@@ -68,20 +68,21 @@ def canonical_weights(tensors: Mapping[str, Tensor], config: TransformerConfig) 
     """
     canonical = canonical_transformer(tensors)
     canonical.tensors.pop(CONFIG_KEY, None)
-    _check_formats(canonical.tensors)
+    check_formats(canonical)
     expected = SanaTransformer(config, Kit(device="meta")).state_dict()
     weights = fitted(canonical.tensors, expected)
     check_fit(weights, expected, canonical)
     return weights
 
 
-def _check_formats(tensors: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError for a format of quantised layers that the host does not have."""
-    for layer, form in quantised_layers(tensors).items():
-        if form.name not in (*QUANT_ALGOS, SCALED_FP8):
+def check_formats(canonical: Canonical) -> None:
+    """Raise CheckpointError for a format of quantised layers that neither the host nor this pack has."""
+    for layer, form in quantised_layers(canonical.tensors).items():
+        if form.name not in (*QUANT_ALGOS, SCALED_FP8) and not (form.name.startswith(GGUF) and form.known):
+            named = canonical.original_key(f"{layer}.weight").removesuffix(".weight")
             known = ", ".join(QUANT_ALGOS)
             raise CheckpointError(
-                f'the layer {layer} is quantised as "{shortened(form.name)}", which this ComfyUI does not know (but '
+                f'the layer {named} is quantised as "{shortened(form.name)}", which this ComfyUI does not know (but '
                 f"{known}): update ComfyUI, or choose another file"
             )
 

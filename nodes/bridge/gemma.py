@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...sana_core.text.instruction import PAD_ID
 from .gguf import gguf_operations
+from .quantised import quantised_operations
 from .tokenizer import NAME, PADDING
 
 HAS_GGUF = "sana_gguf"
@@ -75,9 +76,9 @@ class SanaGemma(comfy.sd1_clip.SDClipModel):
 
     def __init__(self, device="cpu", dtype=None, model_options: dict[str, Any] | None = None) -> None:
         options = {**(model_options or {})}
-        if options.get(HAS_GGUF):
-            base = comfy.ops.mixed_precision_ops({}, dtype, full_precision_mm=True)
-            options["custom_operations"] = gguf_operations(base)
+        if options.get(HAS_GGUF) or options.get("quantization_metadata") is not None:
+            base = quantised_operations(comfy.ops.mixed_precision_ops({}, dtype, full_precision_mm=True))
+            options["custom_operations"] = gguf_operations(base) if options.get(HAS_GGUF) else base
         super().__init__(
             device=device,
             layer="last",

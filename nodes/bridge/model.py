@@ -27,6 +27,7 @@ from .detection import IMAGE_MODEL, canonical_weights, config_tensor
 from .gguf import gguf_operations, has_gguf
 from .latent_format import SanaLatent
 from .prompts import Prompt, padded_context
+from .quantised import quantised_operations
 from .text_encoder import clip_target
 from .transformer import WEIGHTS, ComfySana, WeightsNow
 
@@ -173,14 +174,18 @@ class Sana(comfy.supported_models_base.BASE):
         """Called by every loader with the types of weights and computation, which its options or the command line may
         have forced.
         """
+        if self.quant_config is not None and dtype.itemsize == 1:
+            dtype = manual_cast_dtype or self.supported_inference_dtypes[0]
+            log.warning("this file is quantised already: what it holds in 16 bits stays in %s", str(dtype)[6:])
         super().set_inference_dtype(dtype, manual_cast_dtype, device=device)
         if warning := precision_warning(self.unet_config["config"], manual_cast_dtype or dtype):
             log.warning("%s", warning)
 
     def get_model(self, state_dict: dict[str, Tensor], prefix: str = "", device=None) -> SanaModel:
-        if self.custom_operations is None and has_gguf(state_dict):
+        if self.custom_operations is None and self.quant_config is not None:
             base = comfy.ops.pick_operations(self.unet_config.get("dtype"), self.manual_cast_dtype, model_config=self)
-            self.custom_operations = gguf_operations(base)
+            layers = quantised_operations(base)
+            self.custom_operations = gguf_operations(layers) if has_gguf(state_dict, prefix) else layers
         return SanaModel(self, device=device)
 
     def process_unet_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from ...sana_core.config import TextConfig
 from ...sana_core.errors import CheckpointError
 from ...sana_core.text.detect import GEMMA_CONFIG_KEY, SPIECE_KEY, GemmaTensors, gemma2_tensors, text_config
 from ...sana_core.text.gemma import build_gemma2
+from .detection import check_formats
 from .gemma import HAS_GGUF, SanaGemma, SanaTextModel
 from .gguf import has_gguf
 from .reading import read_model
@@ -63,6 +64,7 @@ def checked_config(found: GemmaTensors, checkpoint: Checkpoint) -> TextConfig:
     network.
     """
     config = text_config(checkpoint, found)
+    check_formats(found.canonical)
     check_fit(found.tensors, build_gemma2(config).state_dict(), found.canonical)
     return config
 

@@ -1,0 +1,132 @@
+"""The node that makes quantised files, and GGUF files in the lists of the loaders."""
+
+from pathlib import Path
+
+import comfy.model_management
+import folder_paths
+import pytest
+import tiny
+import tiny_text
+import torch
+from comfy.model_management import InterruptProcessingException
+from safetensors.torch import save_file
+from sana_pack.nodes import load, quantize
+from sana_pack.nodes.bridge import paths, quantising
+from sana_pack.nodes.bridge.loading import load_model
+from sana_pack.nodes.bridge.text_encoder import load_text_encoder
+from sana_pack.sana_core.errors import CheckpointError, InputError
+
+OFF = {"embedding": "auto", "native_size": "auto", "trained_precision": "auto", "prompts": "",
+       "prompts_text_encoder": "none", "overwrite": False}  # fmt: skip
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Folders of models with a tiny transformer and a tiny Gemma-2; models/unet comes first, as in ComfyUI."""
+    text = tiny_text.config()
+    names = {"diffusion_models": ["unet", "diffusion_models"], "text_encoders": ["clip", "text_encoders"]}
+    for kind, own in names.items():
+        for name in own:
+            (tmp_path / name).mkdir()
+        entry = ([str(tmp_path / name) for name in own], {".safetensors"})
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, entry)
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, f"{kind}_gguf", (entry[0], {".gguf"}))
+    folder_paths.filename_list_cache.clear()
+    model = tiny.transformer(caption_channels=text.hidden_size)
+    save_file(model.state_dict(), tmp_path / "diffusion_models" / "tiny.safetensors")
+    save_file(tiny_text_file(text), tmp_path / "text_encoders" / "gemma.safetensors")
+    yield tmp_path
+    folder_paths.filename_list_cache.clear()
+
+
+def tiny_text_file(text):
+    import json
+    from dataclasses import asdict
+
+    tensors = {f"model.{key}": tensor for key, tensor in tiny_text.state_dict(text).items()}
+    tensors["spiece_model"] = torch.frombuffer(bytearray(tiny_text.spiece()), dtype=torch.uint8)
+    stated = json.dumps(asdict(text)).encode()
+    return tensors | {"gemma_config": torch.tensor(list(stated), dtype=torch.uint8)}
+
+
+def made(model="diffusion_models/tiny.safetensors", format="int8", filename="", **changes):
+    return quantize.SanaNativeQuantize.execute(model, format, filename, **{**OFF, **changes}).args[0]
+
+
+@pytest.mark.parametrize("format", ["int8", "nvfp4", "gguf-q8_0"])
+def test_the_new_file_lies_beside_the_others_and_loads(folders, format):
+    ending = "gguf" if format.startswith("gguf") else "safetensors"
+    report = made(format=format)
+    assert report.startswith(f"diffusion_models/tiny_{format}.{ending}\n") and "attn1.to_q" in report
+    path = folders / "diffusion_models" / f"tiny_{format}.{ending}"
+    assert load_model(str(path)).model.diffusion_model.config.hidden_size == 224
+    assert path.name in paths.model_files("diffusion_models")
+    assert path.name in load.SanaNativeLoad.define_schema().inputs[0].options
+    listed = folder_paths.get_filename_list("diffusion_models")
+    assert (path.name in listed) == (ending == "safetensors")  # the host's own loaders cannot read GGUF
+
+
+def test_a_text_encoder(folders):
+    assert "text_encoders/small.safetensors" in made(
+        "text_encoders/gemma.safetensors", "fp8", "small", embedding="int8"
+    )
+    load_text_encoder(str(folders / "text_encoders" / "small.safetensors"))
+
+
+def test_prompts_measure_the_inputs(folders):
+    options = {"prompts": "a red apple\n\n a blue car ", "prompts_text_encoder": "gemma.safetensors"}
+    made(format="fp8", native_size="512", **options)
+    network = load_model(str(folders / "diffusion_models" / "tiny_fp8.safetensors")).model.diffusion_model
+    assert network.blocks[0].attn1.to_q.input_scale > 0
+    with pytest.raises(InputError, match="int8 stores no scale"):
+        made(prompts="a red apple")
+    with pytest.raises(InputError, match="needs a text encoder"):
+        made(format="fp8", filename="other", prompts="a red apple")
+
+
+def test_a_file_that_is_there_stays(folders):
+    made()
+    path = folders / "diffusion_models" / "tiny_int8.safetensors"
+    before = path.stat().st_mtime_ns
+    assert "is there already: nothing was made" in made()
+    assert path.stat().st_mtime_ns == before
+    assert "attn1" in made(overwrite=True) and path.stat().st_mtime_ns != before
+
+
+@pytest.mark.parametrize("name", ["../out", "/tmp/out", "a/../../out", "C:\\out", "..", "out.gguf", " . "])
+def test_no_file_is_made_elsewhere(folders, name):
+    before = sorted(folders.rglob("*"))
+    with pytest.raises(InputError, match="the new file is called|there is no folder"):
+        made(filename=name)
+    assert sorted(folders.rglob("*")) == before and not Path("/tmp/out.safetensors").exists()
+
+
+def test_what_cannot_be_quantised_is_refused(folders):
+    save_file({"a": torch.zeros(2)}, folders / "diffusion_models" / "other.safetensors")
+    with pytest.raises(CheckpointError, match=r"^other\.safetensors: expected a SANA transformer or a Gemma-2"):
+        made("diffusion_models/other.safetensors")
+    made()
+    with pytest.raises(CheckpointError, match="quantised already"):
+        made("diffusion_models/tiny_int8.safetensors")
+
+
+def test_a_stop_leaves_nothing(folders, monkeypatch):
+    def stop(calls=[]):  # noqa: B006
+        calls.append(1)
+        if len(calls) > 5:
+            raise InterruptProcessingException
+
+    monkeypatch.setattr(comfy.model_management, "throw_exception_if_processing_interrupted", stop)
+    before = sorted(folders.rglob("*"))
+    with pytest.raises(InterruptProcessingException):
+        made()
+    assert sorted(folders.rglob("*")) == before
+
+
+def test_the_folder_of_the_pack_is_not_written_to(folders, monkeypatch):
+    own = str(quantising.NANO / "diffusion_models")
+    entry = ([own, str(folders / "diffusion_models")], {".safetensors"})
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "diffusion_models", entry)
+    folder_paths.filename_list_cache.clear()
+    made("diffusion_models/sana_nano.safetensors")
+    assert (folders / "diffusion_models" / "sana_nano_int8.safetensors").is_file()
