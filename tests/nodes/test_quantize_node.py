@@ -93,12 +93,12 @@ def test_a_file_that_is_there_stays(folders):
     assert "attn1" in made(overwrite=True) and path.stat().st_mtime_ns != before
 
 
-@pytest.mark.parametrize("name", ["../out", "/tmp/out", "a/../../out", "C:\\out", "..", "out.gguf", " . "])
+@pytest.mark.parametrize("name", ["../out", "/out", "a/../../out", "C:\\out", "..", "out.gguf", " . "])
 def test_no_file_is_made_elsewhere(folders, name):
     before = sorted(folders.rglob("*"))
-    with pytest.raises(InputError, match="the new file is called|there is no folder"):
+    with pytest.raises(InputError, match=r"the new file is called|there is no folder"):
         made(filename=name)
-    assert sorted(folders.rglob("*")) == before and not Path("/tmp/out.safetensors").exists()
+    assert sorted(folders.rglob("*")) == before and not Path(folders.parent / "out.safetensors").exists()
 
 
 def test_what_cannot_be_quantised_is_refused(folders):
