@@ -60,16 +60,20 @@ def use_kernels(network: nn.Module, kernels: Kernels) -> None:
             module.kit = replace(own["kit"], kernels=kernels)
 
 
-def fast_paths(fast: str, device: torch.device, *, stays: bool = True) -> list[str]:
-    """What runs with this switch on a device and what does not and why, a line each."""
+def fast_paths(fast: str, device: torch.device, *, stays: bool = True, few_steps: bool = False) -> list[str]:
+    """What runs with this switch on a device and what does not and why, a line each.
+
+    stays: the weights stay on the device.  few_steps: the model draws in a few steps, as Sprint does.
+    """
     if fast == "off":
         return ["all fast paths are off"]
     failed = [operation.name for operation in vars(choice.CHOSEN).values() if operation.off]
     moves = None if stays else "the weights move between CPU and GPU"
-    small = f"up to {replay.MOST_TOKENS} tokens a picture"
+    few = "the model draws in a few steps" if few_steps else None
+    small = f"up to {replay.MOST_TOKENS} tokens a picture, without ControlNet"
     return [
         _line("Triton kernels", choice.obstacle(device), f"without {', '.join(failed)}" if failed else ""),
-        _line("CUDA graphs", replay.obstacle(device) or replay.Replay.off or moves, small),
+        _line("CUDA graphs", replay.obstacle(device) or replay.Replay.off or moves or few, small),
         _line("compiled blocks", None if fast == "max" else "they need fast=max"),
     ]
 

@@ -56,6 +56,9 @@ def load_model(
     network = patcher.model.diffusion_model
     network.fast = fast
     make_fast(network, fast=fast, device=patcher.load_device, stays=False, fullgraph=False)
-    log.info("%s", "; ".join(fast_paths(fast, patcher.load_device, stays=not patcher.is_dynamic())))
+    paths = fast_paths(
+        fast, patcher.load_device, stays=not patcher.is_dynamic(), few_steps=network.config.guidance_embed
+    )
+    log.info("%s", "; ".join(paths))
     patcher.cached_patcher_init = (load_model, (path, variant, dtype, trained_precision, model_options, fast))
     return patcher

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import mode
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..config import (
@@ -31,6 +32,7 @@ from ..errors import CheckpointError, listed
 from ..geometry import DC_AE_F32
 from ..precision import precision_words, trained_in_fp16
 from ..presets import network_name, sampling_defaults
+from ..quantised.formats import GGUF
 from .numbers import read_number
 from .statements import stated_config, with_stated_sampling
 from .weights import logical_shapes, quantised_layers
@@ -81,7 +83,7 @@ def detect(
         raise CheckpointError(f"it states a depth of {config.depth}, but its tensors are of {own_depth} blocks")
     fp16_trained, reason = trained_in_fp16(
         config,
-        tensors["patch_embed.proj.weight"].dtype,
+        stored_type(tensors),
         native_size=size,
         chosen=trained_precision,
         stated=stated.get("fp16_trained"),
@@ -93,6 +95,15 @@ def detect(
         sampling=with_stated_sampling(sampling_defaults(config, size), metadata or {}),
         words=f"{network_name(config)}, {size_words}, {precision_words(config, reason)}",
     )
+
+
+def stored_type(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    """The number type of a canonical state dict. Tools for GGUF store small tensors in any type, whatever the model was
+    trained in: float32 then, which says nothing.
+    """
+    if any(form.name.startswith(GGUF) for form in quantised_layers(tensors).values()):
+        return torch.float32
+    return tensors["patch_embed.proj.weight"].dtype
 
 
 def controlnet_config(tensors: Mapping[str, Tensor], stated: Mapping | None = None) -> TransformerConfig:

@@ -12,7 +12,7 @@ from torch import nn
 from ..dcae.autoencoder import DCAE
 from ..device import pick_device
 from ..kit import Kit
-from ..precision import full_range, loaded_dtype, precision_warning
+from ..precision import full_range, loaded_dtype, precision_warning, run_dtypes
 from ..quantised.layers import hold_quantised
 from ..transformer.controlnet import SanaControlNet
 from ..transformer.model import SanaTransformer
@@ -41,8 +41,9 @@ def load_transformer(
 
     variant: "512", "1024", "2k" or "4k" for files that do not tell it; None: from the file. trained_precision:
     "float16" or "bfloat16" for files that do not tell how the model was trained; None: decided as `precision.py` says.
-    dtype None: the file's own, or the trained one where the model cannot run in the file's. `device="meta"` checks
-    every key and shape without reading tensors. Raises CheckpointError, and InputError for a device that is not there.
+    dtype None: the file's own; the trained one where the model cannot run in the file's, or the file is quantised. Its
+    quantised layers stay so. `device="meta"` checks every key and shape without reading tensors. Raises
+    CheckpointError, and InputError for a device that is not there.
     """
     device = pick_device(device)
     checkpoint = _read(path, device, "transformer")
@@ -103,6 +104,8 @@ def build_transformer(
             variant=variant,
             trained_precision=trained_precision,
         )
+        if dtype is None and quantised_layers(canonical.tensors):
+            dtype = run_dtypes(found.config, device)[0]
         dtype = dtype or loaded_dtype(found.config, canonical.tensors["patch_embed.proj.weight"].dtype, device)
         model = load_strictly(SanaTransformer(found.config, Kit(device="meta")), canonical, device, dtype)
     log.info("%s: %s", checkpoint.source, found.words)

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from ..errors import InputError
-from ..fast import fast_paths
 from ..lora import apply_lora, load_lora
 from ..pictures.images import open_picture
 from ..pictures.modes import grey
@@ -91,8 +90,6 @@ def load(args: argparse.Namespace, source: Source) -> SanaPipeline:
         offload=args.offload,
         fast=args.fast,
     )
-    if not args.quiet and pipeline.device.type != "cpu":
-        tell("; ".join(fast_paths(args.fast, pipeline.device, stays=not args.offload)))
     for lora, strength in loras:
         networks = [pipeline.transformer] * lora.has_transformer + [pipeline.text_encoder] * lora.has_text_encoder
         for report in [apply_lora(network, lora, strength) for network in networks]:

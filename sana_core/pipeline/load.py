@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import torch
 from ..checkpoint.load import load_autoencoder, load_controlnet, load_transformer
 from ..device import pick_device
 from ..errors import InputError
-from ..fast import FAST, make_fast
+from ..fast import FAST, fast_paths, make_fast
 from ..precision import companion_dtype, loaded_dtype
 from ..sources import pipeline_files, released_sampling
 from ..text.load import load_text_encoder
 from .checks import choice
 from .pipeline import SanaPipeline
 
+log = logging.getLogger("sana")
 DTYPES = (None, torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -66,6 +68,9 @@ def load_pipeline(
     autoencoder = load_autoencoder(files.autoencoder, device=home, dtype=companions)
     others = [autoencoder] if network is None else [autoencoder, network]
     make_fast(transformer, *others, fast=fast, device=place, stays=not offload)
+    if fast == "max" or place.type != "cpu":  # else there is nothing to say
+        few_steps = transformer.config.guidance_embed
+        log.info("%s", "; ".join(fast_paths(fast, place, stays=not offload, few_steps=few_steps)))
     return SanaPipeline(
         transformer=transformer,
         autoencoder=autoencoder,

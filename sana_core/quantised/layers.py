@@ -98,22 +98,26 @@ class QuantisedLinear(nn.Module):
 
 
 class QuantisedEmbedding(nn.Module):
-    """Rows of a quantised table, through the embedding that stood here, which may scale them."""
+    """Rows of a quantised table, through the embedding that stood here, which may scale them.
+
+    dtype: of what is read.
+    """
 
     def __init__(self, weight: QuantisedWeight, embedding: nn.Embedding, dtype: torch.dtype) -> None:
         super().__init__()
-        self.quantised, self.dtype = weight, dtype
-        self.rest = (embedding,)  # no part of the network: its weight is on the meta device
+        self.quantised, self.embedding = weight, embedding
+        device = next(weight.buffers()).device
+        embedding.weight = nn.Parameter(torch.empty(0, dtype=dtype, device=device), requires_grad=False)
 
     @property
     def weight(self) -> Tensor:
-        """On the device of the table, in the type of what is read from it; its numbers mean nothing."""
-        return torch.empty(0, dtype=self.dtype, device=next(iter(self.quantised.parts.values())).device)
+        """Nothing, on the device of the table and in the type of what is read from it."""
+        return self.embedding.weight
 
     def forward(self, indices: Tensor) -> Tensor:
-        rows = self.quantised.rows(indices.flatten(), self.dtype)
+        rows = self.quantised.rows(indices.flatten(), self.weight.dtype)
         places = torch.arange(len(rows), device=indices.device).view_as(indices)
-        return torch.func.functional_call(self.rest[0], {"weight": rows}, (places,))
+        return torch.func.functional_call(self.embedding, {"weight": rows}, (places,))
 
 
 def hold_quantised(network: nn.Module, layers: Mapping[str, Format], tensors: dict[str, Tensor]) -> None:

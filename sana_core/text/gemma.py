@@ -142,17 +142,17 @@ def build_gemma2(
         model = build(config)
     if state_dict is None:
         return model
-    layers, tensors = quantised or {}, dict(state_dict)
-    hold_quantised(model, layers, tensors)
-    model.load_state_dict(tensors, assign=True, strict=not layers)
     # No file holds the rotary frequencies and the embedding scale, which the class computes: take them from the same
     # model without layers.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), _default_dtype(torch.float32):
         bare = build(replace(config, num_hidden_layers=0, vocab_size=BOS_ID + 1))
-    device = model.embed_tokens.weight.device
+    device = next(iter(state_dict.values())).device
     for name, buffer in bare.named_buffers():
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, buffer.to(device))
+    layers, tensors = quantised or {}, dict(state_dict)
+    hold_quantised(model, layers, tensors)
+    model.load_state_dict(tensors, assign=True, strict=not layers)
     return model
 
 

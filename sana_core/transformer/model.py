@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Sequence
 from itertools import chain, repeat
 from typing import Any, cast
@@ -10,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from ..config import TransformerConfig
-from ..errors import InputError
+from ..errors import InputError, safe_line
 from ..geometry import Grid
 from ..kit import Kit
 from .block import SanaBlock, SelfAttention, Stream, add, add_and_norm, attend_to_itself
 from .caption import Caption
 from .controlnet import BaseState, ControlBranch, control_residuals
 from .embeddings import CaptionProjection, GuidedTimeEmbed, PatchEmbed, TimeEmbed
+
+log = logging.getLogger("sana")
 
 
 class SanaTransformer(nn.Module):
@@ -105,10 +108,26 @@ class SanaTransformer(nn.Module):
             block.attn1.join_projections()
 
     def compile_blocks(self, **options: Any) -> None:
-        """Compile the blocks with torch.compile, all by one graph, for any size and length.  options: of it."""
+        """Compile the blocks with torch.compile, all by one graph, for any size and length.  options: of it.
+
+        Where no code can be compiled (the CPU needs a C++ compiler, a GPU needs Triton) the blocks run as they are, and
+        the log says so once.
+        """
+        from torch._dynamo.exc import BackendCompilerFailed  # takes seconds to import
+
         compiled = torch.compile(SanaBlock.layers, **{"dynamic": True, "fullgraph": True, **options})
+
+        def layers(*args: Any) -> Stream:
+            try:
+                return compiled(*args)
+            except BackendCompilerFailed as error:
+                log.warning("the blocks are not compiled: %s", safe_line(str(error.inner_exception)))
+                for block in self.blocks:
+                    block.compiled = None
+                return SanaBlock.layers(*args)
+
         for block in self.blocks:
-            block.compiled = compiled
+            block.compiled = layers
 
     @property
     def blocks(self) -> Sequence[SanaBlock]:

@@ -59,6 +59,34 @@ def test_the_report_says_why():
     assert fast_paths("max", CPU)[-1] == "compiled blocks: on"
 
 
+def test_a_recording_is_not_promised_to_models_of_few_steps(monkeypatch):
+    monkeypatch.setattr("sana_core.transformer.replay.obstacle", lambda device: None)
+    assert fast_paths("auto", CPU)[1].startswith("CUDA graphs: on")
+    assert fast_paths("auto", CPU, few_steps=True)[1] == "CUDA graphs: off, the model draws in a few steps"
+    assert "move" in fast_paths("auto", CPU, stays=False, few_steps=True)[1]
+
+
+def test_the_log_of_a_pipeline_says_what_was_asked_for(caplog):
+    with caplog.at_level("INFO", "sana"):
+        load_pipeline("nano-sprint")
+        assert "compiled blocks" not in caplog.text
+        load_pipeline("nano-sprint", fast="max")
+    assert "compiled blocks: on" in caplog.text
+
+
+def test_blocks_run_uncompiled_where_nothing_can_be_compiled(monkeypatch, caplog):
+    def no_compiler(*_):
+        raise OSError("no C++ compiler")
+
+    model = tiny.transformer()
+    expected = model(LATENT, TIME, CONTEXT)
+    torch._dynamo.reset()
+    model.compile_blocks(backend=no_compiler)
+    for _ in range(2):
+        assert torch.equal(model(LATENT, TIME, CONTEXT), expected)
+    assert caplog.text.count("the blocks are not compiled") == 1 and "no C++ compiler" in caplog.text
+
+
 # --- one product for q, k and v
 
 
