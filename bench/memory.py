@@ -1,9 +1,9 @@
 """Peak memory of SANA's networks at their published sizes, beside diffusers': `python bench/memory.py [--json FILE]`.
 
 Without a GPU the bytes of live tensors are counted on the meta device (`meter.py`), where nothing is computed. With
-one, or with
---device cuda, PyTorch's allocator is asked; weights are random. Exits with 1 if a count is off by more than 10 % from
-the formulas of `sana_core/dcae/memory.py`, by which tiles are chosen.
+one, or with --device cuda, PyTorch's allocator is asked; weights are random. Exits with 1 if a count is off by more
+than 10 % from the formulas of `sana_core/dcae/memory.py`, by which tiles are chosen, and if quantised networks take
+more than their limit (`quantised.py`; always counted).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -32,18 +32,17 @@ from bench.networks import (
     randomized,
     transformer,
 )
+from bench.quantised import HEADER as QUANTISED_HEADER
+from bench.quantised import count_all
+from bench.steps import DTYPE, TOKENS, kept_step, own_step, zeros
 from sana_core.config import POSITIONS, AutoencoderConfig, TextConfig, TransformerConfig
 from sana_core.dcae.memory import decode_peak_bytes, encode_peak_bytes
 from sana_core.geometry import DC_AE_F32
 from sana_core.presets import BASE_06, BASE_16
-from sana_core.samplers.denoiser import make_denoiser
 from sana_core.text.gemma import GemmaTextEncoder
-from sana_core.transformer.model import SanaTransformer
 
-DTYPE = torch.bfloat16
 PICTURES = (1024, 2048, 4096)
 TILES = (None, 1024, 512)
-TOKENS = 300  # of a prompt, and of the empty negative prompt beside it
 TOKENS_SENT = 500  # to the text encoder: the instruction and a long prompt
 TOLERANCE = 0.1
 TRANSFORMERS = {"0.6B": BASE_06, "1.6B": BASE_16}
@@ -76,7 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--pixels", type=int, nargs="+", default=PICTURES, help="sides of the square pictures (default: %(default)s)"
     )
+    parser.add_argument("--quantised", action="store_true", help="count the quantised networks alone")
     args = parser.parse_args(argv)
+    if args.quantised:
+        return tell_quantised()
     device = torch.device(args.device)
     sys.stdout.write(f"{obtained(device)}\n\n{HEADER}\n")
     rows = []
@@ -95,7 +97,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             "sana_core/dcae/memory.py"
         )
     sys.stdout.write("\n" if wrong else "\nEvery formula holds within 10 %.\n" if device.type == "meta" else "")
-    return 1 if wrong else 0
+    missed = tell_quantised() if device.type == "meta" else 0
+    return 1 if wrong or missed else 0
+
+
+def tell_quantised() -> int:
+    """Print the rows of `quantised.py`. Returns 1 if a limit is missed."""
+    sys.stdout.write(f"\nQuantised; {obtained(torch.device('meta'))}\n{QUANTISED_HEADER}\n")
+    missed = 0
+    for counted in count_all():
+        sys.stdout.write("\n".join([counted.line(), *counted.parts()]) + "\n")
+        sys.stdout.flush()
+        missed |= counted.missed
+    sys.stdout.write("A limit is missed.\n" if missed else "Every limit holds.\n")
+    return int(missed)
 
 
 def measure_all(device: torch.device, pictures: Sequence[int]) -> Iterator[Row]:
@@ -151,19 +166,6 @@ def measure_transformer(
         yield replace(row, how="sana_core, prompts kept", activations=peak(partial(kept_step, ours, side, device)))
 
 
-def own_step(network: SanaTransformer, side: int, device: torch.device) -> None:
-    latent, text = zeros(2, 32, side, side, device=device), zeros(2, TOKENS, 2304, device=device)
-    network(
-        latent, torch.full((2,), 500.0, device=device), text, torch.ones(2, TOKENS, dtype=torch.bool, device=device)
-    )
-
-
-def kept_step(network: SanaTransformer, side: int, device: torch.device) -> None:
-    text = zeros(1, TOKENS, 2304, device=device), torch.ones(1, TOKENS, dtype=torch.bool, device=device)
-    denoise = make_denoiser(network, text, text, guidance_scale=4.5)
-    denoise(zeros(1, 32, side, side, device=device).float(), 0.5)
-
-
 def diffusers_step(network: Any, side: int, device: torch.device) -> None:
     latent, text = zeros(2, 32, side, side, device=device), zeros(2, TOKENS, 2304, device=device)
     mask, time = torch.ones(2, TOKENS, dtype=torch.long, device=device), torch.full((2,), 500.0, device=device)
@@ -201,10 +203,6 @@ def peak(run: Callable[[], Any]) -> int | None:
     except torch.OutOfMemoryError:
         return None
     return torch.cuda.max_memory_allocated() - before
-
-
-def zeros(*shape: int, device: torch.device) -> Tensor:
-    return torch.zeros(shape, dtype=DTYPE, device=device)
 
 
 def obtained(device: torch.device) -> str:

@@ -31,10 +31,13 @@ ROTATED_BY = 256  # ConvRot's group where the mark states none
 
 @dataclass(frozen=True)
 class Side:
-    """A side tensor. shapes: (shape of the weight, settings) -> the shapes that it may have."""
+    """A side tensor. shapes: (shape of the weight, settings) -> the shapes that it may have.  shared: it belongs to all
+    rows of the weight alike.
+    """
 
     shapes: Callable[[Shape, Settings], tuple[Shape, ...]]
     stored: tuple[torch.dtype, ...] = FLOATS
+    shared: bool = False
 
 
 def _one(shape: Shape, settings: Settings) -> tuple[Shape, ...]:
@@ -167,21 +170,21 @@ FORMATS: dict[str, Format] = {
             name="float8_e4m3fn",
             stored=E4M3,
             required={"weight_scale": Side(_one_or_rows)},
-            optional={"input_scale": Side(_one)},
+            optional={"input_scale": Side(_one, shared=True)},
             rows=True,
         ),
         Format(
             name="float8_e5m2",
             stored=(torch.float8_e5m2, torch.uint8),
             required={"weight_scale": Side(_one_or_rows)},
-            optional={"input_scale": Side(_one)},
+            optional={"input_scale": Side(_one, shared=True)},
             rows=True,
         ),
         Format(
             name="nvfp4",
             stored=BYTES,
-            required={"weight_scale": Side(_blocks(16, padded=16), E4M3), "weight_scale_2": Side(_one)},
-            optional={"input_scale": Side(_one), "pre_quant_scale": Side(_columns)},
+            required={"weight_scale": Side(_blocks(16, padded=16), E4M3), "weight_scale_2": Side(_one, shared=True)},
+            optional={"input_scale": Side(_one, shared=True), "pre_quant_scale": Side(_columns, shared=True)},
             numbers=2,
             padded=16,
         ),
@@ -189,7 +192,7 @@ FORMATS: dict[str, Format] = {
             name="mxfp8",
             stored=E4M3,
             required={"weight_scale": Side(_blocks(32, padded=32), E8M0)},
-            optional={"input_scale": Side(_one)},
+            optional={"input_scale": Side(_one, shared=True)},
             padded=32,
         ),
         Format(name="int8_tensorwise", stored=(torch.int8,), required={"weight_scale": Side(_one_or_rows)}, rows=True),
@@ -198,7 +201,7 @@ FORMATS: dict[str, Format] = {
             name="asym_w4a8_int8",
             stored=BYTES,
             required={"weight_s_rel": Side(_groups, (*E4M3, torch.float32)), "weight_s_channel": Side(_rows)},
-            optional={"weight_codebook": Side(_codebook)},
+            optional={"weight_codebook": Side(_codebook, shared=True)},
             numbers=2,
             rows=True,
         ),
@@ -206,7 +209,7 @@ FORMATS: dict[str, Format] = {
             name=SCALED_FP8,
             stored=(torch.float8_e4m3fn, torch.float8_e5m2, torch.uint8),
             required={"scale_weight": Side(_one_or_rows)},
-            optional={"scale_input": Side(_one)},
+            optional={"scale_input": Side(_one, shared=True)},
             rows=True,
         ),
         *(

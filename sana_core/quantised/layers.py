@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from . import kitchen
 from .dequantise import dequantise
 from .formats import MARK, Format, Shape
+from .pieces import dequantised_pieces
 
 
 class QuantisedWeight(nn.Module):
@@ -35,8 +36,16 @@ class QuantisedWeight(nn.Module):
         return sum(tensor.nbytes for tensor in self.parts.values())
 
     def numbers(self, dtype: torch.dtype) -> Tensor:
-        """The weight (N, K) in `dtype`."""
-        return dequantise(self.form.name, self.parts, self.form.settings, self.shape).to(dtype)
+        """The weight (N, K) in `dtype`, rounded once from float32. Large ones come piece by piece, to save memory."""
+        whole = None
+        for start, numbers in dequantised_pieces(self.form, self.parts, self.shape):
+            if len(numbers) == self.shape[0]:
+                return numbers.to(dtype)
+            if whole is None:
+                whole = numbers.new_empty(self.shape, dtype=dtype)
+            whole[start : start + len(numbers)] = numbers
+        assert whole is not None
+        return whole
 
     def rows(self, indices: Tensor, dtype: torch.dtype) -> Tensor:
         """Some rows of the weight, (..., K), of a format whose rows stand for themselves."""

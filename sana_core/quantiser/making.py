@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..quantised.formats import FORMATS, Shape
+from ..quantised.pieces import TILE, dequantised_pieces
 
 PACKAGE = "comfy-kitchen"
 E4M3_MAX, E2M1_MAX = 448.0, 6.0  # the largest numbers of fp8 (e4m3) and fp4
 ROTATIONS = (256, 64, 16)  # sizes of ConvRot's groups: powers of 4
 CHUNK = 1 << 23  # numbers that are quantised at once, where rows do not depend on one another
-TILE = 128  # block scales lie in tiles of so many rows
 ALIGNMENT = 8  # bytes; a mark is filled up to a multiple of it
 
 
@@ -80,22 +81,26 @@ RECIPES: dict[str, Recipe] = {
 class Quantised:
     """A quantised weight.
 
-    format: as on the command line, after the fallback of `fitting`.  parts: what is stored, by the last part of the
-    key: "weight", its side tensors, "comfy_quant".
+    format: as on the command line, after the fallback of `fitting`.  shape: of the weight.  parts: what is stored, by
+    the last part of the key: "weight", its side tensors, "comfy_quant".
     """
 
     format: str
+    shape: Shape
     parts: dict[str, Tensor]
-    pieces: tuple[Any, ...]  # comfy-kitchen's tensors, one below the other
 
     def dequantised(self) -> Tensor:
         """What the parts stand for: (N, K), float32."""
-        return torch.cat([piece.dequantize() for piece in self.pieces])
+        return torch.cat([numbers for _, numbers in self._pieces()])
 
     def error(self, weight: Tensor) -> float:
         """The relative error ||W - Q(W)|| / ||W||; 0 for a weight of zeros."""
-        rows = weight.split([piece.shape[0] for piece in self.pieces])
-        return relative_error((own, piece.dequantize()) for own, piece in zip(rows, self.pieces))
+        return relative_error((weight[start : start + len(numbers)], numbers) for start, numbers in self._pieces())
+
+    def _pieces(self) -> Iterator[tuple[int, Tensor]]:
+        parts = dict(self.parts)
+        form = FORMATS[RECIPES[self.format].format].with_settings(json.loads(bytes(parts.pop("comfy_quant").tolist())))
+        return dequantised_pieces(form, parts, self.shape)
 
 
 def quantise(weight: Tensor, format: str, *, input_scale: float | None = None, name: str = "the weight") -> Quantised:
@@ -120,17 +125,14 @@ def quantise(weight: Tensor, format: str, *, input_scale: float | None = None, n
     if recipe.largest:  # one scale for the whole weight, so that its rows can be quantised in pieces
         settings["scale"] = torch.tensor(peak / recipe.largest if peak else 1.0, dtype=torch.float32)
     make = partial(_layout(format), **settings)
-    pieces = []
-    for rows in _rows(weight, recipe.whole):
-        pieces.append(make(rows.float()))
-        give_back_memory()
-    parts = _parts(pieces)
+    stored = FORMATS[recipe.format].stored_shape(tuple(weight.shape))
+    parts = _parts((make(rows.float()).state_dict("weight") for rows in _rows(weight, recipe.whole)), stored)
     if recipe.largest and input_scale is not None:
         parts["input_scale"] = torch.tensor(input_scale, dtype=torch.float32)
     elif recipe.format == "float8_e4m3fn":
         stated["full_precision_matrix_mult"] = True  # else ComfyUI rounds the input at scale 1, which cuts it off
     parts["comfy_quant"] = mark(stated)
-    return Quantised(format=format, parts=parts, pieces=tuple(pieces))
+    return Quantised(format=format, shape=tuple(weight.shape), parts=parts)
 
 
 def relative_error(pieces: Iterable[tuple[Tensor, Tensor]]) -> float:
@@ -219,31 +221,43 @@ def _rows(weight: Tensor, whole: bool) -> tuple[Tensor, ...]:
 
 
 def _peak(weight: Tensor, name: str) -> float:
-    """The largest absolute number. Raises InputError if one is not finite."""
-    peaks = [rows.float().abs().max() for rows in _rows(weight, whole=False)]
-    peak = float(torch.stack(peaks).max())  # NaN wins
-    if not peak < float("inf"):
-        raise InputError(f"{name} has numbers that are not finite (NaN or infinity): the file is damaged")
+    """The largest absolute number. Raises InputError if one is not finite.
+
+    No tensor outlives its piece: small ones between large ones would keep glibc from using that memory again.
+    """
+    peak = 0.0
+    for rows in _rows(weight, whole=False):
+        low, high = (float(end) for end in rows.aminmax())
+        if not max(-low, high) < float("inf"):  # NaN is both ends
+            raise InputError(f"{name} has numbers that are not finite (NaN or infinity): the file is damaged")
+        peak = max(peak, -low, high)
     return peak
 
 
-def _parts(pieces: list[Any]) -> dict[str, Tensor]:
-    """The tensors of all pieces under the names of one weight. Scales of blocks that only newer versions of PyTorch
-    have a type for (e8m0) are stored as bytes, which ComfyUI reads.
+def _parts(pieces: Iterable[dict[str, Tensor]], stored: Shape) -> dict[str, Tensor]:
+    """The tensors of all pieces under the names of one weight, whose tensor gets the shape `stored`. It is filled piece
+    by piece: of a large embedding there must not be two.
     """
-    found = [piece.state_dict("weight") for piece in pieces]
-    return {key: _stored([part[key] for part in found]) for key in found[0]}
+    whole, row, sides = None, 0, {}
+    for piece in pieces:
+        own = piece.pop("weight")
+        if whole is None:
+            whole = own if tuple(own.shape) == stored else own.new_empty(stored)
+        if whole is not own:
+            whole[row : row + len(own)] = own
+            row += len(own)
+        for name, tensor in piece.items():
+            sides.setdefault(name, []).append(tensor)
+        give_back_memory()
+    assert whole is not None
+    return {"weight": whole, **{name: _side(tensors) for name, tensors in sides.items()}}
 
 
-def _stored(tensors: list[Tensor]) -> Tensor:
+def _side(tensors: list[Tensor]) -> Tensor:
+    """The side tensors of all pieces, one below the other; a single number is the same in all. Scales of blocks that
+    only newer versions of PyTorch have a type for (e8m0) are stored as bytes, which ComfyUI reads.
+    """
     first = tensors[0]
-    whole = first if len(tensors) == 1 or not first.ndim else _joined(tensors)
-    return whole.view(torch.uint8) if str(whole.dtype) == "torch.float8_e8m0fnu" else whole
-
-
-def _joined(tensors: list[Tensor]) -> Tensor:
-    """One below the other, for number types that `torch.cat` does not have, too."""
-    dtype = tensors[0].dtype
-    if dtype.itemsize > 1:
-        return torch.cat(tensors)
-    return torch.cat([tensor.contiguous().view(torch.uint8) for tensor in tensors]).view(dtype)
+    if len(tensors) > 1 and first.ndim:
+        first = torch.cat([tensor.contiguous().view(torch.uint8) for tensor in tensors]).view(first.dtype)
+    return first.view(torch.uint8) if str(first.dtype) == "torch.float8_e8m0fnu" else first

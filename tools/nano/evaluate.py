@@ -1,8 +1,8 @@
 """Stage `evaluate`: measure the exported files through the pack's own pipeline.
 
-    python -m tools.nano.evaluate WORK --size 256                        everything python -m tools.nano.evaluate WORK
-    --size 256 --part retrieval       one part: reconstruction, retrieval, numbers, samplers, speed,
-                                                                         sprint, controlnet, lora, judge, sheet
+    python -m tools.nano.evaluate WORK --size 256                       everything
+    python -m tools.nano.evaluate WORK --size 256 --part retrieval      one part: reconstruction, retrieval, numbers,
+                                       samplers, speed, sprint, controlnet, lora, quantised, judge, sheet
 
 Adds to WORK/report.json and writes WORK/sheets/contact_sheet.jpg. What each part measures is said at its function.
 Retrieval has a ceiling (the right drawing through the autoencoder) and two floors (empty prompts, prompts of other
@@ -25,6 +25,7 @@ from torch import Tensor
 from .autoencoder_losses import psnr, reconstruct
 from .command import from_arguments, parser
 from .evaluate_addons import controlnet, lora, sprint
+from .evaluate_quantised import quantised
 from .evaluation import Evaluation
 from .export import AUTOENCODER, CONTROLNET, SPRINT, TRANSFORMER
 from .judge import judge
@@ -146,6 +147,7 @@ PARTS: dict[
     "sprint": (sprint, (SPRINT,)),
     "controlnet": (controlnet, (CONTROLNET,)),
     "lora": (lora, (TRANSFORMER,)),
+    "quantised": (quantised, (TRANSFORMER,)),
     "judge": (judge, (TRANSFORMER, "judge")),
     "sheet": (sheet, (TRANSFORMER,)),
 }

@@ -29,9 +29,14 @@ class Evaluation:
     seeds: tuple[int, ...]
 
     def pipeline(
-        self, transformer: str = TRANSFORMER, dtype: torch.dtype = torch.float32, controlnet: bool = False
+        self,
+        transformer: str | Path = TRANSFORMER,
+        dtype: torch.dtype = torch.float32,
+        controlnet: bool = False,
+        text: str | Path = TEXT,
     ) -> SanaPipeline:
-        parts = {"transformer": transformer, "autoencoder": AUTOENCODER, "text_encoder": TEXT}
+        """Files are named from the folder of the exported ones, or by whole paths."""
+        parts: dict[str, str | Path] = {"transformer": transformer, "autoencoder": AUTOENCODER, "text_encoder": text}
         parts |= {"controlnet": CONTROLNET} if controlnet else {}
         return load_pipeline(
             {part: self.files / name for part, name in parts.items()}, device=self.command.device, dtype=dtype
