@@ -5,12 +5,12 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..sana_core.config import POSITIONS
+from ..sana_core.errors import InputError
 from ..sana_core.precision import TRAINED_PRECISIONS
 from ..sana_core.quantiser.policy import EMBEDDINGS, FORMATS
 from .bridge.paths import model_files
 from .bridge.quantising import quantise_model
 
-KINDS = ("diffusion_models", "text_encoders")
 NONE = "none"
 
 
@@ -30,9 +30,15 @@ class SanaNativeQuantize(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model",
-                    options=[f"{kind}/{name}" for kind in KINDS for name in model_files(kind)],
-                    tooltip="File in models/diffusion_models or models/text_encoders: a SANA transformer in any "
-                    "layout, or Gemma-2. Not one that is quantised already.",
+                    options=[NONE, *model_files("diffusion_models")],
+                    tooltip="SANA transformer in models/diffusion_models, in any layout. Not one that is quantised "
+                    "already.",
+                ),
+                io.Combo.Input(
+                    "text_encoder",
+                    options=[NONE, *model_files("text_encoders")],
+                    default=NONE,
+                    tooltip="Or Gemma-2 in models/text_encoders: choose one of both.",
                 ),
                 io.Combo.Input(
                     "format",
@@ -104,6 +110,7 @@ class SanaNativeQuantize(io.ComfyNode):
     def execute(
         cls,
         model: str,
+        text_encoder: str,
         format: str,
         filename: str,
         embedding: str,
@@ -118,10 +125,12 @@ class SanaNativeQuantize(io.ComfyNode):
             "variant": native_size,
             "trained_precision": trained_precision,
         }
-        kind, _, name = model.partition("/")
+        given = {"diffusion_models": model, "text_encoders": text_encoder}
+        files = {kind: name for kind, name in given.items() if name != NONE}
+        if len(files) != 1:
+            raise InputError("choose a model or a text encoder, one of both: a node makes one file")
         report = quantise_model(
-            kind,
-            name,
+            *next(iter(files.items())),
             format,
             filename.strip(),
             prompts=[line.strip() for line in prompts.splitlines() if line.strip()],

@@ -49,8 +49,14 @@ def tiny_text_file(text):
     return tensors | {"gemma_config": torch.tensor(list(stated), dtype=torch.uint8)}
 
 
-def made(model="diffusion_models/tiny.safetensors", format="int8", filename="", **changes):
-    return quantize.SanaNativeQuantize.execute(model, format, filename, **{**OFF, **changes}).args[0]
+def made(model="tiny.safetensors", format="int8", filename="", text_encoder="none", **changes):
+    return quantize.SanaNativeQuantize.execute(model, text_encoder, format, filename, **{**OFF, **changes}).args[0]
+
+
+def test_one_file_is_chosen(folders):
+    for model, text_encoder in (("none", "none"), ("tiny.safetensors", "gemma.safetensors")):
+        with pytest.raises(InputError, match="choose a model or a text encoder"):
+            made(model, text_encoder=text_encoder)
 
 
 @pytest.mark.parametrize("format", ["int8", "nvfp4", "gguf-q8_0"])
@@ -104,10 +110,10 @@ def test_no_file_is_made_elsewhere(folders, name):
 def test_what_cannot_be_quantised_is_refused(folders):
     save_file({"a": torch.zeros(2)}, folders / "diffusion_models" / "other.safetensors")
     with pytest.raises(CheckpointError, match=r"^other\.safetensors: expected a SANA transformer or a Gemma-2"):
-        made("diffusion_models/other.safetensors")
+        made("other.safetensors")
     made()
     with pytest.raises(CheckpointError, match="quantised already"):
-        made("diffusion_models/tiny_int8.safetensors")
+        made("tiny_int8.safetensors")
 
 
 def test_a_stop_leaves_nothing(folders, monkeypatch):
@@ -128,5 +134,5 @@ def test_the_folder_of_the_pack_is_not_written_to(folders, monkeypatch):
     entry = ([own, str(folders / "diffusion_models")], {".safetensors"})
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "diffusion_models", entry)
     folder_paths.filename_list_cache.clear()
-    made("diffusion_models/sana_nano.safetensors")
+    made("sana_nano.safetensors")
     assert (folders / "diffusion_models" / "sana_nano_int8.safetensors").is_file()

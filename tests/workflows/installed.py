@@ -11,10 +11,13 @@ import pytest
 from e2e import comfyui, tiny_files
 from e2e.server import Server
 
+from sana_core.quantiser.convert import quantise_file
+
 ROOT = Path(__file__).parents[2]
 NAME = "sana-native"  # of its folder in custom_nodes, as ComfyUI-Manager makes it
 RELEASED = {  # files of the templates -> tiny files of the same kind and layout
     "diffusion_models/Sana_1600M_1024px_BF16.pth": "diffusion_models/sana.pth",
+    "diffusion_models/Sana_600M_1024px_MultiLing.pth": "diffusion_models/sana.pth",
     "diffusion_models/SANA1.5_1.6B_1024px.pth": "diffusion_models/sana15.pth",
     "diffusion_models/Sana_1600M_2Kpx_BF16.pth": "diffusion_models/sana_2k.pth",
     "diffusion_models/Sana_1600M_4Kpx_BF16.pth": "diffusion_models/sana_4k.pth",
@@ -24,6 +27,13 @@ RELEASED = {  # files of the templates -> tiny files of the same kind and layout
     "text_encoders/gemma_2_2b_fp16.safetensors": "text_encoders/gemma.safetensors",
     "vae/diffusion_pytorch_model.safetensors": "vae/dcae.safetensors",
 }
+QUANTISED = (  # as the templates for small cards make them
+    ("diffusion_models/Sana_1600M_1024px_BF16.pth", "int8"),
+    ("diffusion_models/Sana_1600M_2Kpx_BF16.pth", "int8"),
+    ("diffusion_models/Sana_600M_1024px_MultiLing.pth", "int8"),
+    ("text_encoders/gemma_2_2b_fp16.safetensors", "fp8"),
+    ("text_encoders/gemma_2_2b_fp16.safetensors", "w4a8"),
+)
 
 
 @contextlib.contextmanager
@@ -33,6 +43,9 @@ def serve(base):
     models = tiny_files.write_all(base / "models")
     for name, source in RELEASED.items():
         shutil.copy(models / source, models / name)
+    for name, form in QUANTISED:
+        source = models / name
+        quantise_file(source, source.with_name(f"{source.stem}_{form}.safetensors"), form)
     tiny_files.write_picture(base / "input", "example.png")  # the name that ComfyUI's own example has
     settings = base / "user" / "default" / "comfy.settings.json"
     settings.parent.mkdir(parents=True)

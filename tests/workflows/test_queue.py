@@ -13,6 +13,7 @@ SIZES = {  # of the others: 1024 x 1024
     **{f"SANA-quick-start{addon}": (256, 256) for addon in ("", "-Sprint", "-ControlNet", "-LoRA")},
     "SANA-1.6B-text-to-image-2K": (2048, 2048),
     "SANA-1.6B-text-to-image-4K": (4096, 4096),
+    "SANA-on-6-GB": (2048, 2048),
     "SANA-Sprint-image-to-image": (1184, 896),  # about a million pixels of a picture of 128 x 96
     "SANA-image-to-image": (1184, 896),
     "SANA-inpaint": (1184, 896),

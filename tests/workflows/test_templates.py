@@ -67,12 +67,33 @@ def test_a_file_to_download_is_a_published_one_under_the_name_that_is_chosen(nam
 
 @each_template
 def test_only_the_embedded_model_and_the_users_files_need_no_download(name):
-    for node in nodes(load(name)):
+    template = load(name)
+    made = made_files(template)
+    for node in nodes(template):
         files = [
-            value for value in node.get("widgets_values", []) if FILE.fullmatch(str(value)) and value not in OF_THE_USER
+            value
+            for value in node.get("widgets_values", [])
+            if FILE.fullmatch(str(value)) and value not in (*OF_THE_USER, *made)
         ]
         to_download = [model["name"] for model in node["properties"].get("models", [])]
         assert [file for file in files if not file.startswith("sana_nano")] == to_download, node["type"]
+
+
+def made_files(template):
+    """What the nodes Quantize SANA Model of a template call their files."""
+    chosen = [node["widgets_values_named"] for node in nodes(template) if node["type"] == "SanaNativeQuantize"]
+    sources = [(widgets["model"], widgets["text_encoder"]) for widgets in chosen]
+    names = [text_encoder if model == "none" else model for model, text_encoder in sources]
+    return [f"{name.rpartition('.')[0]}_{widgets['format']}.safetensors" for name, widgets in zip(names, chosen)]
+
+
+@each_template
+def test_files_that_a_template_makes_are_those_it_loads(name):
+    template = load(name)
+    made = made_files(template)
+    if made:
+        (loader,) = [node for node in nodes(template) if node["type"] == "SanaNativeLoad"]
+        assert set(made) <= set(loader["widgets_values"])
 
 
 @each_template

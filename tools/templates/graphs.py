@@ -9,6 +9,7 @@ from sana_core.presets import AUTOENCODERS, CONTROLNETS, RELEASES, TEXT_ENCODER,
 BLUE, GREEN, BROWN, PURPLE, RED = "#3f789e", "#3a7a4a", "#8a6a3a", "#7a5a9a", "#9a4a4a"
 PARTS = {part.name: part for part in (*RELEASES, *CONTROLNETS)}
 BASE, SANA15, SPRINT = PARTS["Sana_1600M_1024px_BF16"], PARTS["SANA1.5_1.6B_1024px"], PARTS["Sana_Sprint_1.6B_1024px"]
+SMALL = PARTS["Sana_600M_1024px"]
 TWO_K, FOUR_K = PARTS["Sana_1600M_2Kpx_BF16"], PARTS["Sana_1600M_4Kpx_BF16"]
 CONTROLNET, DCAE = PARTS["Sana_1600M_1024px_BF16_ControlNet_HED"], AUTOENCODERS[0]
 LORA = "my_sana_lora.safetensors"  # stands for the user's
@@ -60,8 +61,10 @@ def scaled(t: Template, image: Output) -> Node:
     return t.add("ImageScaleToTotalPixels", image=image, upscale_method="bicubic", megapixels=1.0, resolution_steps=32)
 
 
-def prompts(t: Template, clip: Output, text: str, *, negative: bool = True) -> tuple[Node, Node | None]:
-    t.group("3 Prompt", GREEN, 2, width=420)
+def prompts(
+    t: Template, clip: Output, text: str, *, negative: bool = True, column: int = 2
+) -> tuple[Node, Node | None]:
+    t.group("3 Prompt", GREEN, column, width=420)
     positive = t.add("SanaNativeTextEncode", title="Prompt", color="green", height=220, clip=clip, text=text)
     if not negative:
         return positive, None
@@ -72,10 +75,11 @@ def prompts(t: Template, clip: Output, text: str, *, negative: bool = True) -> t
 
 
 def sample(
-    t: Template, model: Output, positive: Output, negative: Output, latent: Output, *, denoise: float = 1.0
-) -> Node:
+    t: Template, model: Output, positive: Output, negative: Output, latent: Output, *,
+    denoise: float = 1.0, column: int = 3,
+) -> Node:  # fmt: skip
     """Flow-DPM-Solver as released."""
-    t.group("4 Sampling", PURPLE, 3)
+    t.group("4 Sampling", PURPLE, column)
     sampler = t.add("SanaNativeSampler")
     sigmas = t.add("SanaNativeSigmas", model=model, denoise=denoise)
     return t.add(
@@ -102,8 +106,8 @@ def sample_sprint(
     )  # fmt: skip
 
 
-def decode(t: Template, samples: Output, vae: Output, *, tile: str | None = None) -> Node:
-    t.group("5 Picture", BLUE, 4, width=560)
+def decode(t: Template, samples: Output, vae: Output, *, tile: str | None = None, column: int = 4) -> Node:
+    t.group("5 Picture", BLUE, column, width=560)
     if tile is None:
         decoded = t.add("VAEDecode", samples=samples, vae=vae)
     else:
@@ -121,6 +125,38 @@ def text_to_image(
     run = sample(t, loaded["MODEL"], positive["CONDITIONING"], negative["CONDITIONING"], latent["LATENT"])
     decode(t, run["output"], loaded["VAE"], tile=tile)
     return t
+
+
+def small(
+    name: str, model: PublishedFile, text_format: str, class_label: str, size_label: str, text: str,
+    *, tile: str | None = None,
+) -> Template:  # fmt: skip
+    """Quantised files are made at the first run; with them the rest draws."""
+    t = Template(name)
+    t.group("0 Make the small files, once", RED, 1)
+    made = {
+        "model": t.add("SanaNativeQuantize", title="Model in int8", models=(model,), model=model.file_name),
+        "text_encoder": t.add(
+            "SanaNativeQuantize", title=f"Gemma in {text_format}", models=(TEXT_ENCODER,), model="none",
+            text_encoder=TEXT_ENCODER.file_name, format=text_format,
+        ),
+    }  # fmt: skip
+    for node in made.values():
+        t.add("PreviewAny", title="What was made", height=140, source=node["report"])
+    t.group("1 Model", BLUE, 2)
+    files = {"model": small_name(model, "int8"), "text_encoder": small_name(TEXT_ENCODER, text_format)}
+    loaded = t.add("SanaNativeLoad", color="blue", models=(DCAE,), vae=DCAE.file_name, **files)
+    t.group("2 Size", BROWN, 2)
+    latent = t.add("SanaNativeEmptyLatent", resolution=class_label, resolution__size=size_label)
+    positive, negative = prompts(t, loaded["CLIP"], text, column=3)
+    run = sample(t, loaded["MODEL"], positive["CONDITIONING"], negative["CONDITIONING"], latent["LATENT"], column=4)
+    decode(t, run["output"], loaded["VAE"], tile=tile, column=5)
+    return t
+
+
+def small_name(part: PublishedFile, format: str) -> str:
+    """As the node Quantize SANA Model calls what it makes."""
+    return f"{part.file_name.rpartition('.')[0]}_{format}.safetensors"
 
 
 def load_nano(t: Template, model: str = "sana_nano.safetensors") -> Node:
@@ -322,6 +358,9 @@ TEMPLATES = (
     lambda: text_to_image("SANA-1.5-text-to-image-1024", SANA15, "1024 px model", SQUARE[1024], FOX),
     lambda: text_to_image("SANA-1.6B-text-to-image-2K", TWO_K, "2048 px model", SQUARE[2048], HARBOUR, tile="1024"),
     lambda: text_to_image("SANA-1.6B-text-to-image-4K", FOUR_K, "4096 px model", SQUARE[4096], HARBOUR, tile="1024"),
+    lambda: small("SANA-on-8-GB", BASE, "fp8", "1024 px model", SQUARE[1024], FOX),
+    lambda: small("SANA-on-6-GB", TWO_K, "fp8", "2048 px model", SQUARE[2048], HARBOUR, tile="1024"),
+    lambda: small("SANA-on-4-GB", SMALL, "w4a8", "1024 px model", SQUARE[1024], FOX),
     sprint,
     sprint_image_to_image,
     controlnet,
