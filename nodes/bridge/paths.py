@@ -15,8 +15,6 @@ from ...sana_core.sources import NANO
 KINDS = ("diffusion_models", "text_encoders", "vae", "controlnet", "loras")
 """Folder kinds of the host; the files of the embedded model and its add-ons lie in a subfolder of the same name each.
 """
-
-
 GGUF_KINDS = ("diffusion_models", "text_encoders")
 """Folder kinds in which the pack's own loaders also list GGUF files, which the host does not show."""
 
@@ -24,7 +22,10 @@ GGUF_KINDS = ("diffusion_models", "text_encoders")
 def model_files(kind: str) -> list[str]:
     """File names that a loader's list offers for a folder kind."""
     names = folder_paths.get_filename_list(kind)
-    return names + folder_paths.get_filename_list(f"{kind}_gguf") if kind in GGUF_KINDS else names
+    if kind in GGUF_KINDS:  # in the folders as they are now: other packs replace their lists, or list GGUF files too
+        folder_paths.folder_names_and_paths[f"{kind}_gguf"] = (folder_paths.get_folder_paths(kind), {".gguf"})
+        names = list(dict.fromkeys(names + folder_paths.get_filename_list(f"{kind}_gguf")))
+    return names
 
 
 def model_path(kind: str, name: str) -> str:
@@ -93,11 +94,7 @@ def _is_file_of(part: PublishedFile, file: PurePosixPath) -> bool:
 
 
 def add_folders() -> None:
-    """Append the folders of the embedded model to the host's search paths, and list GGUF files of the host's folders,
-    once.
-    """
-    for kind in GGUF_KINDS:  # the list of folders is shared, so that folders that are added later count
-        folder_paths.folder_names_and_paths[f"{kind}_gguf"] = (folder_paths.folder_names_and_paths[kind][0], {".gguf"})
+    """Append the folders of the embedded model to the host's search paths, once."""
     for kind in KINDS:
         folder = str(NANO / kind)
         if folder not in folder_paths.get_folder_paths(kind):

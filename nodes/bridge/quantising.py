@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -9,14 +10,16 @@ import comfy.model_management
 import comfy.utils
 import folder_paths
 
-from ...sana_core.errors import InputError
+from ...sana_core.errors import InputError, printable, shortened
 from ...sana_core.pipeline.request import Request
 from ...sana_core.quantiser.calibration import largest_inputs
-from ...sana_core.quantiser.convert import prepare, quantise_file
+from ...sana_core.quantiser.convert import Model, prepare, quantise_file
 from ...sana_core.quantiser.policy import GGUF
 from ...sana_core.sources import NANO
+from ...sana_core.text.detect import SPIECE_KEY
 from .paths import chosen_file
 
+FORBIDDEN = frozenset('/<>:"|?*')  # in names: what some system does not allow, or reads as another place
 CALIBRATED = ("fp8", "nvfp4")  # formats with a stored scale of the input
 
 
@@ -40,68 +43,85 @@ def quantise_model(
     kind: "diffusion_models" or "text_encoders".  filename: of the new file, "" for one made of both names.  prompts: to
     measure inputs with, by the text encoder of that name if it is a transformer.  Raises CheckpointError, InputError.
     """
-    target = _target(kind, name, format, filename)
-    called = f"{kind}/{target.relative_to(_folder(kind)).as_posix()}"
-    if target.exists() and not overwrite:
+    folder = _folder(kind)
+    file = _new_name(kind, name, format, filename)
+    target, called = folder / file, f"{kind}/{file}"
+    there = folder_paths.get_full_path(kind, str(file))
+    if there and not overwrite:
         return f"{called} is there already: nothing was made. Turn on overwrite to make it again"
+    if there and Path(there) != target:  # the loaders would go on reading that one
+        raise InputError(f"{called} is there already, as {printable(there)}: choose another filename")
     if prompts and format not in CALIBRATED:
         raise InputError(f"{format} stores no scale of the inputs: leave prompts empty, or choose fp8 or nvfp4")
     with chosen_file(kind, name) as path:
-        inputs = None
-        if prompts:
-            prepare(path, target, format, variant=variant, trained_precision=trained_precision, overwrite=overwrite)
-            inputs = _inputs(path, prompts, text_encoder, variant, trained_precision)
+        options = {"variant": variant, "trained_precision": trained_precision}
+        _check_kind(kind, path, prepare(path, target, format, overwrite=overwrite, **options))
+        inputs = _inputs(path, prompts, text_encoder, options) if prompts else None
         report = quantise_file(
             path,
             target,
             format,
-            variant=variant,
-            trained_precision=trained_precision,
             embedding=embedding,
             inputs=inputs,
             overwrite=overwrite,
             progress=_progress(),
+            **options,
         )
     return "\n".join([called, *report.lines()])
 
 
+def _check_kind(kind: str, path: str, model: Model) -> None:
+    """Raise InputError for a file that lies in the folder of the other kind, or that would load nowhere."""
+    if bool(model.prefix) != (kind == "text_encoders"):
+        raise InputError(f"{path} is {model.words}: move it to the other folder, and choose it there")
+    if model.prefix and SPIECE_KEY not in model.beside:
+        raise InputError(
+            f"{path} is a Gemma-2 without tokenizer: use a file that has it inside, such as gemma_2_2b_fp16.safetensors"
+        )
+
+
 def _inputs(
-    path: str, prompts: Sequence[str], text_encoder: str | None, variant: str | None, trained_precision: str | None
+    path: str, prompts: Sequence[str], text_encoder: str | None, options: dict[str, str | None]
 ) -> dict[str, float]:
     """Measured on the host's device, of which other models make room."""
     comfy.model_management.unload_all_models()
     comfy.model_management.soft_empty_cache()
     requests = [Request(prompt) for prompt in prompts]
-    options = {"variant": variant, "trained_precision": trained_precision, "progress": _progress()}
-    device = comfy.model_management.get_torch_device()
+    given = {**options, "device": comfy.model_management.get_torch_device(), "progress": _progress()}
     if text_encoder is None:
-        return largest_inputs(path, requests, device=device, **options)
+        return largest_inputs(path, requests, **given)
     with chosen_file("text_encoders", text_encoder) as encoder:
-        return largest_inputs(path, requests, text_encoder=encoder, device=device, **options)
+        return largest_inputs(path, requests, text_encoder=encoder, **given)
 
 
-def _target(kind: str, name: str, format: str, filename: str) -> Path:
-    """The new file. Raises InputError for a name that is no plain one, perhaps in subfolders that are there."""
+def _new_name(kind: str, name: str, format: str, filename: str) -> PurePosixPath:
+    """Of the new file, as the loaders list it. Raises InputError for a name that is no plain one, perhaps in subfolders
+    that are there.
+    """
+    said = f'the new file is called "{shortened(printable(filename))}"'
     ending = ".gguf" if format in GGUF else ".safetensors"
     given = PurePosixPath((filename or f"{PurePosixPath(name.replace(chr(92), '/')).stem}_{format}").replace("\\", "/"))
-    if given.is_absolute() or ".." in given.parts or ":" in str(given) or not given.name.strip(". "):
-        raise InputError(f'the new file is called "{filename}": give a name in models/{kind}, without a path to it')
+    if not given.parts or any(
+        part[0] == "." or set(part) & FORBIDDEN or not part.isprintable() for part in given.parts
+    ):
+        raise InputError(f"{said}: give a plain name in models/{kind}, without a path to it")
     if given.suffix.lower() not in (".safetensors", ".gguf"):
         given = given.with_name(given.name + ending)
     elif given.suffix.lower() != ending:
-        raise InputError(f'the new file is called "{filename}", but {format} makes a {ending} file')
-    return _folder(kind).joinpath(*given.parts)
+        raise InputError(f"{said}, but {format} makes a {ending} file")
+    return given
 
 
 def _folder(kind: str) -> Path:
-    """The user's own folder of a kind: not the pack's, and rather one of that name than models/unet and the like."""
+    """The user's own folder of a kind that can be written: not the pack's, and rather one of that name than models/unet
+    and the like. Raises InputError.
+    """
     folders = [Path(folder) for folder in folder_paths.get_folder_paths(kind)]
-    own = [folder for folder in folders if not folder.is_relative_to(NANO)]
-    if not own:
-        raise InputError(f"ComfyUI has no folder for {kind}")
-    folder = min(own, key=lambda folder: (folder.name != kind, not folder.is_dir()))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    own = [folder for folder in folders if not folder.resolve().is_relative_to(NANO.resolve())]
+    for folder in sorted(own, key=lambda folder: folder.name != kind):
+        if folder.is_dir() and os.access(folder, os.W_OK):
+            return folder
+    raise InputError(f"there is no folder models/{kind} that ComfyUI can write: make one")
 
 
 def _progress() -> Callable[[int, int], None]:

@@ -1,5 +1,6 @@
 """The node that makes quantised files, and GGUF files in the lists of the loaders."""
 
+import os
 from pathlib import Path
 
 import comfy.model_management
@@ -30,7 +31,6 @@ def folders(tmp_path, monkeypatch):
             (tmp_path / name).mkdir()
         entry = ([str(tmp_path / name) for name in own], {".safetensors"})
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, entry)
-        monkeypatch.setitem(folder_paths.folder_names_and_paths, f"{kind}_gguf", (entry[0], {".gguf"}))
     folder_paths.filename_list_cache.clear()
     model = tiny.transformer(caption_channels=text.hidden_size)
     save_file(model.state_dict(), tmp_path / "diffusion_models" / "tiny.safetensors")
@@ -73,9 +73,8 @@ def test_the_new_file_lies_beside_the_others_and_loads(folders, format):
 
 
 def test_a_text_encoder(folders):
-    assert "text_encoders/small.safetensors" in made(
-        "text_encoders/gemma.safetensors", "fp8", "small", embedding="int8"
-    )
+    report = made("none", "fp8", "small", text_encoder="gemma.safetensors", embedding="int8")
+    assert report.startswith("text_encoders/small.safetensors\n")
     load_text_encoder(str(folders / "text_encoders" / "small.safetensors"))
 
 
@@ -99,11 +98,13 @@ def test_a_file_that_is_there_stays(folders):
     assert "attn1" in made(overwrite=True) and path.stat().st_mtime_ns != before
 
 
-@pytest.mark.parametrize("name", ["../out", "/out", "a/../../out", "C:\\out", "..", "out.gguf", " . "])
+@pytest.mark.parametrize("name", ["../out", "/out", "a/../../out", "C:\\out", "..", "out.gguf", " . ",
+    "C:out", "\\\\there\\out", "a\nb", "a\x1b[31m", ".out", "sub/out", "a" * 5000 + "?"])  # fmt: skip
 def test_no_file_is_made_elsewhere(folders, name):
     before = sorted(folders.rglob("*"))
-    with pytest.raises(InputError, match=r"the new file is called|there is no folder"):
+    with pytest.raises(InputError, match=r"the new file is called|there is no folder") as raised:
         made(filename=name)
+    assert str(raised.value).isprintable() and len(str(raised.value)) < 1000
     assert sorted(folders.rglob("*")) == before and not Path(folders.parent / "out.safetensors").exists()
 
 
@@ -114,6 +115,70 @@ def test_what_cannot_be_quantised_is_refused(folders):
     made()
     with pytest.raises(CheckpointError, match="quantised already"):
         made("tiny_int8.safetensors")
+
+
+def test_a_file_in_the_folder_of_the_other_kind_is_refused(folders):
+    (folders / "diffusion_models" / "tiny.safetensors").rename(folders / "text_encoders" / "tiny.safetensors")
+    (folders / "text_encoders" / "gemma.safetensors").rename(folders / "diffusion_models" / "gemma.safetensors")
+    before = sorted(folders.rglob("*"))
+    for files in ({"model": "gemma.safetensors"}, {"model": "none", "text_encoder": "tiny.safetensors"}):
+        with pytest.raises(InputError, match=r"^\w+\.safetensors is .*: move it to the other folder"):
+            made(**files)
+    assert sorted(folders.rglob("*")) == before
+
+
+def test_a_text_encoder_without_tokenizer_is_refused(folders):
+    """A file of it could be loaded nowhere."""
+    tensors = tiny_text_file(tiny_text.config())
+    del tensors["spiece_model"]
+    save_file(tensors, folders / "text_encoders" / "bare.safetensors")
+    with pytest.raises(InputError, match=r"^bare\.safetensors is a Gemma-2 without tokenizer"):
+        made("none", text_encoder="bare.safetensors")
+
+
+def test_a_file_that_would_hide_the_new_one(folders):
+    """Loaders take the first of two files of one name."""
+    hiding = folders / "unet" / "tiny_int8.safetensors"
+    hiding.write_bytes(b"something else")
+    assert "is there already: nothing was made" in made()
+    with pytest.raises(InputError, match=r"is there already, as .*: choose another filename"):
+        made(overwrite=True)
+    assert hiding.read_bytes() == b"something else"
+    assert not (folders / "diffusion_models" / "tiny_int8.safetensors").exists()
+
+
+def test_a_folder_that_can_be_written_is_taken(folders, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda folder, mode: Path(folder).name == "unet")
+    made()
+    assert (folders / "unet" / "tiny_int8.safetensors").is_file()
+    monkeypatch.setattr(os, "access", lambda folder, mode: False)
+    with pytest.raises(InputError, match="no folder models/diffusion_models that ComfyUI can write"):
+        made(filename="other")
+
+
+def test_a_subfolder_that_is_there(folders):
+    (folders / "diffusion_models" / "sub").mkdir()
+    assert made(filename="sub\\out").startswith("diffusion_models/sub/out.safetensors\n")
+    assert str(Path("sub", "out.safetensors")) in paths.model_files("diffusion_models")
+
+
+def test_gguf_files_are_listed_once_in_the_folders_of_now(folders, monkeypatch):
+    """Other packs replace the host's lists of folders, or let the host list GGUF files too."""
+    (folders / "other").mkdir()
+    (folders / "other" / "x.gguf").write_bytes(b"GGUF")
+    entry = ([str(folders / "other")], {".safetensors", ".gguf"})
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "diffusion_models", entry)
+    assert paths.model_files("diffusion_models") == ["x.gguf"]
+
+
+def test_stock_loaders_do_not_offer_gguf(folders):
+    import nodes as host_nodes  # the host's, once it has been started
+
+    for kind in paths.GGUF_KINDS:
+        (folders / kind / "x.gguf").write_bytes(b"GGUF")
+        assert "x.gguf" in paths.model_files(kind)
+    assert "x.gguf" not in host_nodes.UNETLoader.INPUT_TYPES()["required"]["unet_name"][0]
+    assert "x.gguf" not in host_nodes.CLIPLoader.INPUT_TYPES()["required"]["clip_name"][0]
 
 
 def test_a_stop_leaves_nothing(folders, monkeypatch):
