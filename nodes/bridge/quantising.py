@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import comfy.model_management
 import comfy.utils
@@ -54,7 +55,7 @@ def quantise_model(
     if prompts and format not in CALIBRATED:
         raise InputError(f"{format} stores no scale of the inputs: leave prompts empty, or choose fp8 or nvfp4")
     with chosen_file(kind, name) as path:
-        options = {"variant": variant, "trained_precision": trained_precision}
+        options: dict[str, Any] = {"variant": variant, "trained_precision": trained_precision}
         _check_kind(kind, path, prepare(path, target, format, overwrite=overwrite, **options))
         inputs = _inputs(path, prompts, text_encoder, options) if prompts else None
         report = quantise_file(
@@ -81,7 +82,7 @@ def _check_kind(kind: str, path: str, model: Model) -> None:
 
 
 def _inputs(
-    path: str, prompts: Sequence[str], text_encoder: str | None, options: dict[str, str | None]
+    path: str, prompts: Sequence[str], text_encoder: str | None, options: Mapping[str, Any]
 ) -> dict[str, float]:
     """Measured on the host's device, of which other models make room."""
     comfy.model_management.unload_all_models()
