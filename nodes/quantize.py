@@ -14,6 +14,20 @@ from .bridge.quantising import quantise_model
 NONE = "none"
 
 
+def chosen(value: str) -> str | None:
+    """The value of a widget; None for "auto" and "none"."""
+    return None if value in ("auto", NONE) else value
+
+
+def one_of(model: str, text_encoder: str) -> tuple[str, str]:
+    """Folder kind and name of the file that is chosen. Raises InputError unless it is one."""
+    files = {"diffusion_models": chosen(model), "text_encoders": chosen(text_encoder)}
+    found = [(kind, name) for kind, name in files.items() if name is not None]
+    if len(found) != 1:
+        raise InputError("choose a model or a text encoder, one of both: a node makes one file")
+    return found[0]
+
+
 class SanaNativeQuantize(io.ComfyNode):
     """A quantised file of a transformer or of Gemma-2."""
 
@@ -120,22 +134,17 @@ class SanaNativeQuantize(io.ComfyNode):
         prompts_text_encoder: str,
         overwrite: bool,
     ) -> io.NodeOutput:
-        chosen = {
-            "embedding": embedding,
-            "variant": native_size,
-            "trained_precision": trained_precision,
-        }
-        given = {"diffusion_models": model, "text_encoders": text_encoder}
-        files = {kind: name for kind, name in given.items() if name != NONE}
-        if len(files) != 1:
-            raise InputError("choose a model or a text encoder, one of both: a node makes one file")
+        kind, name = one_of(model, text_encoder)
         report = quantise_model(
-            *next(iter(files.items())),
+            kind,
+            name,
             format,
             filename.strip(),
+            embedding=chosen(embedding),
+            variant=chosen(native_size),
+            trained_precision=chosen(trained_precision),
             prompts=[line.strip() for line in prompts.splitlines() if line.strip()],
-            text_encoder=None if prompts_text_encoder == NONE else prompts_text_encoder,
+            text_encoder=chosen(prompts_text_encoder),
             overwrite=overwrite,
-            **{name: None if value == "auto" else value for name, value in chosen.items()},
         )
         return io.NodeOutput(report)

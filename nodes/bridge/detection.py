@@ -16,7 +16,7 @@ from ...sana_core.checkpoint.canonical import Canonical, canonical_transformer, 
 from ...sana_core.checkpoint.detect import detect as detect_transformer
 from ...sana_core.checkpoint.fit import check_fit, fitted
 from ...sana_core.checkpoint.statements import CONFIG_KEY, saved_statement
-from ...sana_core.checkpoint.weights import quantised_layers
+from ...sana_core.checkpoint.weights import check_scales, quantised_layers
 from ...sana_core.config import SamplingDefaults, TransformerConfig
 from ...sana_core.errors import CheckpointError, shortened
 from ...sana_core.kit import Kit
@@ -72,6 +72,7 @@ def canonical_weights(tensors: Mapping[str, Tensor], config: TransformerConfig) 
     expected = SanaTransformer(config, Kit(device="meta")).state_dict()
     weights = fitted(canonical.tensors, expected)
     check_fit(weights, expected, canonical)
+    check_scales(weights, quantised_layers(weights))
     return weights
 
 

@@ -57,7 +57,10 @@ class Learnt:
         """The map of the autoencoder that was used last, in this process or before it."""
         if self.last is None:
             files = sorted(_folder().glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
-            self.last, self.map = ("", _read(files[-1]).map()) if files else ("", None)
+            try:
+                self.last, self.map = "", _read(files[-1]).map() if files else None
+            except RuntimeError:  # sums of which no map can be made
+                self.last, self.map = "", None
         return self.map
 
 
@@ -95,7 +98,8 @@ def _read(path: Path) -> PreviewFit:
     try:
         sums = load_file(path)
         own = PreviewFit()
-        if (sums["gram"].shape, sums["cross"].shape) == (own.gram.shape, own.cross.shape):
+        same = (sums["gram"].shape, sums["cross"].shape) == (own.gram.shape, own.cross.shape)
+        if same and all(tensor.isfinite().all() for tensor in sums.values()):
             return PreviewFit(sums["gram"].double(), sums["cross"].double())
     except (OSError, SafetensorError, KeyError, ValueError):
         pass

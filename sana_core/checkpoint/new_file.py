@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +16,16 @@ SUFFIX = ".partial"
 
 @contextmanager
 def new_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Where to write the file: PATH.partial, which takes the name `path` at the end of the block.
+    """Where to write the file: one of a name of its own beside `path`, which takes that name at the end of the block.
 
-    An error or Ctrl-C removes it. Raises InputError as `check_target`, and for every OSError of the block.
+    An error or Ctrl-C removes it. A link stays one: what it points to is written. Raises InputError as `check_target`,
+    and for every OSError of the block.
     """
     check_target(path, overwrite)
-    partial = Path(f"{path}{SUFFIX}")
+    path = Path(os.path.realpath(path))
+    partial = Path(f"{path}.{secrets.token_hex(4)}{SUFFIX}")
     try:
+        partial.touch(exist_ok=False)
         yield partial
         with partial.open("r+b") as file:
             os.fsync(file.fileno())
@@ -39,8 +43,10 @@ def check_target(path: Path, overwrite: bool = False) -> None:
         raise InputError(f"{path}: there is no folder {path.parent}: make it first")
     if path.is_dir():
         raise InputError(f"{path} is a folder, expected the name of a file")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is a device, expected the name of a file")
     if path.exists() and not overwrite:
-        raise InputError(f"{path} is there already: name another file, or choose to overwrite it")
+        raise InputError(f"{path} is there already: name another file, or overwrite it (--overwrite)")
 
 
 def _cannot_write(path: Path, error: OSError) -> InputError:

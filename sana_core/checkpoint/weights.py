@@ -22,6 +22,7 @@ from ..quantised.formats import MARK, SCALED_FP8, Format, format_named
 from .read_json import read_object
 
 METADATA_KEY = "_quantization_metadata"
+FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 def quantised_layers(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> dict[str, Format]:
@@ -36,11 +37,12 @@ def quantised_layers(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] 
         if not isinstance(layers, dict):
             raise CheckpointError(f"the metadata {METADATA_KEY} names no layers: download the file again")
         stated.update(layers)
+    older = any(key.rpartition(".")[2] == SCALED_FP8 for key in tensors)  # then every weight in 8 bits has a scale
     for key, tensor in tensors.items():
         layer, _, side = key.rpartition(".")
         if side == MARK:
             stated[layer] = None if tensor.is_meta else read_object(tensor.cpu().numpy().tobytes(), key)
-        elif side == "scale_weight":
+        elif side == "scale_weight" or (side == "weight" and older and tensor.dtype in FLOAT8):
             stated.setdefault(layer, {"format": SCALED_FP8})
     return {layer: _format(layer, mark) for layer, mark in stated.items()}
 
@@ -61,9 +63,25 @@ def marked(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = N
     """
     found = {key: tensor for key, tensor in tensors.items() if key.rpartition(".")[2] != SCALED_FP8}
     for layer, form in quantised_layers(tensors, metadata).items():
-        if form.name != SCALED_FP8 and f"{layer}.{MARK}" not in found:
+        if f"{layer}.{MARK}" not in found:
             found[f"{layer}.{MARK}"] = mark_tensor(form)
     return found
+
+
+def check_scales(tensors: Mapping[str, Tensor], layers: Mapping[str, Format]) -> None:
+    """Raise CheckpointError if a scale of a quantised layer is not finite, or a single one not above 0. Tensors on the
+    meta device are passed over.
+    """
+    for layer, form in layers.items():
+        for side in (*form.required, *(form.optional or ())):
+            scale = tensors.get(f"{layer}.{side}")
+            if scale is None or scale.is_meta:
+                continue
+            typed = scale.view(torch.float8_e4m3fn) if scale.dtype == torch.uint8 and form.name == "nvfp4" else scale
+            exponents = form.name == "mxfp8" and side == "weight_scale"
+            finite = (scale.view(torch.uint8) != 255) if exponents else typed.float().isfinite()
+            if not finite.all() or (scale.numel() == 1 and not exponents and not typed.float() > 0):
+                raise CheckpointError(f"the scale {layer}.{side} is no number above 0: the file is damaged")
 
 
 def mark_tensor(form: Format) -> Tensor:

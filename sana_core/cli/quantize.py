@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from ..checkpoint.new_file import check_target
 from ..config import POSITIONS
 from ..errors import InputError
 from ..pipeline.request import Request
@@ -68,8 +69,10 @@ def run(args: argparse.Namespace) -> None:
     """Measure inputs if prompts are given, quantise, say what it did to the layers."""
     from ..quantiser.convert import quantise_file  # its networks need a moment to import
 
-    if args.report is not None and not args.report.parent.is_dir():
-        raise InputError(f"{args.report}: there is no folder {args.report.parent}: make it first")
+    if args.report is not None:
+        check_target(args.report, args.overwrite)
+        if args.report.resolve() in (args.source.resolve(), args.target.resolve()):
+            raise InputError(f"--report {args.report} is the model itself: name another file")
     report = quantise_file(
         args.source,
         args.target,

@@ -56,14 +56,17 @@ def _columns(shape: Shape, settings: Settings) -> tuple[Shape, ...]:
     return ((shape[1],),)
 
 
-def _blocks(size: int, padded: int) -> Callable[[Shape, Settings], tuple[Shape, ...]]:
+@dataclass(frozen=True)
+class _Blocks:
     """One scale for `size` numbers of a padded row, in cuBLAS's tiles of 128 x 4."""
 
-    def shapes(shape: Shape, settings: Settings) -> tuple[Shape, ...]:
-        rows, columns = rounded(rounded(shape[0], padded), 128), rounded(rounded(shape[1], padded) // size, 4)
-        return (rows, columns), (rows * columns,)
+    size: int
+    padded: int
 
-    return shapes
+    def __call__(self, shape: Shape, settings: Settings) -> tuple[Shape, ...]:
+        rows, columns = (rounded(length, self.padded) for length in shape)
+        tiled = rounded(rows, 128), rounded(columns // self.size, 4)
+        return tiled, (tiled[0] * tiled[1],)
 
 
 def _groups(shape: Shape, settings: Settings) -> tuple[Shape, ...]:
@@ -141,6 +144,8 @@ class Format:
             return None
         if len(logical) != 2:
             return f"has {len(logical)} dimensions, {self.name} is for matrices"
+        if type(self.settings.get("convrot", False)) is not bool:
+            return f"states convrot = {self.settings['convrot']!r:.40}, expected true or false"
         for what, size in self._groups():
             if size == 0 or rounded(logical[1], self.padded) % size:
                 return f"has rows of {logical[1]} numbers, {self.name} {what} groups of {size or 'an unknown size'}"
@@ -151,7 +156,7 @@ class Format:
         yield "packs", self.numbers
         if self.name in ("convrot_w4a4", "asym_w4a8_int8") or self.settings.get("convrot"):
             size = rotation(self.settings)
-            yield "rotates", size if size.bit_count() == 1 and size.bit_length() % 2 else 0  # powers of 4
+            yield "rotates", size if size >= 4 and size.bit_count() == 1 and size.bit_length() % 2 else 0  # powers of 4
         if self.name == "asym_w4a8_int8":
             size = group_size(self.settings)
             yield "scales", size if size >= 4 and (16 % size == 0 or size % 16 == 0) else 0
@@ -183,7 +188,7 @@ FORMATS: dict[str, Format] = {
         Format(
             name="nvfp4",
             stored=BYTES,
-            required={"weight_scale": Side(_blocks(16, padded=16), E4M3), "weight_scale_2": Side(_one, shared=True)},
+            required={"weight_scale": Side(_Blocks(16, padded=16), E4M3), "weight_scale_2": Side(_one, shared=True)},
             optional={"input_scale": Side(_one, shared=True), "pre_quant_scale": Side(_columns, shared=True)},
             numbers=2,
             padded=16,
@@ -191,7 +196,7 @@ FORMATS: dict[str, Format] = {
         Format(
             name="mxfp8",
             stored=E4M3,
-            required={"weight_scale": Side(_blocks(32, padded=32), E8M0)},
+            required={"weight_scale": Side(_Blocks(32, padded=32), E8M0)},
             optional={"input_scale": Side(_one, shared=True)},
             padded=32,
         ),

@@ -114,6 +114,7 @@ def quantise_file(
         overwrite=overwrite,
     )
     formats = {key: chosen_format(key, format, embedding) for key in model.tensors}
+    _check_inputs(inputs or {}, formats)
     report = Report(
         source=str(source), target=str(target), model=model.words, format=format, dtype=str(model.dtype)[6:]
     )
@@ -134,6 +135,14 @@ def quantise_file(
         for key, tensor in model.beside.items():
             report.before += _bytes(tensor)
             report.after += sink.beside(key, tensor)
+    if changed := [layer for layer in report.layers if layer.wanted]:
+        log.warning(
+            "%d of %d layers are not in %s, which does not fit their width: they are in %s",
+            len(changed),
+            len(report.layers),
+            format,
+            ", ".join(sorted({layer.format for layer in changed})),
+        )
     return report
 
 
@@ -157,6 +166,8 @@ def prepare(
         raise InputError(f'unknown format of the embedding "{embedding}", expected {", ".join(EMBEDDINGS)}')
     if dtype not in (None, *DTYPES):
         raise InputError(f"dtype={dtype!r}, expected torch.float32, torch.bfloat16, torch.float16 or None")
+    if (target.suffix.lower() == ".gguf") != (format in GGUF):
+        raise InputError(f"{target}: {format} makes a {'.gguf' if format in GGUF else '.safetensors'} file: name it so")
     _check_places(source, target, overwrite)
     if format not in GGUF:
         check_available(format)
@@ -308,6 +319,15 @@ def _check_places(source: Path, target: Path, overwrite: bool) -> None:
     if inside:
         raise InputError(f"{target} is a part of the model that is read: name another file")
     check_target(target, overwrite)
+
+
+def _check_inputs(inputs: Mapping[str, float], formats: Mapping[str, str | None]) -> None:
+    """Raise InputError for an input of a layer that is not quantised, or that is no number above 0."""
+    for name, largest in inputs.items():
+        if formats.get(f"{name}.weight") is None:
+            raise InputError(f"inputs of {name} were measured, which is no layer that is quantised")
+        if not 0.0 <= largest < float("inf"):
+            raise InputError(f"the largest input of {name} is {largest}, expected a number")
 
 
 def _check_range(tensor: Tensor, model: Model, key: str, dtype: torch.dtype) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..quantised.layers import QuantisedLinear
 from .networks import seeded
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # the attention layers, as in diffusers' training script for SANA
@@ -58,6 +59,8 @@ def attach_lora(transformer: nn.Module, *, rank: int, seed: int, targets: tuple[
     The adapters are in the returned module, on the CPU; moving the transformer moves them. Raises InputError if no
     layer has such a name.
     """
+    if any(isinstance(layer, QuantisedLinear) for layer in transformer.modules()):
+        raise InputError("the weights of this network are quantised: train a LoRA on the file they were made from")
     transformer.requires_grad_(False)
     names = [
         name

@@ -64,9 +64,10 @@ def test_nodes_fit_the_hosts_interface(name):
     assert set(parameters) == {*required, *optional}
     assert {key for key, value in parameters.items() if value.default is inspect.Parameter.empty} == set(required)
     assert info["input_order"].get("required", []) == required and info["name"] == name
-    assert info["display_name"].startswith(("SANA", "Load SANA", "Empty SANA"))
+    assert info["display_name"].startswith(("SANA", "Load SANA", "Empty SANA", "Quantize SANA"))
     assert len(info["output"]) == len(info["output_name"]) == len(info["output_tooltips"]) > 0
-    assert not info["output_node"]  # previews and final pictures never share a node
+    makes_a_file = name == "SanaNativeQuantize"
+    assert info["output_node"] == makes_a_file  # previews and final pictures never share a node
 
 
 # --- loading

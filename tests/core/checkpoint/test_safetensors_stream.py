@@ -155,9 +155,31 @@ def test_a_killed_process_leaves_no_file_that_loads(tmp_path):
     result = subprocess.run([sys.executable, "-c", KILLED, str(target)], cwd=ROOT, check=False)
     assert result.returncode == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
-    assert left.name == "m.safetensors.partial"
+    assert left.match("m.safetensors.*.partial")
     with pytest.raises(CheckpointError):
         read_checkpoint(left)
     with new_file(target) as path:  # what is left over is in nobody's way
         write(path)
-    assert [file.name for file in tmp_path.iterdir()] == ["m.safetensors"]
+    assert sorted(tmp_path.iterdir()) == [target, left]
+
+
+def test_two_at_a_time_and_other_files_are_in_nobodys_way(tmp_path):
+    target, others = tmp_path / "m.safetensors", tmp_path / "m.safetensors.partial"
+    others.write_text("somebody's")
+    with new_file(target, overwrite=True) as first, new_file(target, overwrite=True) as second:
+        assert first != second
+        write(first)
+        write(second)
+    read_checkpoint(target)
+    assert sorted(tmp_path.iterdir()) == [target, others] and others.read_text() == "somebody's"
+
+
+def test_a_link_stays_one_and_a_device_is_no_file(tmp_path):
+    (tmp_path / "real").mkdir()
+    link = tmp_path / "m.safetensors"
+    link.symlink_to(tmp_path / "real" / "m.safetensors")
+    with new_file(link) as path:
+        write(path)
+    assert link.is_symlink() and (tmp_path / "real" / "m.safetensors").is_file()
+    with pytest.raises(InputError, match="is a device"), new_file(Path(os.devnull), overwrite=True):
+        pass

@@ -1,6 +1,7 @@
 """The command `quantize`: options, what it says, how it ends."""
 
 import json
+from pathlib import Path
 
 import pytest
 import tiny_pipeline
@@ -98,3 +99,27 @@ def test_a_format_is_needed_and_known(files, target, capsys):
         with pytest.raises(SystemExit) as ended:
             main(["quantize", files["transformer"], str(target), *words])
         assert ended.value.code == 2 and "--format" in capsys.readouterr().err
+
+
+def test_the_report_replaces_no_model(files, target, tmp_path, capsys):
+    source = tmp_path / "source.safetensors"
+    source.write_bytes(Path(files["transformer"]).read_bytes())
+    other = tmp_path / "other.json"
+    other.write_text("somebody's")
+    before = {path: path.read_bytes() for path in (source, other)}
+    for report in (source, target, other, tmp_path):
+        options = [
+            "--format",
+            "int8",
+            "--report",
+            str(report),
+            *(["--overwrite"] if report in (source, target) else []),
+        ]
+        assert main(["quantize", str(source), str(target), *options]) == 2, report
+        assert str(report) in capsys.readouterr().err and not target.exists()
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_format_that_fits_no_layer_is_warned_of_even_quietly(files, target, capsys):
+    assert main(["quantize", files["transformer"], str(target), "--format", "w4a4", "--quiet"]) == 0
+    assert "20 of 20 layers are not in w4a4" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from sana_core import Request, load_pipeline
 from sana_core.checkpoint.files import read_checkpoint
 from sana_core.checkpoint.load import load_controlnet, load_transformer
 from sana_core.checkpoint.weights import marked, quantised_layers
+from sana_core.errors import CheckpointError, InputError
 from sana_core.lora.apply import apply_lora
 from sana_core.lora.file import load_lora
 from sana_core.quantised.dequantise import dequantise
@@ -21,6 +22,7 @@ from sana_core.quantised.layers import QuantisedEmbedding, QuantisedLinear
 from sana_core.quantiser.convert import quantise_file
 from sana_core.quantiser.policy import FORMATS
 from sana_core.text.load import load_text_encoder
+from sana_core.training.lora_layers import attach_lora
 
 FORMATS_HERE = [name for name in FORMATS if name != "w4a4"]  # int8 at this width
 LATENT = torch.randn(2, 32, 4, 6, generator=torch.Generator().manual_seed(1))
@@ -215,3 +217,59 @@ def test_a_pipeline_of_quantised_files(tmp_path, offload):
     expected = load_pipeline(paths)(request, output="latent")
     found = load_pipeline(quantised, offload=offload)(request, output="latent")
     assert 0 < (found - expected).norm() < 0.1 * expected.norm()
+
+
+# --- what is refused
+
+
+def changed(path, change):
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+@pytest.mark.parametrize("format, side, value", [
+    ("int8", "weight_scale", torch.nan), ("fp8", "weight_scale", torch.inf), ("fp8", "weight_scale", 0.0),
+    ("fp8", "weight_scale", -1.0), ("nvfp4", "weight_scale_2", torch.nan), ("nvfp4", "weight_scale", torch.nan),
+    ("w4a8", "weight_s_channel", torch.nan), ("w4a8", "weight_codebook", torch.inf), ("mxfp8", "weight_scale", 255),
+])  # fmt: skip
+def test_scales_that_are_no_numbers(tmp_path, format, side, value):
+    path = quantised(tmp_path, format)
+    changed(path, lambda tensors: tensors[f"{TO_Q}.{side}"].fill_(value))
+    with pytest.raises(CheckpointError, match=rf"{TO_Q}\.{side} is no number above 0"):
+        load_transformer(path)
+    load_transformer(path, device="meta")
+
+
+def test_an_older_file_without_a_scale(tmp_path):
+    path = quantised(tmp_path, "fp8")
+    older_marks(path)
+    changed(path, lambda tensors: tensors.pop(f"{TO_Q}.scale_weight"))
+    with pytest.raises(CheckpointError, match=rf"1 missing \({TO_Q}\.scale_weight\)"):
+        load_transformer(path)
+
+
+@pytest.mark.parametrize("stated, said", [
+    ({"convrot": True, "convrot_groupsize": 1}, "an unknown size"), ({"convrot": "false"}, "expected true or false"),
+])  # fmt: skip
+def test_marks_that_cannot_be_meant(tmp_path, stated, said):
+    path = quantised(tmp_path, "int8")
+    text = json.dumps({"format": "int8_tensorwise", **stated}).encode()
+    changed(path, lambda tensors: tensors.update({f"{TO_Q}.comfy_quant": torch.tensor(list(text), dtype=torch.uint8)}))
+    with pytest.raises(CheckpointError, match=said):
+        load_transformer(path)
+
+
+def test_no_lora_is_trained_on_quantised_weights(tmp_path):
+    model = load_transformer(quantised(tmp_path, "int8"))
+    with pytest.raises(InputError, match="quantised: train a LoRA on the file they were made from"):
+        attach_lora(model, rank=2, seed=0)
+
+
+@pytest.mark.parametrize("format", ["int8", "nvfp4", "gguf-q4_0"])
+def test_copies_and_pickles(tmp_path, format):
+    model = load_transformer(quantised(tmp_path, format), dtype=torch.float32)
+    expected = model(LATENT, TIME, CONTEXT)
+    torch.save(model, tmp_path / "model.pt")
+    for copied in (copy.deepcopy(model), torch.load(tmp_path / "model.pt", weights_only=False)):
+        assert torch.equal(copied(LATENT, TIME, CONTEXT), expected)
