@@ -66,6 +66,9 @@ class Inert:
     def __setstate__(self, state: Any) -> None:
         pass
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Older versions of PyTorch write entries of a pickle into any object."""
+
 
 class InertDict:
     """The same for classes that are dicts, into which a pickle writes entries."""
