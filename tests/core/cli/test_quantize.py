@@ -84,12 +84,12 @@ def test_what_is_refused_before_anything_is_measured(files, target, tmp_path, ca
 
 
 def test_ctrl_c_leaves_no_file(files, target, monkeypatch):
-    from sana_core.quantiser import convert
+    from sana_core.quantiser import sinks
 
     def interrupted(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(convert, "quantise", interrupted)
+    monkeypatch.setattr(sinks, "quantise", interrupted)
     assert main(["quantize", files["transformer"], str(target), "--format", "int8", "--quiet"]) == 130
     assert list(target.parent.iterdir()) == []
 

@@ -26,7 +26,7 @@ from sana_core.config import POSITIONS
 from sana_core.errors import CheckpointError, InputError
 from sana_core.kit import Kit
 from sana_core.pipeline.request import Request
-from sana_core.quantiser import convert
+from sana_core.quantiser import convert, sinks
 from sana_core.quantiser.calibration import largest_inputs
 from sana_core.quantiser.convert import quantise_file
 from sana_core.quantiser.making import RECIPES
@@ -379,6 +379,6 @@ def test_inputs_that_cannot_be_measured(files):
 
 
 def test_all_is_checked_before_a_tensor_is_read(files, target, monkeypatch):
-    monkeypatch.setattr(convert, "quantise", lambda *args, **options: pytest.fail("nothing is to be quantised"))
+    monkeypatch.setattr(sinks, "quantise", lambda *args, **options: pytest.fail("nothing is to be quantised"))
     assert convert.prepare(files["transformer"], target, "int8").tensors
     assert not target.exists()
