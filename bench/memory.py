@@ -147,8 +147,8 @@ def measure_autoencoder(
 def measure_transformer(
     name: str, config: TransformerConfig, device: torch.device, pictures: Sequence[int]
 ) -> Iterator[Row]:
-    """A step with guidance: the forward alone, as in ComfyUI, and with the prompts' keys and values kept, as in the
-    pipeline.
+    """A step with guidance: the forward alone, and with the prompts' keys and values kept, as the pipeline and ComfyUI
+    keep them.
     """
     for pixels in pictures:
         side = pixels // DC_AE_F32.downscale
