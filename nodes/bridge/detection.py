@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from comfy.quant_ops import QUANT_ALGOS
 from torch import Tensor
 
 from ...sana_core.checkpoint.canonical import Canonical, canonical_transformer, transformer_prefix
 from ...sana_core.checkpoint.detect import detect as detect_transformer
 from ...sana_core.checkpoint.fit import check_fit, fitted
+from ...sana_core.checkpoint.read_json import json_tensor
 from ...sana_core.checkpoint.statements import CONFIG_KEY, saved_statement
-from ...sana_core.checkpoint.weights import check_scales, quantised_layers
+from ...sana_core.checkpoint.weights import quantised_layers
 from ...sana_core.config import SamplingDefaults, TransformerConfig
 from ...sana_core.errors import CheckpointError, shortened
 from ...sana_core.kit import Kit
@@ -72,7 +71,6 @@ def canonical_weights(tensors: Mapping[str, Tensor], config: TransformerConfig) 
     expected = SanaTransformer(config, Kit(device="meta")).state_dict()
     weights = fitted(canonical.tensors, expected)
     check_fit(weights, expected, canonical)
-    check_scales(weights, quantised_layers(weights))
     return weights
 
 
@@ -97,5 +95,4 @@ def config_tensor(
     derived = detect_transformer(weights)
     if (derived.config, derived.sampling) == (config, sampling):
         return {}
-    text = json.dumps({"config": asdict(config), "sampling": asdict(sampling)})
-    return {CONFIG_KEY: torch.tensor(list(text.encode()), dtype=torch.uint8)}
+    return {CONFIG_KEY: json_tensor({"config": asdict(config), "sampling": asdict(sampling)})}

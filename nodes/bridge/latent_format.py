@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from ...sana_core.geometry import DC_AE_F32
-from ...sana_core.pictures.preview import CHANNELS as INPUTS
-from ...sana_core.pictures.preview import INPUTS as ALL
-from ...sana_core.pictures.preview import PreviewMap
+from ...sana_core.pictures.preview import INPUTS, PreviewMap
 from .previews import learnt
 
 CHANNELS = DC_AE_F32.channels
@@ -60,7 +58,7 @@ def _plain(found: PreviewMap | None) -> tuple[Tensor, Tensor]:
     if found is None:
         return torch.full((CHANNELS, 3), 1.0 / CHANNELS), torch.zeros(3)
     colours = found.weight.unflatten(1, (3, -1)).mean(2)  # (289, 3)
-    return colours[:ALL].unflatten(0, (INPUTS, 9)).sum(1), colours[ALL]
+    return colours[:INPUTS].unflatten(0, (CHANNELS, 9)).sum(1), colours[INPUTS]
 
 
 def coloured(latent: Tensor, found: PreviewMap) -> Tensor:

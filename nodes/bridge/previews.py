@@ -74,15 +74,18 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str | None:
     first = weights[FIRST]
     if first.is_meta:
         return None
-    found = hashlib.sha256(first.float().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
+    found = _digest(first)
     return None if found == _embedded() else found
 
 
 @functools.cache
 def _embedded() -> str:
     with safe_open(NANO_FILES.autoencoder, framework="pt") as file:
-        first = file.get_tensor(FIRST)
-    return hashlib.sha256(first.float().contiguous().numpy().tobytes()).hexdigest()[:16]
+        return _digest(file.get_tensor(FIRST))
+
+
+def _digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.float().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
 def _folder() -> Path:

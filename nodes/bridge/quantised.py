@@ -11,10 +11,9 @@ from torch import Tensor
 from ...sana_core.checkpoint.weights import quantised_layers
 from ...sana_core.errors import InputError
 from ...sana_core.quantised.dequantise import dequantise
-from ...sana_core.quantised.formats import FORMATS, MARK
+from ...sana_core.quantised.formats import MARK, SIDES
 
-OWN = {"input_scale", "pre_quant_scale"}  # side tensors that the host keeps at the layer
-SIDES = frozenset({MARK}.union(*({*form.required, *(form.optional or ())} for form in FORMATS.values()))) - OWN
+BESIDE_WEIGHT = SIDES - {"input_scale", "pre_quant_scale"}  # the host keeps these two at the layer
 
 
 def quantised_operations(base: Any) -> Any:
@@ -26,7 +25,7 @@ def quantised_operations(base: Any) -> Any:
                 """Also the tensors beside the weight. The host asks for each entry of a state dict where models are
                 merged.
                 """
-                if name in SIDES:
+                if name in BESIDE_WEIGHT:
                     own = self.state_dict()
                     if name in own:
                         return own[name]

@@ -14,14 +14,13 @@ import folder_paths
 from ...sana_core.errors import InputError, printable, shortened
 from ...sana_core.pipeline.request import Request
 from ...sana_core.quantiser.calibration import largest_inputs
-from ...sana_core.quantiser.convert import Model, prepare, quantise_file
-from ...sana_core.quantiser.policy import GGUF
+from ...sana_core.quantiser.convert import Model, prepare, write_quantised
+from ...sana_core.quantiser.policy import CALIBRATED, GGUF
 from ...sana_core.sources import NANO
 from ...sana_core.text.detect import SPIECE_KEY
 from .paths import chosen_file
 
 FORBIDDEN = frozenset('/<>:"|?*')  # in names: what some system does not allow, or reads as another place
-CALIBRATED = ("fp8", "nvfp4")  # formats with a stored scale of the input
 
 
 def quantise_model(
@@ -56,17 +55,17 @@ def quantise_model(
         raise InputError(f"{format} stores no scale of the inputs: leave prompts empty, or choose fp8 or nvfp4")
     with chosen_file(kind, name) as path:
         options: dict[str, Any] = {"variant": variant, "trained_precision": trained_precision}
-        _check_kind(kind, path, prepare(path, target, format, overwrite=overwrite, **options))
+        model = prepare(path, target, format, embedding=embedding, overwrite=overwrite, **options)
+        _check_kind(kind, path, model)
         inputs = _inputs(path, prompts, text_encoder, options) if prompts else None
-        report = quantise_file(
-            path,
+        report = write_quantised(
+            model,
             target,
             format,
             embedding=embedding,
             inputs=inputs,
             overwrite=overwrite,
             progress=_progress(),
-            **options,
         )
     return "\n".join([called, *report.lines()])
 

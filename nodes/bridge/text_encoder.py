@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import comfy.sd
 import comfy.utils
 import folder_paths
-import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.supported_models_base import ClipTarget
 from comfy.text_encoders.hunyuan_video import llama_detect
@@ -18,6 +16,7 @@ from torch import Tensor
 
 from ...sana_core.checkpoint.files import Checkpoint
 from ...sana_core.checkpoint.fit import check_fit, naming
+from ...sana_core.checkpoint.read_json import json_tensor
 from ...sana_core.config import TextConfig
 from ...sana_core.errors import CheckpointError
 from ...sana_core.text.detect import GEMMA_CONFIG_KEY, SPIECE_KEY, GemmaTensors, gemma2_tensors, text_config
@@ -111,4 +110,4 @@ def config_tensor(config: TextConfig) -> dict[str, Tensor]:
     """What has to be saved beside the tokenizer; nothing for Gemma-2-2B."""
     if config == TextConfig():
         return {}
-    return {GEMMA_CONFIG_KEY: torch.tensor(list(json.dumps(asdict(config)).encode()), dtype=torch.uint8)}
+    return {GEMMA_CONFIG_KEY: json_tensor(asdict(config))}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, SanaError, listed, printable
 from .canonical import Canonical
-from .weights import misfits, quantised_layers
+from .weights import damaged_scale, misfits, quantised_layers
 
 
 def fitted(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -24,15 +24,18 @@ def fitted(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dic
 
 
 def check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], canonical: Canonical) -> None:
-    """Raise CheckpointError if a tensor is missing, unexpected or of another shape.
+    """Raise CheckpointError if a tensor is missing, unexpected or of another shape, or a scale is no number.
 
     expected: the network's state dict.  canonical: where the tensors come from, for the names in the message. Quantised
     layers are checked by the rules of their format, see `weights.misfits`.
     """
-    found = misfits(tensors, expected, quantised_layers(tensors))
-    if not found:
-        return
+    layers = quantised_layers(tensors)
+    found = misfits(tensors, expected, layers)
     name = canonical.original_key
+    if not found:
+        if (key := damaged_scale(tensors, layers)) is not None:
+            raise CheckpointError(f"the scale {name(key)} is no number above 0: the file is damaged")
+        return
     said = [
         _said("missing", map(name, found.missing)),
         _said("unexpected", map(name, found.unexpected)),

@@ -10,7 +10,6 @@ networks.
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 from pathlib import Path
@@ -26,6 +25,7 @@ from ..quantised.gguf_blocks import BLOCKS, dequantise
 from .folders import joined_parts
 from .gguf_gemma import gemma2_from_llama_cpp, is_language_model
 from .gguf_header import Entry, Header, read_header
+from .read_json import json_tensor
 from .safetensors_file import TEXTS
 
 PLAIN = {
@@ -100,7 +100,7 @@ def _tensors(data: np.ndarray, header: Header, meta: bool) -> dict[str, Tensor]:
             tensors[name] = _empty(rows, torch.uint8) if meta else _content(data, entry, torch.uint8).reshape(rows)
             if f"{layer}.{MARK}" in header.entries:
                 raise CheckpointError(f"its layer {layer} is marked twice: the file is damaged")
-            tensors[f"{layer}.{MARK}"] = _mark(entry.type)
+            tensors[f"{layer}.{MARK}"] = json_tensor({"format": GGUF + entry.type})
         elif meta:
             tensors[name] = _empty(shape, torch.float16)
         else:
@@ -144,10 +144,6 @@ def _content(data: np.ndarray, entry: Entry, dtype: torch.dtype) -> Tensor:
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
-
-
-def _mark(type: str) -> Tensor:
-    return torch.frombuffer(bytearray(json.dumps({"format": GGUF + type}).encode()), dtype=torch.uint8)
 
 
 def _text(value: Any) -> str | None:

@@ -23,7 +23,7 @@ from .fit import check_fit, fitted, naming
 from .move import moved
 from .other_tools import refuse_other_tools
 from .statements import stated_config
-from .weights import check_scales, marked, quantised_layers
+from .weights import marked, quantised_layers
 
 log = logging.getLogger("sana")
 Network = TypeVar("Network", bound=nn.Module)
@@ -139,7 +139,6 @@ def load_strictly(
     tensors = fitted(canonical.tensors, expected)
     check_fit(tensors, expected, canonical)
     layers = quantised_layers(tensors)
-    check_scales(tensors, layers)
     tensors = moved(tensors, device, dtype, layers)
     hold_quantised(model, layers, tensors)
     model.load_state_dict(tensors, assign=True, strict=not layers)

@@ -1,4 +1,4 @@
-"""Read JSON that someone else wrote: one clear error for whatever is wrong with it."""
+"""Read JSON that someone else wrote: one clear error for whatever is wrong with it. Write it into a tensor."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ..errors import CheckpointError, SanaError
+
+ALIGNMENT = 8  # bytes: what lies behind such a tensor in a file can be of any number type
 
 
 def read_json(text: str | bytes, where: str, error: type[SanaError] = CheckpointError) -> Any:
@@ -38,3 +43,10 @@ def read_object_file(path: Path, error: type[SanaError] = CheckpointError) -> di
     except OSError as found:
         raise error(f"{path} cannot be read ({found.strerror or found}): download it again") from found
     return read_object(content, str(path), error)
+
+
+def json_tensor(value: Any) -> Tensor:
+    """JSON in UTF-8 as a tensor of bytes, uint8, with spaces at its end."""
+    text = json.dumps(value).encode()
+    text = text.ljust(-(-len(text) // ALIGNMENT) * ALIGNMENT)
+    return torch.frombuffer(bytearray(text), dtype=torch.uint8)

@@ -10,7 +10,6 @@ QUANTIZATION.md and comfy/utils.py.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..quantised.formats import MARK, SCALED_FP8, Format, format_named
-from .read_json import read_object
+from .read_json import json_tensor, read_object
 
 METADATA_KEY = "_quantization_metadata"
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -68,26 +67,28 @@ def marked(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = N
     return found
 
 
-def check_scales(tensors: Mapping[str, Tensor], layers: Mapping[str, Format]) -> None:
-    """Raise CheckpointError if a scale of a quantised layer is not finite, or a single one not above 0. Tensors on the
-    meta device are passed over.
+def damaged_scale(tensors: Mapping[str, Tensor], layers: Mapping[str, Format]) -> str | None:
+    """The key of a scale that is not finite, or of a single one that is not above 0. Tensors on the meta device are
+    passed over.
     """
     for layer, form in layers.items():
         for side in (*form.required, *(form.optional or ())):
             scale = tensors.get(f"{layer}.{side}")
-            if scale is None or scale.is_meta:
-                continue
-            typed = scale.view(torch.float8_e4m3fn) if scale.dtype == torch.uint8 and form.name == "nvfp4" else scale
-            exponents = form.name == "mxfp8" and side == "weight_scale"
-            finite = (scale.view(torch.uint8) != 255) if exponents else typed.float().isfinite()
-            if not finite.all() or (scale.numel() == 1 and not exponents and not typed.float() > 0):
-                raise CheckpointError(f"the scale {layer}.{side} is no number above 0: the file is damaged")
+            if scale is not None and not scale.is_meta and not _usable(scale, form, side):
+                return f"{layer}.{side}"
+    return None
+
+
+def _usable(scale: Tensor, form: Format, side: str) -> bool:
+    if form.name == "mxfp8" and side == "weight_scale":  # exponents
+        return bool((scale.view(torch.uint8) != 255).all())
+    numbers = (scale.view(torch.float8_e4m3fn) if scale.dtype == torch.uint8 else scale).float()
+    return bool(numbers.isfinite().all() and (numbers.numel() > 1 or (numbers > 0).all()))
 
 
 def mark_tensor(form: Format) -> Tensor:
-    """The mark of a layer in this format: JSON in UTF-8, uint8."""
-    text = json.dumps({"format": form.name, **form.settings})
-    return torch.tensor(list(text.encode()), dtype=torch.uint8, device="cpu")
+    """The mark of a layer in this format."""
+    return json_tensor({"format": form.name, **form.settings})
 
 
 def logical_shapes(tensors: Mapping[str, Tensor], layers: Mapping[str, Format]) -> dict[str, tuple[int, ...]]:

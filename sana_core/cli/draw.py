@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,14 @@ def run(args: argparse.Namespace) -> None:
     if args.preview is not None:
         check_preview(args.preview)
     pipeline = load(args, source)
-    colours = None if args.preview is None else preview_map(pipeline)
+    preview = None if args.preview is None else partial(shown, args.preview, preview_map(pipeline))
     drawn_by = model_record(pipeline, source, args)
     for request in requests:
         _resolved(pipeline, request, args.soft_edge)  # refuses whatever it has to before the first picture
     for number, request in enumerate(requests, 1):
         resolved = _resolved(pipeline, request, args.soft_edge)
         bar = None if args.quiet else progress_bar(f"{number}/{len(requests)}", len(resolved.sigmas()) - 1)
-        callback = shown(args.preview, colours, bar) if args.preview is not None and colours is not None else bar
+        callback = bar if preview is None else preview(bar)
         for index, picture in enumerate(_draw(pipeline, resolved, callback)):
             path = output.save(picture, picture_record(request, resolved, index) | drawn_by)
             if not args.quiet:

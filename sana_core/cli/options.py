@@ -116,13 +116,9 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
     add("--control-order", choices=ORDERS, default=ORDERS[0], help="how it is connected (default: %(default)s)")
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("model").add_argument
-    add("--pipeline", help="diffusers pipeline folder, nano or nano-sprint (the embedded models)")
-    add("--transformer", type=Path, help="transformer: .safetensors, .pth or folder")
-    add("--autoencoder", type=Path, help="DC-AE autoencoder: file or folder")
-    add("--text-encoder", type=Path, help="Gemma-2-2B: file or folder")
-    add("--tokenizer", type=Path, help="its tokenizer, if the text encoder's file has none inside")
+def add_unstated(parser: argparse._ActionsContainer) -> None:
+    """What the file of a transformer may not tell, for every command that reads one."""
+    add = parser.add_argument
     add(
         "--variant",
         choices=list(POSITIONS),
@@ -133,6 +129,17 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         choices=TRAINED_PRECISIONS,
         help="how the transformer was trained, for a file that does not state it",
     )
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    model = parser.add_argument_group("model")
+    add = model.add_argument
+    add("--pipeline", help="diffusers pipeline folder, nano or nano-sprint (the embedded models)")
+    add("--transformer", type=Path, help="transformer: .safetensors, .gguf, .pth or folder")
+    add("--autoencoder", type=Path, help="DC-AE autoencoder: file or folder")
+    add("--text-encoder", type=Path, help="Gemma-2-2B: file or folder")
+    add("--tokenizer", type=Path, help="its tokenizer, if the text encoder's file has none inside")
+    add_unstated(model)
     add(
         "--lora",
         action="append",

@@ -9,18 +9,14 @@ from functools import partial
 from pathlib import Path
 
 from ..checkpoint.new_file import check_target
-from ..config import POSITIONS
 from ..errors import InputError
 from ..pipeline.request import Request
-from ..precision import TRAINED_PRECISIONS
-from ..quantiser.policy import EMBEDDINGS, FORMATS
+from ..quantiser.policy import CALIBRATED, EMBEDDINGS, FORMATS
 from . import arguments
 from .arguments import Command
-from .options import DTYPES
+from .options import DTYPES, add_unstated
 from .output import say, show_bar
 from .prompt_file import read_prompt_file
-
-CALIBRATED = ("fp8", "nvfp4")  # formats with a stored scale of the input
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -28,16 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("source", metavar="IN", type=Path, help="SANA transformer or Gemma-2 in any layout: file or folder")
     add("target", metavar="OUT", type=Path, help="file to write; .gguf for the formats gguf-...")
     add("--format", required=True, choices=FORMATS, help="how the layers are stored")
-    add(
-        "--variant",
-        choices=list(POSITIONS),
-        help="class of a transformer file that does not state it (2k and 4k models)",
-    )
-    add(
-        "--trained-precision",
-        choices=TRAINED_PRECISIONS,
-        help="how the transformer was trained, for a file that does not state it",
-    )
+    add_unstated(parser)
     add(
         "--dtype",
         choices=list(DTYPES),
@@ -66,14 +53,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure inputs if prompts are given, quantise, say what it did to the layers."""
-    from ..quantiser.convert import quantise_file  # its networks need a moment to import
+    """Check everything, measure inputs if prompts are given, quantise, say what it did to the layers."""
+    from ..quantiser.convert import prepare, write_quantised  # its networks need a moment to import
 
     if args.report is not None:
         check_target(args.report, args.overwrite)
         if args.report.resolve() in (args.source.resolve(), args.target.resolve()):
             raise InputError(f"--report {args.report} is the model itself: name another file")
-    report = quantise_file(
+    requests = _requests(args)
+    model = prepare(
         args.source,
         args.target,
         args.format,
@@ -82,7 +70,14 @@ def run(args: argparse.Namespace) -> None:
         dtype=DTYPES.get(args.dtype),
         embedding=args.embedding,
         tokenizer=args.tokenizer,
-        inputs=_inputs(args),
+        overwrite=args.overwrite,
+    )
+    report = write_quantised(
+        model,
+        args.target,
+        args.format,
+        embedding=args.embedding,
+        inputs=_inputs(args, requests) if requests else None,
         overwrite=args.overwrite,
         progress=None if args.quiet else _bar("quantise"),
     )
@@ -93,30 +88,21 @@ def run(args: argparse.Namespace) -> None:
             say(line)
 
 
-def _inputs(args: argparse.Namespace) -> dict[str, float] | None:
-    """The largest inputs over the prompts; None without prompts. Before they are measured, whatever would be refused
-    after that is refused.
-    """
-    from ..quantiser.calibration import largest_inputs
-    from ..quantiser.convert import prepare
-
+def _requests(args: argparse.Namespace) -> list[Request]:
+    """What to measure the inputs with; empty without prompts."""
     if args.prompts is None:
         if args.text_encoder or args.size or args.steps:
             raise InputError("--text-encoder, --size and --steps measure inputs over prompts: give them by --prompts")
-        return None
+        return []
     if args.format not in CALIBRATED:
         raise InputError(f"{args.format} stores no scale of the inputs: leave out --prompts")
     width, height = args.size or (None, None)
-    requests = read_prompt_file(args.prompts, Request("", width=width, height=height, steps=args.steps))
-    prepare(
-        args.source,
-        args.target,
-        args.format,
-        variant=args.variant,
-        trained_precision=args.trained_precision,
-        tokenizer=args.tokenizer,
-        overwrite=args.overwrite,
-    )
+    return read_prompt_file(args.prompts, Request("", width=width, height=height, steps=args.steps))
+
+
+def _inputs(args: argparse.Namespace, requests: list[Request]) -> dict[str, float]:
+    from ..quantiser.calibration import largest_inputs
+
     return largest_inputs(
         args.source,
         requests,

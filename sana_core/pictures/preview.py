@@ -15,8 +15,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..geometry import DC_AE_F32
+
 POINTS = 8  # on a side of a cell
-CHANNELS = 32
+CHANNELS = DC_AE_F32.channels
 INPUTS = 9 * CHANNELS  # of a cell and its neighbours
 OUTPUTS = 3 * POINTS**2
 RIDGE = 1e-3  # keeps weights of numbers that hardly varied small

@@ -31,10 +31,6 @@ class QuantisedWeight(nn.Module):
     def parts(self) -> dict[str, Tensor]:
         return {name: tensor for name, tensor in self._buffers.items() if tensor is not None}
 
-    @property
-    def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.parts.values())
-
     def numbers(self, dtype: torch.dtype) -> Tensor:
         """The weight (N, K) in `dtype`, rounded once from float32. Large ones come piece by piece, to save memory."""
         whole = None

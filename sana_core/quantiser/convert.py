@@ -64,37 +64,9 @@ def quantise_file(
         tokenizer=tokenizer,
         overwrite=overwrite,
     )
-    formats = {key: chosen_format(key, format, embedding) for key in model.tensors}
-    _check_inputs(inputs or {}, formats)
-    report = Report(
-        source=str(source), target=str(target), model=model.words, format=format, dtype=str(model.dtype)[6:]
+    return write_quantised(
+        model, target, format, embedding=embedding, inputs=inputs, overwrite=overwrite, progress=progress
     )
-    with new_file(Path(target), overwrite=overwrite) as partial, opened_sink(model, formats, partial) as sink:
-        for number, (key, form) in enumerate(formats.items(), 1):
-            tensor = model.tensors.pop(key)
-            report.before += size_of(tensor)
-            if form is None:
-                check_range(tensor, model, key, model.dtype)
-                report.after += sink.plain(key, tensor)
-            else:
-                layer = sink.layer(key, tensor, form, (inputs or {}).get(key.removesuffix(".weight")))
-                report.layers.append(layer)
-                report.after += layer.after
-                give_back_memory()
-            if progress is not None:
-                progress(number, len(formats))
-        for key, tensor in model.beside.items():
-            report.before += size_of(tensor)
-            report.after += sink.beside(key, tensor)
-    if changed := [layer for layer in report.layers if layer.wanted]:
-        log.warning(
-            "%d of %d layers are not in %s, which does not fit their width: they are in %s",
-            len(changed),
-            len(report.layers),
-            format,
-            ", ".join(sorted({layer.format for layer in changed})),
-        )
-    return report
 
 
 def prepare(
@@ -109,7 +81,9 @@ def prepare(
     tokenizer: str | Path | None = None,
     overwrite: bool = False,
 ) -> Model:
-    """All checks of `quantise_file`, which takes the same arguments. Tensors are not read, and nothing is written."""
+    """The first half of `quantise_file`, which takes the same arguments: all checks. Tensors are not read, and nothing
+    is written.
+    """
     source, target = Path(source), Path(target)
     if format not in FORMATS:
         raise InputError(f'unknown format "{format}", expected one of {", ".join(FORMATS)}')
@@ -126,6 +100,50 @@ def prepare(
     if format in GGUF and model.prefix:
         raise InputError(f"{source} is a Gemma-2, which is not written as GGUF: choose another format for it")
     return model
+
+
+def write_quantised(
+    model: Model,
+    target: str | Path,
+    format: str,
+    *,
+    embedding: str | None = None,
+    inputs: Mapping[str, float] | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """The second half of `quantise_file`, which takes the same arguments, for what `prepare` has returned. The tensors
+    are taken out of `model`.
+    """
+    formats = {key: chosen_format(key, format, embedding) for key in model.tensors}
+    _check_inputs(inputs or {}, formats)
+    report = Report(
+        source=model.source, target=str(target), model=model.words, format=format, dtype=str(model.dtype)[6:]
+    )
+    report.before = report.after = sum(map(size_of, model.beside.values()))
+    with new_file(Path(target), overwrite=overwrite) as partial, opened_sink(model, formats, partial) as sink:
+        for number, (key, form) in enumerate(formats.items(), 1):
+            tensor = model.tensors.pop(key)
+            report.before += size_of(tensor)
+            if form is None:
+                check_range(tensor, model, key, model.dtype)
+                report.after += sink.plain(key, tensor)
+            else:
+                layer = sink.layer(key, tensor, form, (inputs or {}).get(key.removesuffix(".weight")))
+                report.layers.append(layer)
+                report.after += layer.after
+                give_back_memory()
+            if progress is not None:
+                progress(number, len(formats))
+    if changed := [layer for layer in report.layers if layer.wanted]:
+        log.warning(
+            "%d of %d layers are not in %s, which does not fit their width: they are in %s",
+            len(changed),
+            len(report.layers),
+            format,
+            ", ".join(sorted({layer.format for layer in changed})),
+        )
+    return report
 
 
 def _check_places(source: Path, target: Path, overwrite: bool) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checkpoint.read_json import json_tensor
 from ..errors import InputError
 from ..quantised.formats import FORMATS, Shape
 from ..quantised.pieces import TILE, dequantised_pieces
@@ -27,7 +28,6 @@ PACKAGE = "comfy-kitchen"
 E4M3_MAX, E2M1_MAX = 448.0, 6.0  # the largest numbers of fp8 (e4m3) and fp4
 ROTATIONS = (256, 64, 16)  # sizes of ConvRot's groups: powers of 4
 CHUNK = 1 << 23  # numbers that are quantised at once, where rows do not depend on one another
-ALIGNMENT = 8  # bytes; a mark is filled up to a multiple of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,7 @@ def quantise(weight: Tensor, format: str, *, input_scale: float | None = None, n
         parts["input_scale"] = torch.tensor(input_scale, dtype=torch.float32)
     elif recipe.format == "float8_e4m3fn":
         stated["full_precision_matrix_mult"] = True  # else ComfyUI rounds the input at scale 1, which cuts it off
-    parts["comfy_quant"] = mark(stated)
+    parts["comfy_quant"] = json_tensor(stated)
     return Quantised(format=format, shape=tuple(weight.shape), parts=parts)
 
 
@@ -159,12 +159,6 @@ def input_scale(format: str, largest: float | None) -> float | None:
     """
     recipe = RECIPES.get(format)
     return largest / recipe.largest if recipe and recipe.largest and largest else None
-
-
-def mark(stated: Mapping[str, Any]) -> Tensor:
-    """JSON in UTF-8 as a tensor of bytes, with spaces at its end."""
-    text = json.dumps(stated).encode()
-    return torch.tensor(list(text.ljust(-(-len(text) // ALIGNMENT) * ALIGNMENT)), dtype=torch.uint8)
 
 
 def check_available(format: str) -> None:

@@ -20,6 +20,7 @@ EMBEDDINGS = ("fp8", "int8", "16bit")  # what an embedding can be stored as: Com
 GGUF_BLOCK = 32  # numbers that share a scale
 GGUF = {"gguf-q8_0": 34, "gguf-q5_1": 24, "gguf-q5_0": 22, "gguf-q4_1": 20, "gguf-q4_0": 18}  # bytes of a block
 FORMATS = (*RECIPES, *GGUF)
+CALIBRATED = tuple(name for name, recipe in RECIPES.items() if recipe.largest)  # with a stored scale of the input
 
 
 def kind_of_layer(key: str) -> str | None:

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,10 +50,6 @@ class Sink(ABC):
     def layer(self, key: str, weight: Tensor, form: str, largest: float | None) -> LayerReport:
         """Quantise and write a weight. largest: the largest absolute input of its layer, if it is known."""
 
-    @abstractmethod
-    def beside(self, name: str, tensor: Tensor) -> int:
-        """Write a tensor that belongs to no network, under its own name. Returns its bytes."""
-
 
 class SafetensorsSink(Sink):
     """ComfyUI's format: packed weights, side tensors and marks."""
@@ -64,9 +59,6 @@ class SafetensorsSink(Sink):
 
     def plain(self, key: str, tensor: Tensor) -> int:
         return self.writer.add(f"{self.model.prefix}{key}", tensor, self.model.dtype)
-
-    def beside(self, name: str, tensor: Tensor) -> int:
-        return self.writer.add(name, tensor)
 
     def layer(self, key: str, weight: Tensor, form: str, largest: float | None) -> LayerReport:
         made = quantise(weight, form, input_scale=input_scale(form, largest), name=self.model.called(key))
@@ -83,17 +75,14 @@ class SafetensorsSink(Sink):
 
 
 class GgufSink(Sink):
-    """GGUF: a weight is blocks of numbers with their scales. writer: a `checkpoint.gguf_writer.GgufWriter`."""
+    """GGUF: a weight is blocks of numbers with their scales."""
 
-    def __init__(self, writer: Any, model: Model) -> None:
+    def __init__(self, writer: GgufWriter, model: Model) -> None:
         self.writer, self.model = writer, model
 
     def plain(self, key: str, tensor: Tensor) -> int:
         self.writer.add(key, tensor)
         return self._size(tensor)
-
-    def beside(self, name: str, tensor: Tensor) -> int:
-        raise NotImplementedError(name)
 
     def layer(self, key: str, weight: Tensor, form: str, largest: float | None) -> LayerReport:
         check_range(weight, self.model, key, torch.float32)
@@ -120,6 +109,8 @@ def opened_sink(model: Model, formats: Mapping[str, str | None], path: Path) -> 
         layers = sum(form is not None for form in formats.values())
         tensors = len(formats) + SIDES * layers + len(model.beside)
         with SafetensorsWriter(path, tensors=tensors, metadata=model.metadata) as writer:
+            for name, tensor in model.beside.items():
+                writer.add(name, tensor)
             yield SafetensorsSink(writer, model)
     else:
         plain = GGUF_PLAIN[model.dtype]

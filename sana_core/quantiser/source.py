@@ -18,6 +18,7 @@ from ..checkpoint.fit import check_fit, fitted, naming
 from ..checkpoint.kinds import describe
 from ..checkpoint.move import check_stored
 from ..checkpoint.other_tools import refuse_other_tools
+from ..checkpoint.read_json import json_tensor
 from ..checkpoint.weights import quantised_layers
 from ..config import TextConfig
 from ..errors import CheckpointError
@@ -28,7 +29,6 @@ from ..text.detect import GEMMA_CONFIG_KEY, SPIECE_KEY, gemma2_tensors, text_con
 from ..text.gemma import build_gemma2
 from ..text.tokenizer import tokenizer_from_bytes
 from ..transformer.model import SanaTransformer
-from .making import mark
 
 log = logging.getLogger("sana")
 TOKENIZER_FILE = "tokenizer.model"
@@ -129,7 +129,7 @@ def _gemma(checkpoint: Checkpoint, source: Path, dtype: torch.dtype | None, toke
     else:
         beside[SPIECE_KEY] = spiece
     if config != TextConfig():
-        beside[GEMMA_CONFIG_KEY] = mark(asdict(config))
+        beside[GEMMA_CONFIG_KEY] = json_tensor(asdict(config))
     return Model(
         source=checkpoint.source,
         words=f"Gemma-2, {config.num_hidden_layers} layers of {config.hidden_size}",

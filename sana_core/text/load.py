@@ -9,7 +9,7 @@ import torch
 from ..checkpoint.files import component_folder, read_checkpoint
 from ..checkpoint.fit import check_fit, naming
 from ..checkpoint.move import moved
-from ..checkpoint.weights import check_scales, marked, quantised_layers
+from ..checkpoint.weights import marked, quantised_layers
 from ..device import pick_device
 from ..errors import CheckpointError
 from ..precision import full_range
@@ -57,7 +57,6 @@ def load_text_encoder(
             "to different models: give the tokenizer of this one"
         )
     with naming(checkpoint.source, found.canonical.original_key):
-        check_scales(found.tensors, layers)
         tensors = moved(dict(found.tensors), device, dtype, layers)
         return GemmaTextEncoder(config, loaded, tensors, layers)
 

@@ -7,6 +7,7 @@ import torch
 from comfy_kitchen.tensor import QuantizedTensor
 
 from bench.meter import LiveMemory
+from bench.quantised import stored as count_stored
 from sana_core.quantised import pieces
 from sana_core.quantised.dequantise import dequantise
 from sana_core.quantised.formats import FORMATS
@@ -85,9 +86,8 @@ def test_a_weight_in_pieces_is_rounded_once(monkeypatch, weight, form, dtype):
 
 @pytest.mark.parametrize("form", ["int8_tensorwise", "float8_e4m3fn", "nvfp4"])
 def test_making_numbers_of_a_large_weight_takes_little_beside_them(form):
-    quantised = pytest.importorskip("bench.quantised")
     shape = (11200, 2240)
-    weight = QuantisedWeight(FORMATS[form], shape, quantised.stored(FORMATS[form], shape))
+    weight = QuantisedWeight(FORMATS[form], shape, count_stored(FORMATS[form], shape))
     with LiveMemory() as meter:
         weight.numbers(torch.bfloat16)
     assert 0 < meter.peak_bytes - 2 * shape[0] * shape[1] < 24e6  # the whole in float32 has 100e6

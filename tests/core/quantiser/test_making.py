@@ -7,10 +7,11 @@ import pytest
 import torch
 from comfy_kitchen import tensor as kitchen
 
+from sana_core.checkpoint.read_json import json_tensor
 from sana_core.errors import InputError
 from sana_core.quantised.formats import FORMATS
 from sana_core.quantiser import making
-from sana_core.quantiser.making import RECIPES, check_available, fitting, input_scale, mark, quantise
+from sana_core.quantiser.making import RECIPES, check_available, fitting, input_scale, quantise
 
 WORST = {"int8": 1e-2, "int8-convrot": 1e-2, "fp8": 4e-2, "mxfp8": 3e-2, "nvfp4": 0.13, "w4a8": 0.13, "w4a4": 0.17}
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -95,7 +96,7 @@ def test_marks_state_what_comfyui_needs():
     assert stated(quantise(weight, "w4a4")) == {"format": "convrot_w4a4", "convrot_groupsize": 64}
     for made in (quantise(weight, form) for form in RECIPES):
         assert made.parts["comfy_quant"].dtype == torch.uint8 and len(made.parts["comfy_quant"]) % 8 == 0
-    assert bytes(mark({"a": 1}).tolist()) == b'{"a": 1}'
+    assert bytes(json_tensor({"a": 1}).tolist()) == b'{"a": 1}'
 
 
 @pytest.mark.parametrize(
