@@ -24,7 +24,7 @@ def one_of(model: str, text_encoder: str) -> tuple[str, str]:
     files = {"diffusion_models": chosen(model), "text_encoders": chosen(text_encoder)}
     found = [(kind, name) for kind, name in files.items() if name is not None]
     if len(found) != 1:
-        raise InputError("choose a model or a text encoder, one of both: a node makes one file")
+        raise InputError("choose either a model or a text encoder: a node makes one file")
     return found[0]
 
 
@@ -52,15 +52,15 @@ class SanaNativeQuantize(io.ComfyNode):
                     "text_encoder",
                     options=[NONE, *model_files("text_encoders")],
                     default=NONE,
-                    tooltip="Or Gemma-2 in models/text_encoders: choose one of both.",
+                    tooltip="Or Gemma-2 in models/text_encoders: choose one of the two.",
                 ),
                 io.Combo.Input(
                     "format",
                     options=list(FORMATS),
                     default="int8",
-                    tooltip="int8: smallest error, fast on RTX 20 and newer. fp8: RTX 40 and newer. mxfp8, nvfp4: RTX "
-                    "50; nvfp4 has 4 bits. w4a8, w4a4: 4 bits on older cards. gguf: saves memory, not time. Every "
-                    "format runs on every card.",
+                    tooltip="int8: smallest error, RTX 20 and newer compute with it. fp8: RTX 40 and newer. mxfp8, "
+                    "nvfp4: RTX 50; nvfp4 has 4 bits. w4a8, w4a4: 4 bits on older cards. gguf: saves memory, not time. "
+                    "Every format runs on every card. No speed was measured yet.",
                 ),
                 io.String.Input(
                     "filename",

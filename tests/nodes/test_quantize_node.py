@@ -55,7 +55,7 @@ def made(model="tiny.safetensors", format="int8", filename="", text_encoder="non
 
 def test_one_file_is_chosen(folders):
     for model, text_encoder in (("none", "none"), ("tiny.safetensors", "gemma.safetensors")):
-        with pytest.raises(InputError, match="choose a model or a text encoder"):
+        with pytest.raises(InputError, match="choose either a model or a text encoder"):
             made(model, text_encoder=text_encoder)
 
 
