@@ -6,8 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..sana_core.latents import ASPECT_RATIOS
 from ..sana_core.pipeline.request import Request
-from .bridge.sampling import SAMPLER_NAMES, generate, make_sampler, make_sigmas
+from .bridge.control import Control
+from .bridge.sampling import SAMPLER_NAMES, chosen_size, generate, make_sampler, make_sigmas
 
 SAMPLER_TIP = (
     "flow_dpm is Flow-DPM-Solver++, which SANA was released with; flow_euler needs more steps; "
@@ -84,6 +86,65 @@ class SanaNativeSampler(io.ComfyNode):
         return io.NodeOutput(make_sampler(sampler))
 
 
+RELEASED, RATIO, OWN = "as released", "aspect ratio", "own"
+
+
+def _settings() -> list[io.Input]:
+    """Size and sampling of SANA Generate: the model's own, or chosen ones."""
+    sides = [
+        io.Int.Input(
+            side, default=1024, min=32, max=8192, step=32, tooltip=f"{side.capitalize()} in pixels, a multiple of 32."
+        )
+        for side in ("width", "height")
+    ]
+    ratio = io.Combo.Input(
+        "ratio",
+        options=list(ASPECT_RATIOS),
+        default="1:1",
+        tooltip="Width to height. The size is the nearest one that the model was trained on.",
+    )
+    steps = io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Number of steps: 20 as released, 2 for Sprint.")
+    cfg = io.Float.Input(
+        "cfg",
+        default=4.5,
+        min=0.0,
+        max=30.0,
+        step=0.1,
+        tooltip="How closely the prompt is followed: 4.5 as released; 2 to 2.5 is softer; 1 is without guidance.",
+    )
+    return [
+        io.DynamicCombo.Input(
+            "size",
+            options=[
+                io.DynamicCombo.Option(RELEASED, []),
+                io.DynamicCombo.Option(RATIO, [ratio]),
+                io.DynamicCombo.Option(OWN, sides),
+            ],
+            optional=True,
+            tooltip="Of the picture: the model's own square, a trained size by its aspect ratio, or your own.",
+        ),
+        io.DynamicCombo.Input(
+            "sampling",
+            options=[io.DynamicCombo.Option(RELEASED, []), io.DynamicCombo.Option(OWN, [steps, cfg])],
+            optional=True,
+            tooltip="Steps and guidance: the model's own, or yours.",
+        ),
+    ]
+
+
+def _number(kind: Any, name: str, what: str, **limits: Any) -> io.Input:
+    """A setting of prompts over the API, where 0 is the model's own; the editor shows `size` and `sampling`."""
+    return kind.Input(
+        name,
+        default=0,
+        min=0,
+        **limits,
+        socketless=True,
+        extra_dict={"hidden": True},
+        tooltip=f"{what} in prompts over the API. 0: the model's own.",
+    )
+
+
 class SanaNativeGenerate(io.ComfyNode):
     """A whole run with the released settings."""
 
@@ -109,24 +170,10 @@ class SanaNativeGenerate(io.ComfyNode):
                     "negative_prompt",
                     multiline=True,
                     default="",
-                    tooltip="What to keep out of the picture. May be empty.",
+                    tooltip="What to keep out of the picture. May be empty. SANA-Sprint has none.",
                 ),
-                io.Int.Input(
-                    "width",
-                    default=0,
-                    min=0,
-                    max=8192,
-                    step=32,
-                    tooltip="In pixels, a multiple of 32. 0: the model's own.",
-                ),
-                io.Int.Input(
-                    "height",
-                    default=0,
-                    min=0,
-                    max=8192,
-                    step=32,
-                    tooltip="In pixels, a multiple of 32. 0: the model's own.",
-                ),
+                _number(io.Int, "width", "Width in pixels", max=8192, step=32),
+                _number(io.Int, "height", "Height in pixels", max=8192, step=32),
                 io.Int.Input(
                     "seed",
                     default=0,
@@ -135,17 +182,8 @@ class SanaNativeGenerate(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Of the noise: another seed, another picture.",
                 ),
-                io.Int.Input(
-                    "steps", default=0, min=0, max=1000, tooltip="Number of steps. 0: as released, 20, or 2 for Sprint."
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=0.0,
-                    min=0.0,
-                    max=30.0,
-                    step=0.1,
-                    tooltip="How closely the prompt is followed. 0: as released, 4.5.",
-                ),
+                _number(io.Int, "steps", "Number of steps", max=1000),
+                _number(io.Float, "cfg", "Guidance scale", max=30.0, step=0.1),
                 io.Float.Input(
                     "denoise",
                     default=1.0,
@@ -158,8 +196,21 @@ class SanaNativeGenerate(io.ComfyNode):
                 io.Latent.Input(
                     "latent",
                     optional=True,
-                    tooltip="In place of width and height: an empty latent, or a picture from VAE Encode to start "
-                    "from.",
+                    tooltip="In place of a size: an empty latent, or a picture from VAE Encode to start from.",
+                ),
+                *_settings(),
+                io.ControlNet.Input("control_net", optional=True, tooltip="A ControlNet from Load SANA ControlNet."),
+                io.Image.Input("control_image", optional=True, tooltip="What it follows, such as edges."),
+                io.Vae.Input("vae", optional=True, tooltip="The DC-AE, with which the ControlNet reads the picture."),
+                io.Float.Input(
+                    "control_strength",
+                    default=1.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="How closely the ControlNet is followed.",
+                    advanced=True,
                 ),
             ],
             outputs=[io.Latent.Output(tooltip="The picture as a latent, for VAE Decode.")],
@@ -179,8 +230,20 @@ class SanaNativeGenerate(io.ComfyNode):
         cfg: float,
         denoise: float,
         latent: dict[str, Any] | None = None,
+        size: dict[str, Any] | None = None,
+        sampling: dict[str, Any] | None = None,
+        control_net: Any = None,
+        control_image: Any = None,
+        vae: Any = None,
+        control_strength: float = 1.0,
     ) -> io.NodeOutput:
-        size = {} if latent else {"width": width or None, "height": height or None}
-        settings = {**size, "steps": steps or None, "guidance_scale": cfg or None}  # 0: the model's own
+        own = sampling or {}
+        settings: dict[str, Any] = {
+            "steps": own.get("steps", steps) or None,
+            "guidance_scale": own.get("cfg", cfg) or None,
+        }
+        if latent is None:
+            settings |= chosen_size(model, size or {}, width, height)
         request = Request(prompt, negative_prompt=negative_prompt, seed=seed, **settings)
-        return io.NodeOutput(generate(model, clip, request, denoise=denoise, latent=latent))
+        control = Control.of(control_net, control_image, vae, control_strength)
+        return io.NodeOutput(generate(model, clip, request, denoise=denoise, latent=latent, control=control))

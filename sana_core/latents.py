@@ -70,12 +70,36 @@ def closest_bin(height: int, width: int, native: int) -> tuple[int, int]:
     return bins[min(bins, key=lambda ratio: abs(ratio - height / width))]
 
 
+def ratio_size(ratio: str, native: int) -> tuple[int, int]:
+    """(width, height) in pixels of the size nearest to an aspect ratio in ASPECT_RATIOS.
+
+    native: side of the model's own square. A trained size for the classes in RESOLUTION_BINS, else one of the same
+    area on the grid of the latents.
+    """
+    wide, high = ASPECT_RATIOS[ratio]
+    if native in RESOLUTION_BINS:
+        height, width = closest_bin(high, wide, native)
+        return width, height
+    cell, stretch = DC_AE_F32.downscale, (wide / high) ** 0.5
+    width, height = (max(1, round(native * factor / cell)) * cell for factor in (stretch, 1 / stretch))
+    return width, height
+
+
 def _scaled(bins: dict[float, tuple[int, int]], numerator: int, denominator: int = 1) -> dict[float, tuple[int, int]]:
     return {
         ratio: (height * numerator // denominator, width * numerator // denominator)
         for ratio, (height, width) in bins.items()
     }
 
+
+ASPECT_RATIOS = {
+    f"{wide}:{high}": (wide, high)
+    for wide, high in (
+        (1, 1), (5, 4), (4, 3), (3, 2), (16, 9), (2, 1), (21, 9), (3, 1), (4, 1),
+        (4, 5), (3, 4), (2, 3), (9, 16), (1, 2), (9, 21), (1, 3), (1, 4),
+    )
+}  # fmt: skip
+"""Aspect ratios that pictures are asked for in: "wide:high" -> (wide, high)."""
 
 _BINS_1024 = {  # height / width as the training data rounded it -> (height, width)
     0.25: (512, 2048), 0.28: (512, 1856), 0.32: (576, 1792), 0.33: (576, 1728), 0.35: (576, 1664), 0.4: (640, 1600),

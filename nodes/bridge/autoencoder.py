@@ -4,12 +4,11 @@ progress.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import comfy.model_management
 import comfy.sd
-import comfy.utils
 import torch
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from ...sana_core.dcae.tiling import MIN_TILE, decode_tiled, encode_tiled
 from ...sana_core.errors import InputError
 from ...sana_core.geometry import DC_AE_F32
 from .previews import learn
+from .progress import counted
 
 Tile = int | Literal["auto"] | None
 """Side of a tile in pixels; "auto": chosen by the free memory; None: the whole picture at once."""
@@ -45,7 +45,7 @@ class ComfyDCAE(DCAE):
         if tile == "auto":
             height, width = image.shape[-2:]
             tile = self._largest_tile(encode_peak_bytes, height, width, image)
-        return encode_tiled(self.encoder, image, tile=tile, on_tile=between_tiles())
+        return encode_tiled(self.encoder, image, tile=tile, on_tile=counted("tile"))
 
     def decode(
         self, latent: Tensor, output_buffer: Tensor | None = None, *, tile: Tile = "auto", overlap: int | None = None
@@ -59,11 +59,11 @@ class ComfyDCAE(DCAE):
         if tile == "auto":
             tile = self._largest_tile(_alone if overlap is not None else decode_peak_bytes, height, width, latent)
         if tile is None or overlap is None:
-            image = decode_tiled(self.decoder, latent, tile=tile, out=output_buffer, on_tile=between_tiles())
+            image = decode_tiled(self.decoder, latent, tile=tile, out=output_buffer, on_tile=counted("tile"))
         else:
             overlap = min(overlap, tile // 2)
             image = decode_blended(
-                self.decoder, latent, tile=tile, overlap=overlap, out=output_buffer, on_tile=between_tiles()
+                self.decoder, latent, tile=tile, overlap=overlap, out=output_buffer, on_tile=counted("tile")
             )
         learn(self.fingerprint, latent, image, DC_AE_F32.scaling_factor)
         return image
@@ -127,17 +127,6 @@ def picture_shape(config: AutoencoderConfig, shape: Sequence[int]) -> tuple[int,
 def usable_tile(*sides: int) -> int:
     """The smaller side, made a multiple of 32 from 128: the host's nodes offer any from 64."""
     return max(MIN_TILE, min(sides) // DC_AE_F32.downscale * DC_AE_F32.downscale)
-
-
-def between_tiles() -> Callable[[int, int], None]:
-    """What to do after each tile: stop if the user wants it, and move the progress bar."""
-    bar = comfy.utils.ProgressBar(1)
-
-    def on_tile(done: int, total: int) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        bar.update_absolute(done, total)
-
-    return on_tile
 
 
 def free_memory(model: torch.nn.Module, device: torch.device) -> float:

@@ -7,6 +7,7 @@ itself over, and runs inside the model's forward.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ import comfy.controlnet
 import comfy.model_management
 import comfy.ops
 import comfy.utils
+import node_helpers
 import torch
 from torch import Tensor
 
@@ -117,6 +119,34 @@ class SanaControl(comfy.controlnet.ControlNet):
         if patcher and hooks:
             patcher.apply_hooks(hooks, force_apply=True)
         return latent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """What a ControlNet is applied with.  image: (1 or B, H, W, 3) in 0..1."""
+
+    network: Any
+    image: Tensor
+    vae: Any
+    strength: float = 1.0
+
+    @classmethod
+    def of(cls, network: Any, image: Tensor | None, vae: Any, strength: float) -> Control | None:
+        """None if none of the three is there. Raises InputError if one of them is missing."""
+        parts = {"control_net": network, "control_image": image, "vae": vae}
+        if network is None and image is None:
+            return None
+        if missing := [name for name, part in parts.items() if part is None]:
+            raise InputError(f"a ControlNet needs control_net, control_image and vae: connect {' and '.join(missing)}")
+        return cls(network=network, image=image, vae=vae, strength=strength)
+
+    def applied(self, *conditionings: list) -> list[list]:
+        """Each CONDITIONING with one and the same ControlNet, as Apply ControlNet makes them."""
+        if self.strength == 0.0:
+            return list(conditionings)
+        control = self.network.copy().set_cond_hint(self.image.movedim(-1, 1), self.strength, (0.0, 1.0), vae=self.vae)
+        values = {"control": control, "control_apply_to_uncond": False}
+        return [node_helpers.conditioning_set_values(conditioning, values) for conditioning in conditionings]
 
 
 def load_control(path: str, order: str = "upstream") -> SanaControl:

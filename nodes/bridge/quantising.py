@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import comfy.model_management
-import comfy.utils
 import folder_paths
 
 from ...sana_core.errors import InputError, printable, shortened
@@ -19,6 +18,7 @@ from ...sana_core.quantiser.policy import CALIBRATED, GGUF
 from ...sana_core.sources import NANO
 from ...sana_core.text.detect import SPIECE_KEY
 from .paths import chosen_file
+from .progress import counted
 
 FORBIDDEN = frozenset('/<>:"|?*')  # in names: what some system does not allow, or reads as another place
 
@@ -65,7 +65,7 @@ def quantise_model(
             embedding=embedding,
             inputs=inputs,
             overwrite=overwrite,
-            progress=_progress(),
+            progress=counted("layer"),
         )
     return "\n".join([called, *report.lines()])
 
@@ -87,7 +87,7 @@ def _inputs(
     comfy.model_management.unload_all_models()
     comfy.model_management.soft_empty_cache()
     requests = [Request(prompt) for prompt in prompts]
-    given = {**options, "device": comfy.model_management.get_torch_device(), "progress": _progress()}
+    given = {**options, "device": comfy.model_management.get_torch_device(), "progress": counted("prompt")}
     if text_encoder is None:
         return largest_inputs(path, requests, **given)
     with chosen_file("text_encoders", text_encoder) as encoder:
@@ -122,14 +122,3 @@ def _folder(kind: str) -> Path:
         if folder.is_dir() and os.access(folder, os.W_OK):
             return folder
     raise InputError(f"there is no folder models/{kind} that ComfyUI can write: make one")
-
-
-def _progress() -> Callable[[int, int], None]:
-    """Moves the node's bar, and stops where the user wants it."""
-    bar = comfy.utils.ProgressBar(1)
-
-    def progress(done: int, total: int) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        bar.update_absolute(done, total)
-
-    return progress

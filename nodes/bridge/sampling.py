@@ -20,11 +20,13 @@ from tqdm.auto import tqdm  # pyright: ignore[reportMissingModuleSource]
 from ...sana_core.config import SamplingDefaults
 from ...sana_core.errors import InputError
 from ...sana_core.geometry import DC_AE_F32
-from ...sana_core.latents import latent_size, noises
+from ...sana_core.latents import latent_size, noises, ratio_size
 from ...sana_core.pipeline.request import Request
 from ...sana_core.samplers.methods import SAMPLERS, check_sampler, check_shift
 from ...sana_core.samplers.schedules import MOST_STEPS
+from .control import Control
 from .model import SanaModel, flow_shift
+from .progress import Steps
 from .prompts import padded_context
 from .steps import at_sigma
 from .text_encoder import SanaTokenizer
@@ -57,10 +59,12 @@ def make_sampler(name: str) -> comfy.samplers.KSAMPLER:
             options = at_sigma(arguments["model_options"], sigma)
             return model(x, x.new_full((len(x),), sigma), **{**arguments, "model_options": options})
 
+        shown = Steps(len(sigmas) - 1)
         with tqdm(total=len(sigmas) - 1, disable=disable) as bar:
 
             def report(index: int, sigma: float, x: Tensor, x0: Tensor) -> None:
                 bar.update(index + 1 - bar.n)
+                shown.update(index + 1)
                 if callback is not None:
                     callback({"i": index, "sigma": sigma, "sigma_hat": sigma, "x": x, "denoised": x0})
 
@@ -130,6 +134,15 @@ def empty_latent(width: int, height: int, batch_size: int = 1) -> dict[str, Any]
     return {"samples": samples, "downscale_ratio_spacial": DC_AE_F32.downscale}
 
 
+def chosen_size(model: ModelPatcher, size: dict[str, Any], width: int = 0, height: int = 0) -> dict[str, int | None]:
+    """Width and height of a request: those in `size`, those of the aspect ratio in it, or the given ones; 0 and None
+    are the model's own.
+    """
+    if "ratio" in size:
+        width, height = ratio_size(size["ratio"], released(model).width)
+    return {"width": size.get("width", width) or None, "height": size.get("height", height) or None}
+
+
 def generate(
     model: ModelPatcher,
     clip: Any,
@@ -137,11 +150,13 @@ def generate(
     *,
     denoise: float = 1.0,
     latent: dict[str, Any] | None = None,
+    control: Control | None = None,
 ) -> dict[str, Any]:
     """A request with one prompt -> LATENT, drawn as the model was released: its own solver, grid, steps and guidance,
     the instruction before the prompt alone.
 
-    denoise: how much of `latent` is redrawn. latent: LATENT to start from, in place of the request's size.
+    denoise: how much of `latent` is redrawn. latent: LATENT to start from, in place of the request's size. control:
+    a ControlNet with its picture.
     """
     defaults = released(model)
     config = model.model.diffusion_model.config
@@ -153,6 +168,8 @@ def generate(
     if config.guidance_embed:
         positive = node_helpers.conditioning_set_values(positive, {"guidance": guidance_scale})
         guidance_scale = 1.0
+    if control is not None:
+        positive, negative = control.applied(positive, negative)
     sigmas = make_sigmas(model, run.sampler, run.steps, request.shift, denoise)
     start = comfy.sample.fix_empty_latent_channels(model, latent["samples"], latent.get("downscale_ratio_spacial"))
     samples = comfy.sample.sample_custom(
