@@ -18,7 +18,7 @@ class SanaNativeLoadControlNet(io.ComfyNode):
         return io.Schema(
             node_id="SanaNativeLoadControlNet",
             display_name="Load SANA ControlNet",
-            category="SANA",
+            category="SANA/loaders",
             description="Loads a ControlNet for SANA from a file of any layout. The stock Load ControlNet Model does "
             "so too, always in upstream's order.",
             search_aliases=["sana controlnet", "load controlnet", "hed controlnet", "sana control net"],
@@ -55,7 +55,7 @@ class SanaNativeSoftEdge(io.ComfyNode):
         return io.Schema(
             node_id="SanaNativeSoftEdge",
             display_name="SANA Soft Edge",
-            category="SANA",
+            category="SANA/conditioning",
             description="Makes of an edge map the even, white lines on black that SANA's ControlNets were trained on.",
             search_aliases=["scribble", "hed", "soft edge", "sana hed", "controlnet preprocessor", "edge nms"],
             inputs=[

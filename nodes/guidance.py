@@ -26,7 +26,7 @@ class SanaNativePerturbedAttention(io.ComfyNode):
         return io.Schema(
             node_id="SanaNativePerturbedAttention",
             display_name="SANA Perturbed-Attention Guidance",
-            category="SANA",
+            category="SANA/guidance",
             description="Clearer structure: guides away from what the model would draw with its attention switched "
             "off in a block. Each step takes one more run of the model.",
             search_aliases=["pag", "perturbed attention guidance", "sana pag", "guidance"],
@@ -78,7 +78,7 @@ class SanaNativeGuidanceInterval(io.ComfyNode):
         return io.Schema(
             node_id="SanaNativeGuidanceInterval",
             display_name="SANA CFG Interval",
-            category="SANA",
+            category="SANA/guidance",
             description="Classifier-free guidance in a part of the sampling alone. The other steps leave the negative "
             "prompt out and take half the time; pictures get less saturated.",
             search_aliases=["cfg interval", "guidance interval", "interval guidance", "limited interval guidance"],

@@ -46,7 +46,7 @@ class SanaNativeResolution(io.ComfyNode):
         return io.Schema(
             node_id="SanaNativeResolution",
             display_name="SANA Resolution",
-            category="SANA",
+            category="SANA/latent",
             description="Width and height of a size that the model was trained on, for nodes that take them as "
             "numbers.",
             search_aliases=["sana resolution select", "aspect ratio", "sana size"],
@@ -95,7 +95,7 @@ class SanaNativeEmptyLatent(io.ComfyNode):
         return io.Schema(
             node_id="SanaNativeEmptyLatent",
             display_name="Empty SANA Latent",
-            category="SANA",
+            category="SANA/latent",
             description="An empty latent of a size that the model was trained on, or of your own.",
             search_aliases=["sana resolution", "aspect ratio", "empty latent image", "dc-ae latent"],
             inputs=[

@@ -146,7 +146,7 @@ class SanaNativeLoadModel(io.ComfyNode):
         return io.Schema(
             node_id="SanaNativeLoadModel",
             display_name="Load SANA Model",
-            category="SANA",
+            category="SANA/loaders",
             description="Loads SANA's transformer alone. Unlike Load Diffusion Model it lets you choose what a "
             "file may not state: the picture size of 2K and 4K models, and the number type of training.",
             search_aliases=["sana transformer", "sana checkpoint loader", "load sana diffusion model", "unet loader"],
@@ -187,7 +187,7 @@ class SanaNativeLoadVAE(io.ComfyNode):
         return io.Schema(
             node_id="SanaNativeLoadVAE",
             display_name="Load SANA VAE",
-            category="SANA",
+            category="SANA/loaders",
             description="Loads SANA's DC-AE alone. Load VAE does the same; this one also knows the names that older "
             "workflows have for it.",
             search_aliases=["dc-ae loader", "dcae", "sana vae loader", "extra vae loader"],
@@ -220,7 +220,7 @@ class SanaNativeLoadTextEncoder(io.ComfyNode):
         return io.Schema(
             node_id="SanaNativeLoadTextEncoder",
             display_name="Load SANA Text Encoder",
-            category="SANA",
+            category="SANA/loaders",
             description="Loads Gemma-2 the way SANA reads it: last layer with its final norm, soft-capped attention, "
             "instruction before the prompt.",
             search_aliases=["gemma loader", "sana clip", "gemma 2", "load gemma"],

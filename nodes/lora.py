@@ -18,7 +18,7 @@ class SanaNativeLoadLora(io.ComfyNode):
         return io.Schema(
             node_id="SanaNativeLoadLora",
             display_name="Load SANA LoRA",
-            category="SANA",
+            category="SANA/loaders",
             description="Adds a LoRA to a SANA model and says what of the file was used. "
             "ComfyUI's own Load LoRA works too.",
             search_aliases=["lora", "sana lora", "lokr", "loha", "dora", "lycoris", "lora loader"],

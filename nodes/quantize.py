@@ -36,7 +36,7 @@ class SanaNativeQuantize(io.ComfyNode):
         return io.Schema(
             node_id="SanaNativeQuantize",
             display_name="Quantize SANA Model",
-            category="SANA",
+            category="SANA/tools",
             description="Makes a smaller file of a SANA transformer, or of Gemma-2, once: 8 or 4 bits for each weight "
             "instead of 16. The new file lies beside the other models; press R and choose it in the loaders.",
             search_aliases=["quantize", "int8", "fp8", "nvfp4", "gguf", "4-bit", "low vram", "sana small"],

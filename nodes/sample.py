@@ -25,7 +25,7 @@ class SanaNativeSigmas(io.ComfyNode):
         return io.Schema(
             node_id="SanaNativeSigmas",
             display_name="SANA Sigmas",
-            category="SANA",
+            category="SANA/sampling",
             description="The exact noise schedule of the released code, for SamplerCustomAdvanced.",
             search_aliases=["sana scheduler", "flow dpm sigmas", "flow shift"],
             inputs=[
@@ -74,7 +74,7 @@ class SanaNativeSampler(io.ComfyNode):
         return io.Schema(
             node_id="SanaNativeSampler",
             display_name="SANA Sampler",
-            category="SANA",
+            category="SANA/sampling",
             description="The released solvers, for SamplerCustomAdvanced together with SANA Sigmas.",
             search_aliases=["flow dpm solver", "flow-dpm-solver++", "flow euler", "sana ksampler"],
             inputs=[io.Combo.Input("sampler", options=list(SAMPLER_NAMES), tooltip=SAMPLER_TIP)],

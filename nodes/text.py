@@ -21,7 +21,7 @@ class SanaNativeTextEncode(io.ComfyNode):
         return io.Schema(
             node_id="SanaNativeTextEncode",
             display_name="SANA Text Encode",
-            category="SANA",
+            category="SANA/conditioning",
             description="Encodes a prompt with Gemma-2. SANA was trained with an instruction before each prompt; "
             "leave it out for a negative prompt.",
             search_aliases=["sana prompt", "chi", "complex human instruction", "gemma encode", "clip text encode"],

@@ -28,7 +28,7 @@ class SanaNativeDecodeTiled(io.ComfyNode):
         return io.Schema(
             node_id="SanaNativeDecodeTiled",
             display_name="SANA VAE Decode (Tiled)",
-            category="SANA",
+            category="SANA/latent",
             description="Decodes a SANA latent in tiles, in little memory. Exact tiles give the same picture as VAE "
             "Decode, without seams.",
             search_aliases=["sana tiled decode", "decode 4k", "vae decode tiled", "low vram decode", "dc-ae tiling"],
