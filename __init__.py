@@ -4,5 +4,7 @@ if __package__:  # not when a test runner imports the folder as if it were a mod
     from .nodes import comfy_entrypoint
     from .nodes.bridge.registration import other_copy
 
-    WEB_DIRECTORY = None if other_copy() else "./js"  # the editor accepts each script once
     __all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]
+    WEB_DIRECTORY = "./js"
+    if other_copy():  # the editor accepts each script once
+        WEB_DIRECTORY = None
