@@ -15,8 +15,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from workflows.installed import serve  # noqa: E402
 
 
-def with_inputs_of_choices(info):
-    """The inputs that the choices of a dynamic combo bring, listed beside the others: comfy-lint 0.1.0 knows no such
+def add_inputs_of_choices(info):
+    """List the inputs that the choices of a dynamic combo bring beside the others: comfy-lint 0.1.0 knows no such
     choices. An input that several bring may have the values of all.
     """
     optional = info["input"].setdefault("optional", {})
@@ -28,12 +28,14 @@ def with_inputs_of_choices(info):
                         known = optional.setdefault(f"{name}.{inner}", described)
                         if described[0] == "COMBO" and known is not described:
                             known[1]["options"] = [*known[1]["options"], *described[1]["options"]]
-    return info
 
 
 def main():
     with tempfile.TemporaryDirectory() as base, serve(Path(base)) as server:
-        infos = {name: with_inputs_of_choices(info) for name, info in server.get("/object_info").items()}
+        infos = server.get("/object_info")
+    for name, info in infos.items():
+        if name.startswith("SanaNative"):
+            add_inputs_of_choices(info)
     Path(sys.argv[1]).write_text(json.dumps(infos), "utf-8")
 
 
