@@ -15,7 +15,7 @@ function showError(text) {
 }
 
 app.registerExtension({
-  name: "SANAnative.errorToast",
+  name: "sananative.errorToast",
   setup() {
     api.addEventListener("execution_error", ({ detail }) => {
       if (OURS.test(detail.exception_type)) showError(detail.exception_message.trim().split("\n")[0]);
