@@ -8,6 +8,9 @@ from comfy_api.latest import io
 
 from .bridge.lora import load_lora_file
 from .bridge.paths import chosen_file, model_files
+from .bridge.progress import show
+
+NONE = "none"
 
 
 class SanaNativeLoadLora(io.ComfyNode):
@@ -26,8 +29,8 @@ class SanaNativeLoadLora(io.ComfyNode):
                 io.Model.Input("model", tooltip="The SANA model to change."),
                 io.Combo.Input(
                     "lora_name",
-                    options=model_files("loras"),
-                    tooltip="File in models/loras, trained on the same SANA release: "
+                    options=[NONE, *model_files("loras")],
+                    tooltip="none: the model stays as it is. Or a file in models/loras, trained on the same SANA release: "
                     "by diffusers, OneTrainer, kohya or SimpleTuner.",
                 ),
                 io.Float.Input(
@@ -65,5 +68,9 @@ class SanaNativeLoadLora(io.ComfyNode):
     def execute(
         cls, model: Any, lora_name: str, strength_model: float, strength_clip: float, clip: Any = None
     ) -> io.NodeOutput:
+        if lora_name == NONE:
+            return io.NodeOutput(model, clip, "no LoRA is chosen")
         with chosen_file("loras", lora_name) as path:
-            return io.NodeOutput(*load_lora_file(model, clip, path, strength_model, strength_clip))
+            *patched, report = load_lora_file(model, clip, path, strength_model, strength_clip)
+        show(report)
+        return io.NodeOutput(*patched, report)

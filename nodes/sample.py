@@ -24,7 +24,7 @@ class SanaNativeSigmas(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SanaNativeSigmas",
-            display_name="SANA Sigmas",
+            display_name="SANA Scheduler",
             category="SANA/sampling",
             description="The exact noise schedule of the released code, for SamplerCustomAdvanced.",
             search_aliases=["sana scheduler", "flow dpm sigmas", "flow shift"],
@@ -73,9 +73,9 @@ class SanaNativeSampler(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SanaNativeSampler",
-            display_name="SANA Sampler",
+            display_name="SANA Sampler Select",
             category="SANA/sampling",
-            description="The released solvers, for SamplerCustomAdvanced together with SANA Sigmas.",
+            description="The released solvers, for SamplerCustomAdvanced together with SANA Scheduler.",
             search_aliases=["flow dpm solver", "flow-dpm-solver++", "flow euler", "sana ksampler"],
             inputs=[io.Combo.Input("sampler", options=list(SAMPLER_NAMES), tooltip=SAMPLER_TIP)],
             outputs=[io.Sampler.Output(tooltip="The solver, for SamplerCustomAdvanced or SamplerCustom.")],
