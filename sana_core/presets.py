@@ -34,7 +34,8 @@ class PublishedFile:
     """One file of a released model.
 
     repository: on Hugging Face, where everybody can download `file` without an account.  directory: its folder in
-    ComfyUI's models.  licence: as the repository states it.
+    ComfyUI's models.  licence: as the repository states it.  saved_as: a name that says what it is, where its own does
+    not.  gigabytes: of the file, where that is known.
     """
 
     name: str
@@ -42,6 +43,8 @@ class PublishedFile:
     file: str
     directory: str
     licence: str = LICENCE
+    saved_as: str = ""
+    gigabytes: float | None = None
 
     @property
     def url(self) -> str:
@@ -51,6 +54,11 @@ class PublishedFile:
     def file_name(self) -> str:
         """As a browser saves it."""
         return self.file.rpartition("/")[2]
+
+    @property
+    def local_name(self) -> str:
+        """As it should be called in the folder."""
+        return self.saved_as or self.file_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +135,7 @@ TEXT_ENCODER = PublishedFile(
     file="split_files/text_encoders/gemma_2_2b_fp16.safetensors",
     directory="text_encoders",
     licence=GEMMA_LICENCE,
+    gigabytes=5.2,
 )
 AUTOENCODERS = tuple(
     PublishedFile(
@@ -135,8 +144,14 @@ AUTOENCODERS = tuple(
         file="diffusion_pytorch_model.safetensors",
         directory="vae",
         licence=AUTOENCODER_LICENCE,
+        saved_as=saved_as,
+        gigabytes=gigabytes,
     )
-    for name in ("dc-ae-f32c32-sana-1.1", "dc-ae-f32c32-sana-1.0", "dc-ae-lite-f32c32-sana-1.1")
+    for name, saved_as, gigabytes in (
+        ("dc-ae-f32c32-sana-1.1", "sana_dc_ae_f32c32_1.1.safetensors", 1.25),
+        ("dc-ae-f32c32-sana-1.0", "sana_dc_ae_f32c32_1.0.safetensors", 1.25),
+        ("dc-ae-lite-f32c32-sana-1.1", "sana_dc_ae_lite_f32c32_1.1.safetensors", None),
+    )
 )
 CONTROLNETS = tuple(
     PublishedFile(name=name, repository=f"{OWNER}/{name}", file=f"checkpoints/{name}.pth", directory="controlnet")

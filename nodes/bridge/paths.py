@@ -64,7 +64,7 @@ def choice_path(kind: str, name: str) -> str:
     files = (file for file in model_files(kind) if _is_file_of(part, PurePosixPath(file.replace("\\", "/"))))
     if found := next(files, None):
         return model_path(kind, found)
-    own_name = part.name + PurePosixPath(part.file).suffix
+    own_name = part.saved_as or part.name + PurePosixPath(part.file).suffix
     raise InputError(
         f"{name} was chosen, but its file is not in models/{kind}: download {part.url} and save it there as {own_name}"
     )
@@ -89,7 +89,7 @@ def _is_file_of(part: PublishedFile, file: PurePosixPath) -> bool:
     it.
     """
     own_file = PurePosixPath(part.file).stem if part.file.startswith("checkpoints/") else part.name
-    names = {part.name, own_file, f"{part.name}-diffusers"}
+    names = {part.name, own_file, f"{part.name}-diffusers", PurePosixPath(part.local_name).stem}
     return file.stem in names or any(folder.split("--")[-1] in names for folder in file.parts[:-1])
 
 

@@ -23,9 +23,8 @@ RELEASED = {  # files of the templates -> tiny files of the same kind and layout
     "diffusion_models/Sana_1600M_4Kpx_BF16.pth": "diffusion_models/sana_4k.pth",
     "diffusion_models/Sana_Sprint_1.6B_1024px.pth": "diffusion_models/sprint.pth",
     "controlnet/Sana_1600M_1024px_BF16_ControlNet_HED.pth": "controlnet/control.pth",
-    "loras/my_sana_lora.safetensors": "loras/lora.safetensors",
     "text_encoders/gemma_2_2b_fp16.safetensors": "text_encoders/gemma.safetensors",
-    "vae/diffusion_pytorch_model.safetensors": "vae/dcae.safetensors",
+    "vae/sana_dc_ae_f32c32_1.1.safetensors": "vae/dcae.safetensors",
 }
 QUANTISED = (  # as the templates for small cards make them
     ("diffusion_models/Sana_1600M_1024px_BF16.pth", "int8"),

@@ -24,10 +24,14 @@ def load_prompt(name):
 
 
 def nodes(template):
-    """All nodes but the notes."""
-    return [node for node in template["nodes"] if node["type"] not in NOTES]
+    """All nodes that run, those of the subgraphs too."""
+    subgraphs = template.get("definitions", {}).get("subgraphs", [])
+    hidden = {*NOTES, *(subgraph["id"] for subgraph in subgraphs)}
+    return [node for graph in (template, *subgraphs) for node in graph["nodes"] if node["type"] not in hidden]
 
 
-def link_sources(template):
-    """{link id: [id of the node it comes from, output index]}"""
-    return {link[0]: [str(link[1]), link[2]] for link in template["links"]}
+def subgraph_node(template):
+    """The one node that holds the subgraph."""
+    (subgraph,) = template["definitions"]["subgraphs"]
+    (node,) = [node for node in template["nodes"] if node["type"] == subgraph["id"]]
+    return node

@@ -29,6 +29,9 @@ REOPEN = """async (workflow) => {
 }"""
 
 
+NOT_READ = ("definitions", "floatingLinks")  # written as null where there are none, which some readers do not expect
+
+
 def write(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
@@ -47,6 +50,7 @@ def main(names: list[str]) -> None:
             workflow = page.evaluate(EDITOR, template.described())
             for _ in range(2):  # sizes and order settle when a saved workflow is opened
                 workflow, prompt = page.evaluate(REOPEN, workflow)
+            workflow = {key: value for key, value in workflow.items() if key not in NOT_READ or value is not None}
             write(ROOT / "workflows" / f"{template.name}.json", workflow)
             write(ROOT / "tests" / "workflows" / "prompts" / f"{template.name}.json", prompt)
             sys.stdout.write(f"{template.name}\n")

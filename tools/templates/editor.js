@@ -1,18 +1,18 @@
 // Runs in ComfyUI's editor: builds the graph that a template describes and lays it out. Called by build.py with one template as JSON.
 async (template) => {
-  const TITLE = 30, PAD = 20, GAP = 40, HEAD = 60;
+  const TITLE = 30, GAP = 40, BELOW = 90; // BELOW: Nodes 2.0 draws taller nodes than the classic canvas
+  const WIDTHS = { note: 400, before: 320, subgraph: 420, after: 420, inside: 400 };
   const settle = () => new Promise((resolve) => setTimeout(resolve, 800));
   await app.extensionManager.command.execute("Comfy.NewBlankWorkflow");
   await settle();
   const graph = app.rootGraph, made = {};
 
-  for (const spec of template.groups.flatMap((group) => group.nodes)) {
+  for (const spec of template.nodes) {
     const node = LiteGraph.createNode(spec.type);
     if (!node) throw new Error(`there is no node ${spec.type}`);
     graph.add(node);
     made[spec.key] = node;
     if (spec.title) node.title = spec.title;
-    if (spec.color) Object.assign(node, { color: LGraphCanvas.node_colors[spec.color].color, bgcolor: LGraphCanvas.node_colors[spec.color].bgcolor });
     for (const [name, value] of Object.entries(spec.widgets)) {
       const widget = node.widgets.find((widget) => widget.name === name);
       if (!widget) throw new Error(`${spec.type} has no widget ${name}, it has ${node.widgets.map((widget) => widget.name)}`);
@@ -29,31 +29,52 @@ async (template) => {
   }
   await settle();
 
-  const bottoms = {}; // of every column
-  let left = {}; // x of every column
-  for (const group of template.groups) left[group.column] = Math.max(left[group.column] ?? 0, group.width);
-  let x = 0;
-  for (const column of Object.keys(left).sort((a, b) => a - b)) {
-    const width = left[column];
-    left[column] = x;
-    x += width + 2 * PAD + GAP;
+  const inside = template.nodes.filter((spec) => spec.inside);
+  for (const column of new Set(inside.map((spec) => spec.column)))
+    stack(inside.filter((spec) => spec.column === column), column * (WIDTHS.inside + 2 * GAP), WIDTHS.inside, BELOW);
+
+  const keys = Object.fromEntries(inside.map((spec) => [spec.key, made[spec.key].id]));
+  const { subgraph, node } = graph.convertToSubgraph(new Set(inside.map((spec) => made[spec.key])));
+  Object.assign(subgraph, { name: template.subgraph });
+  Object.assign(node, { title: template.subgraph });
+  for (const [key, name, label] of template.promoted) {
+    const source = subgraph.nodes.find((inner) => inner.id === keys[key]);
+    const widget = source.widgets.find((widget) => widget.name === name);
+    const slot = source.getSlotFromWidget(widget);
+    const input = subgraph.addInput(label, String(slot.type));
+    input.label = label;
+    input.connect(slot, source);
   }
-  for (const spec of template.groups) {
-    const top = bottoms[spec.column] ?? 0, start = left[spec.column];
-    let y = top + HEAD;
-    for (const { key, height } of spec.nodes) {
-      const node = made[key];
-      node.setSize([spec.width, Math.max(height ?? 0, node.computeSize()[1])]);
-      node.pos = [start + PAD, y + TITLE];
-      y += TITLE + node.size[1] + PAD;
-    }
-    if (spec.title) {
-      const group = new LiteGraph.LGraphGroup(spec.title);
-      Object.assign(group, { pos: [start, top], size: [spec.width + 2 * PAD, y - top], color: spec.color, font_size: 24 });
-      graph.add(group);
-    }
-    bottoms[spec.column] = y + GAP;
+  for (const [key, name, called] of template.outputs) {
+    const source = subgraph.nodes.find((inner) => inner.id === keys[key]);
+    const links = source.outputs.find((slot) => slot.name === name).links;
+    for (const output of subgraph.outputs)
+      if (output.linkIds.some((link) => links.includes(link))) subgraph.renameOutput(output, called);
   }
   await settle();
+  let x = 0;
+  const side = (column, width) => {
+    const specs = template.nodes.filter((spec) => !spec.inside && spec.column === column);
+    if (!specs.length) return;
+    stack(specs, x, width, GAP);
+    x += width + GAP;
+  };
+  side(0, WIDTHS.note);
+  side(1, WIDTHS.before);
+  node.pos = [x, 0];
+  node.setSize([WIDTHS.subgraph, template.height]);
+  x += WIDTHS.subgraph + GAP;
+  side(3, WIDTHS.after);
+  await settle();
   return (await app.graphToPrompt()).workflow;
+
+  function stack(specs, x, width, gap) {
+    let y = 0;
+    for (const { key, height } of specs) {
+      const one = made[key];
+      one.setSize([width, Math.max(height ?? 0, one.computeSize()[1])]);
+      one.pos = [x, y];
+      y += TITLE + one.size[1] + gap;
+    }
+  }
 }

@@ -1,17 +1,16 @@
-"""A template as data: nodes in titled groups, groups in columns, links by the names of outputs and inputs."""
+"""A template as data: a note, one subgraph with what people change on it, and the nodes around it."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
+
+from note import note
 
 from sana_core.presets import PublishedFile
 
-NOTES = Path(__file__).parent / "notes"
 OURS = {"cnr_id": "sana-native", "ver": "0.1.0"}  # how the editor knows which pack a missing node belongs to
 CORE = {"cnr_id": "comfy-core", "ver": "0.33.0"}
-WIDTH = 380
 
 
 class Output(NamedTuple):
@@ -31,78 +30,101 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """What editor.js makes a node from; height in pixels, None for the node's own."""
+    """What editor.js makes a node from.
+
+    column: from left to right, inside the subgraph or around it.  height in pixels; None: the node's own.
+    """
 
     key: str
     type: str
-    title: str | None
-    color: str | None
+    inside: bool
+    column: int
     height: int | None
+    title: str | None
     widgets: dict[str, Any]
     properties: dict[str, Any]
 
 
-@dataclass(kw_only=True)
-class Group:
-    """A titled box, below the groups that stand in the same column already."""
+class Promoted(NamedTuple):
+    """A widget of a node inside that is shown on the subgraph."""
 
-    title: str
-    color: str
-    column: int
-    width: int = WIDTH
-    nodes: list[Spec] = field(default_factory=list)
+    node: str
+    widget: str
+    label: str
 
 
+@dataclass
 class Template:
-    """One packaged workflow. Its note is notes/<name>.md."""
+    """One packaged workflow, with its note first. Nodes inside the subgraph are added by `add`, others by `before` and
+    `after`.
+    """
 
-    def __init__(self, name: str, note_height: int = 500) -> None:
-        self.name = name
-        self.groups: list[Group] = []
-        self.links: list[tuple[str, str, str, str]] = []
-        self._place = Group(title="", color="", column=0, width=440)
-        self.groups.append(self._place)
-        self.add("MarkdownNote", title="Read me", height=note_height, text=(NOTES / f"{name}.md").read_text("utf-8"))
+    name: str
+    subgraph: str
+    height: int = 620
+    nodes: list[Spec] = field(default_factory=list)
+    links: list[tuple[str, str, str, str]] = field(default_factory=list)
+    promoted: list[Promoted] = field(default_factory=list)
+    outputs: list[tuple[str, str, str]] = field(default_factory=list)
+    files: list[PublishedFile] = field(default_factory=list)
 
-    def group(self, title: str, color: str, column: int, width: int = WIDTH) -> None:
-        """Nodes that are added from here on belong to this group."""
-        self._place = Group(title=title, color=color, column=column, width=width)
-        self.groups.append(self._place)
-
-    def add(
-        self,
-        type: str,
-        /,
-        *,
-        title: str | None = None,
-        color: str | None = None,
-        height: int | None = None,
-        models: tuple[PublishedFile, ...] = (),
-        **inputs: Any,
-    ) -> Node:
-        """A node. Inputs are values of widgets or outputs of other nodes; "__" in a name stands for the dot of a
-        dynamic combo.
-
-        models: files to download, for the editor's panel of missing models.
+    def add(self, type: str, /, *, column: int, models: tuple[PublishedFile, ...] = (), **inputs: Any) -> Node:
+        """A node inside. Inputs are values of widgets or outputs of other nodes; "__" in a name stands for the dot of a
+        dynamic combo.  tall: its least height in pixels.  models: files to download, for the editor's panel of missing
+        models.
         """
-        key = f"{type}{sum(len(group.nodes) for group in self.groups)}"
-        named = {name.replace("__", "."): value for name, value in inputs.items()}
-        self.links += [(*value, key, name) for name, value in named.items() if isinstance(value, Output)]
-        widgets = {name: value for name, value in named.items() if not isinstance(value, Output)}
-        origin = {} if type == "MarkdownNote" else OURS if type.startswith("SanaNative") else CORE
-        downloads = [{"name": part.file_name, "url": part.url, "directory": part.directory} for part in models]
-        spec = Spec(
-            key=key,
-            type=type,
-            title=title,
-            color=color,
-            height=height,
-            widgets=widgets,
-            properties={**origin, **({"models": downloads} if downloads else {})},
-        )
-        self._place.nodes.append(spec)
-        return Node(key)
+        return self._add(type, True, column, models, inputs)
+
+    def before(self, type: str, /, *, models: tuple[PublishedFile, ...] = (), **inputs: Any) -> Node:
+        """A node left of the subgraph, below those that stand there."""
+        return self._add(type, False, 1, models, inputs)
+
+    def after(self, type: str, /, called: str, **inputs: Any) -> Node:
+        """A node right of it, which shows an output of the subgraph that is called so."""
+        self.outputs += [(*value, called) for value in inputs.values() if isinstance(value, Output)]
+        return self._add(type, False, 3, (), inputs)
+
+    def promote(self, node: Node, **labels: str) -> None:
+        """Show widgets of a node on the subgraph, below those that are there: widget -> label."""
+        self.promoted += [Promoted(node.key, name.replace("__", "."), label) for name, label in labels.items()]
 
     def described(self) -> dict[str, Any]:
         """What editor.js takes."""
-        return {"groups": [asdict(group) for group in self.groups], "links": self.links}
+        text = {"text": note(self.name, self.files)}
+        first = Spec(
+            key="note", type="MarkdownNote", inside=False, column=0, height=self.height, title="Read me",
+            widgets=text, properties={},
+        )  # fmt: skip
+        return {
+            "subgraph": self.subgraph,
+            "height": self.height,
+            "nodes": [asdict(spec) for spec in (first, *self.nodes)],
+            "links": self.links,
+            "promoted": self.promoted,
+            "outputs": self.outputs,
+        }
+
+    def _add(
+        self, type: str, inside: bool, column: int, models: tuple[PublishedFile, ...], inputs: dict[str, Any]
+    ) -> Node:
+        key = f"{type}{len(self.nodes)}"
+        height, title = inputs.pop("tall", None), inputs.pop("title", None)
+        named = {name.replace("__", "."): value for name, value in inputs.items()}
+        self.links += [(*value, key, name) for name, value in named.items() if isinstance(value, Output)]
+        self.files += [part for part in models if part not in self.files]
+        downloads = [{"name": part.local_name, "url": part.url, "directory": part.directory} for part in models]
+        spec = Spec(
+            key=key,
+            type=type,
+            inside=inside,
+            column=column,
+            height=height,
+            title=title,
+            widgets={name: value for name, value in named.items() if not isinstance(value, Output)},
+            properties={
+                **(OURS if type.startswith("SanaNative") else CORE),
+                **({"models": downloads} if downloads else {}),
+            },
+        )
+        self.nodes.append(spec)
+        return Node(key)

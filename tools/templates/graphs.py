@@ -1,301 +1,296 @@
-"""The packaged templates."""
+"""The packaged templates: a note, one subgraph, a picture."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from graph import Node, Output, Template
-from parts import (
-    BLUE,
-    BROWN,
-    DCAE,
-    GREEN,
-    PURPLE,
-    RED,
-    decode,
-    load,
-    masked_picture,
-    picture,
-    prompts,
-    sample,
-    sample_sprint,
-    size,
-)  # fmt: skip
 
-from sana_core.presets import CONTROLNETS, RELEASES, TEXT_ENCODER, PublishedFile
+from sana_core.presets import AUTOENCODERS, CONTROLNETS, RELEASES, TEXT_ENCODER, PublishedFile, Release
 
-PARTS = {part.name: part for part in (*RELEASES, *CONTROLNETS)}
+PARTS = {part.name: part for part in RELEASES}
 BASE, SANA15, SPRINT = PARTS["Sana_1600M_1024px_BF16"], PARTS["SANA1.5_1.6B_1024px"], PARTS["Sana_Sprint_1.6B_1024px"]
-SMALL = PARTS["Sana_600M_1024px"]
-TWO_K, FOUR_K = PARTS["Sana_1600M_2Kpx_BF16"], PARTS["Sana_1600M_4Kpx_BF16"]
-CONTROLNET = PARTS["Sana_1600M_1024px_BF16_ControlNet_HED"]
-LORA = "my_sana_lora.safetensors"  # stands for the user's
+SMALL, TWO_K, FOUR_K = PARTS["Sana_600M_1024px"], PARTS["Sana_1600M_2Kpx_BF16"], PARTS["Sana_1600M_4Kpx_BF16"]
+DCAE, CONTROLNET = AUTOENCODERS[0], CONTROLNETS[0]
 FOX = (
     "A red fox walking through fresh snow at sunrise, frost on its whiskers, soft golden light, "
     "photograph with shallow depth of field"
 )
 HARBOUR = (
     "A wide view over an old harbour town at dusk, hundreds of lit windows, wooden boats on calm water, mountains "
-    "behind, "
-    "every roof tile visible, highly detailed photograph"
+    "behind, every roof tile visible, highly detailed photograph"
 )
 WATERCOLOUR = (
     "A watercolour painting of the same scene, loose brush strokes, bright colours, white paper showing through"
 )
 BALLOON = "A red hot-air balloon floating in a clear sky, photograph"
 HOUSE = "A small wooden house at a lake in autumn, morning mist, reflections on the water, photograph"
+TEXT_TO_IMAGE = "Text to Image (SANA)"
 
 
-def text_to_image(
-    name: str, model: PublishedFile, class_label: str, size_label: str, text: str, *, tile: str | None = None
-) -> Template:
-    t = Template(name)
-    loaded = load(t, model)
-    latent = size(t, class_label, size_label)
-    positive, negative = prompts(t, loaded["CLIP"], text)
-    run = sample(t, loaded["MODEL"], positive["CONDITIONING"], negative["CONDITIONING"], latent["LATENT"])
-    decode(t, run["output"], loaded["VAE"], tile=tile)
+# Parts of the graphs
+
+
+def load(t: Template, model: str, text_encoder: str, vae: str, models: tuple[PublishedFile, ...] = ()) -> Node:
+    return t.add("SanaNativeLoad", column=0, models=models, model=model, text_encoder=text_encoder, vae=vae)
+
+
+def load_release(t: Template, release: Release) -> Node:
+    names = release.local_name, TEXT_ENCODER.local_name, DCAE.local_name
+    return load(t, *names, models=(release, TEXT_ENCODER, DCAE))
+
+
+def load_nano(t: Template, model: str = "sana_nano.safetensors") -> Node:
+    """The embedded model, which comes with the pack."""
+    return load(t, model, "sana_nano_text.safetensors", "sana_nano_vae.safetensors")
+
+
+def generate(t: Template, model: Output, clip: Output, prompt: str, *, column: int = 1, **inputs: Any) -> Node:
+    return t.add("SanaNativeGenerate", column=column, tall=560, model=model, clip=clip, prompt=prompt, seed=1, **inputs)
+
+
+def own_settings(release: Release, *, size: bool = True) -> dict[str, Any]:
+    """The released numbers, where people see and change them."""
+    sampling = release.sampling
+    chosen = {"sampling": "own", "sampling__steps": sampling.steps, "sampling__cfg": sampling.guidance_scale}
+    return {**({"size": "aspect ratio", "size__ratio": "1:1"} if size else {}), **chosen}
+
+
+def promote_settings(t: Template, run: Node, release: Release, *, size: bool = True, first: str = "prompt") -> None:
+    """What people change: first the prompt, large."""
+    t.promote(run, prompt=first)
+    if size:
+        t.promote(run, size__ratio="aspect ratio")
+    t.promote(run, seed="seed", sampling__steps="steps")
+    if release.sampling.sampler != "scm":
+        t.promote(run, sampling__cfg="cfg")
+
+
+def decode(t: Template, samples: Output, vae: Output, *, tile: str | None = None, column: int = 2) -> Output:
+    if tile is None:
+        return t.add("VAEDecode", column=column, samples=samples, vae=vae)["IMAGE"]
+    return t.add("SanaNativeDecodeTiled", column=column, samples=samples, vae=vae, tile_size=tile)["IMAGE"]
+
+
+def save(t: Template, image: Output, height: int | None = None) -> None:
+    t.after("SaveImage", called="picture", tall=height or t.height, images=image, filename_prefix="SANA")
+
+
+def load_picture(t: Template) -> Node:
+    return t.before("LoadImage", tall=400, image="example.png")
+
+
+def scaled(t: Template, image: Output) -> Node:
+    """About a million pixels and a multiple of 32 on each side, as SANA needs it."""
+    return t.add(
+        "ImageScaleToTotalPixels", column=0, image=image, upscale_method="bicubic", megapixels=1.0, resolution_steps=32
+    )
+
+
+# Released models
+
+
+def text_to_image(name: str, release: Release, prompt: str, *, tile: str | None = None) -> Template:
+    t = Template(name, TEXT_TO_IMAGE)
+    loaded = load_release(t, release)
+    run = generate(t, loaded["MODEL"], loaded["CLIP"], prompt, **own_settings(release))
+    promote_settings(t, run, release)
+    t.promote(loaded, model="model")
+    save(t, decode(t, run["LATENT"], loaded["VAE"], tile=tile))
     return t
 
 
-def small(
-    name: str, model: PublishedFile, text_format: str, class_label: str, size_label: str, text: str,
-    *, tile: str | None = None,
-) -> Template:  # fmt: skip
+def small(name: str, release: Release, text_format: str, prompt: str, *, tile: str | None = None) -> Template:
     """Quantised files are made at the first run; with them the rest draws."""
-    t = Template(name)
-    t.group("0 Make the small files, once", RED, 1)
-    made = {
-        "model": t.add("SanaNativeQuantize", title="Model in int8", models=(model,), model=model.file_name),
-        "text_encoder": t.add(
-            "SanaNativeQuantize", title=f"Gemma in {text_format}", models=(TEXT_ENCODER,), model="none",
-            text_encoder=TEXT_ENCODER.file_name, format=text_format,
-        ),
-    }  # fmt: skip
-    for node in made.values():
-        t.add("PreviewAny", title="What was made", height=140, source=node["report"])
-    t.group("1 Model", BLUE, 2)
-    files = {"model": small_name(model, "int8"), "text_encoder": small_name(TEXT_ENCODER, text_format)}
-    loaded = t.add("SanaNativeLoad", color="blue", models=(DCAE,), vae=DCAE.file_name, **files)
-    t.group("2 Size", BROWN, 2)
-    latent = t.add("SanaNativeEmptyLatent", resolution=class_label, resolution__size=size_label)
-    positive, negative = prompts(t, loaded["CLIP"], text, column=3)
-    run = sample(t, loaded["MODEL"], positive["CONDITIONING"], negative["CONDITIONING"], latent["LATENT"], column=4)
-    decode(t, run["output"], loaded["VAE"], tile=tile, column=5)
+    t = Template(name, TEXT_TO_IMAGE)
+    t.before(
+        "SanaNativeQuantize", title="1 Make the model small", models=(release,), model=release.local_name, tall=250
+    )
+    t.before(
+        "SanaNativeQuantize", title="2 Make Gemma small", models=(TEXT_ENCODER,), model="none", tall=250,
+        text_encoder=TEXT_ENCODER.local_name, format=text_format,
+    )  # fmt: skip
+    names = small_name(release, "int8"), small_name(TEXT_ENCODER, text_format), DCAE.local_name
+    loaded = load(t, *names, models=(DCAE,))
+    run = generate(t, loaded["MODEL"], loaded["CLIP"], prompt, **own_settings(release))
+    promote_settings(t, run, release)
+    save(t, decode(t, run["LATENT"], loaded["VAE"], tile=tile))
     return t
 
 
 def small_name(part: PublishedFile, format: str) -> str:
     """As the node Quantize SANA Model calls what it makes."""
-    return f"{part.file_name.rpartition('.')[0]}_{format}.safetensors"
+    return f"{part.local_name.rpartition('.')[0]}_{format}.safetensors"
 
 
-def load_nano(t: Template, model: str = "sana_nano.safetensors") -> Node:
-    """The embedded model, which comes with the pack."""
-    t.group("", "", 0, width=440)
-    files = {"model": model, "text_encoder": "sana_nano_text.safetensors", "vae": "sana_nano_vae.safetensors"}
-    return t.add("SanaNativeLoad", color="blue", **files)
+def lora() -> Template:
+    t = Template("SANA-LoRA", "Text to Image with a LoRA (SANA)")
+    loaded = load_release(t, BASE)
+    patched = t.add("SanaNativeLoadLora", column=0, model=loaded["MODEL"], clip=loaded["CLIP"], lora_name="none")
+    run = generate(t, patched["MODEL"], patched["CLIP"], FOX, **own_settings(BASE))
+    promote_settings(t, run, BASE)
+    t.promote(patched, lora_name="LoRA", strength_model="strength")
+    save(t, decode(t, run["LATENT"], loaded["VAE"]))
+    return t
 
 
-def generate(
-    t: Template, model: Output, clip: Output, prompt: str, *, title: str | None = None, height: int = 560
-) -> Node:
-    return t.add(
-        "SanaNativeGenerate", title=title, color="green", height=height, model=model, clip=clip, prompt=prompt, seed=1
+def perturbed_attention() -> Template:
+    t = Template("SANA-PAG", "Text to Image with PAG (SANA)")
+    loaded = load_release(t, BASE)
+    guided = t.add("SanaNativePerturbedAttention", column=0, model=loaded["MODEL"])
+    run = generate(t, guided["MODEL"], loaded["CLIP"], FOX, **own_settings(BASE))
+    promote_settings(t, run, BASE)
+    t.promote(guided, scale="PAG scale")
+    save(t, decode(t, run["LATENT"], loaded["VAE"]))
+    return t
+
+
+def controlnet() -> Template:
+    t = Template("SANA-ControlNet", "Draw along Edges (SANA)")
+    picture = load_picture(t)
+    loaded = load_release(t, BASE)
+    edges = t.add("Canny", column=0, image=picture["IMAGE"])
+    prepared = t.add("SanaNativeSoftEdge", column=0, edges=edges["IMAGE"], lines="thin")
+    control = t.add("SanaNativeLoadControlNet", column=0, models=(CONTROLNET,), control_net=CONTROLNET.local_name)
+    run = generate(
+        t, loaded["MODEL"], loaded["CLIP"], FOX, control_net=control["CONTROL_NET"], control_image=prepared["IMAGE"],
+        vae=loaded["VAE"], **own_settings(BASE),
+    )  # fmt: skip
+    promote_settings(t, run, BASE)
+    t.promote(run, control_strength="strength")
+    save(t, decode(t, run["LATENT"], loaded["VAE"]), height=340)
+    t.after("PreviewImage", called="edges", title="Edges", tall=220, images=prepared["IMAGE"])
+    return t
+
+
+def image_to_image(name: str, release: Release) -> Template:
+    t = Template(name, "Image to Image (SANA)")
+    picture = load_picture(t)
+    loaded = load_release(t, release)
+    encoded = t.add("VAEEncode", column=0, pixels=scaled(t, picture["IMAGE"])["IMAGE"], vae=loaded["VAE"])
+    run = generate(
+        t, loaded["MODEL"], loaded["CLIP"], WATERCOLOUR, latent=encoded["LATENT"], denoise=0.6,
+        **own_settings(release, size=False),
+    )  # fmt: skip
+    promote_settings(t, run, release, size=False)
+    t.promote(run, denoise="denoise")
+    save(t, decode(t, run["LATENT"], loaded["VAE"]))
+    return t
+
+
+def inpaint() -> Template:
+    """The mask is the painted one and, as long as `middle` is 1, a square in the middle of an unpainted picture."""
+    t = Template("SANA-inpaint", "Inpaint (SANA)")
+    picture = load_picture(t)
+    loaded = load_release(t, SANA15)
+    square = t.add("SolidMask", column=0, title="Square in the middle", value=1.0, width=32, height=32)
+    mask = t.add(
+        "MaskComposite", column=0, destination=picture["MASK"], source=square["MASK"], x=16, y=16, operation="or"
     )
+    joined = t.add("JoinImageWithAlpha", column=0, image=picture["IMAGE"], alpha=mask["MASK"])
+    split = t.add("SplitImageWithAlpha", column=0, image=scaled(t, joined["IMAGE"])["IMAGE"])
+    run = _repaint(t, loaded, split["IMAGE"], split["MASK"], BALLOON)
+    promote_settings(t, run, SANA15, size=False)
+    t.promote(square, value="middle")
+    return t
 
 
-def save_small(t: Template, latent: Output, vae: Output) -> None:
-    t.group("", "", 2, width=320)
-    decoded = t.add("VAEDecode", samples=latent, vae=vae)
-    t.add("SaveImage", height=340, images=decoded["IMAGE"], filename_prefix="SANA")
+def outpaint() -> Template:
+    t = Template("SANA-outpaint", "Outpaint (SANA)")
+    picture = load_picture(t)
+    loaded = load_release(t, SANA15)
+    padded = t.add(
+        "ImagePadForOutpaint", column=0, image=scaled(t, picture["IMAGE"])["IMAGE"],
+        left=256, right=256, top=0, bottom=0, feathering=64,
+    )  # fmt: skip
+    run = _repaint(t, loaded, padded["IMAGE"], padded["MASK"], HOUSE)
+    promote_settings(t, run, SANA15, size=False)
+    t.promote(padded, left="left", right="right", top="top", bottom="bottom")
+    return t
 
 
-def quick_start(
-    name: str = "SANA-quick-start", model: str = "sana_nano.safetensors", prompt: str = "a red apple"
-) -> Template:
-    t = Template(name, note_height=300)
+def _repaint(t: Template, loaded: Node, image: Output, mask: Output, prompt: str) -> Node:
+    """Redraw what the mask covers; everything else comes from the picture, pixel by pixel."""
+    encoded = t.add("VAEEncode", column=1, pixels=image, vae=loaded["VAE"])
+    masked = t.add("SetLatentNoiseMask", column=1, samples=encoded["LATENT"], mask=mask)
+    run = generate(
+        t, loaded["MODEL"], loaded["CLIP"], prompt, column=2, latent=masked["LATENT"],
+        **own_settings(SANA15, size=False),
+    )  # fmt: skip
+    drawn = decode(t, run["LATENT"], loaded["VAE"], column=3)
+    pasted = t.add(
+        "ImageCompositeMasked", column=3, destination=image, source=drawn, mask=mask, x=0, y=0, resize_source=True
+    )
+    save(t, pasted["IMAGE"])
+    return run
+
+
+# The embedded model
+
+
+def quick_start(name: str, prompt: str, model: str = "sana_nano.safetensors") -> Template:
+    t = Template(name, "Text to Image (Sana-nano)", height=420)
     loaded = load_nano(t, model)
-    t.group("", "", 1, width=420)
-    save_small(t, generate(t, loaded["MODEL"], loaded["CLIP"], prompt)["LATENT"], loaded["VAE"])
+    run = generate(t, loaded["MODEL"], loaded["CLIP"], prompt)
+    t.promote(run, prompt="prompt", seed="seed")
+    save(t, decode(t, run["LATENT"], loaded["VAE"]))
     return t
 
 
 def quick_start_lora() -> Template:
-    t = Template("SANA-quick-start-LoRA", note_height=340)
+    t = Template("SANA-quick-start-LoRA", "Text to Image with a LoRA (Sana-nano)", height=420)
     loaded = load_nano(t)
     patched = t.add(
-        "SanaNativeLoadLora",
-        color="blue",
-        model=loaded["MODEL"],
-        clip=loaded["CLIP"],
+        "SanaNativeLoadLora", column=0, model=loaded["MODEL"], clip=loaded["CLIP"],
         lora_name="sana_nano_style.safetensors",
-    )
-    t.group("", "", 1, width=420)
+    )  # fmt: skip
     run = generate(t, patched["MODEL"], patched["CLIP"], "a sunflower, monochrome")
-    t.add("PreviewAny", title="What the LoRA changes", height=140, source=patched["report"])
-    save_small(t, run["LATENT"], loaded["VAE"])
+    t.promote(run, prompt="prompt", seed="seed")
+    t.promote(patched, lora_name="LoRA", strength_model="strength")
+    save(t, decode(t, run["LATENT"], loaded["VAE"]))
     return t
 
 
 def quick_start_controlnet() -> Template:
     """The lines of one drawn picture guide another: no picture has to be there."""
-    t = Template("SANA-quick-start-ControlNet", note_height=340)
+    t = Template("SANA-quick-start-ControlNet", "Draw along Edges (Sana-nano)", height=480)
     loaded = load_nano(t)
-    t.group("1 A picture and its edges", RED, 1)
-    run = generate(t, loaded["MODEL"], loaded["CLIP"], "a small red apple", height=420)
-    drawn = t.add("VAEDecode", samples=run["LATENT"], vae=loaded["VAE"])
-    edges = t.add("Canny", image=drawn["IMAGE"], low_threshold=0.1, high_threshold=0.3)
-    t.add("PreviewImage", height=260, images=edges["IMAGE"])
-    t.group("2 Another one along them", GREEN, 2)
-    positive = t.add(
-        "SanaNativeTextEncode", title="Prompt", color="green", height=160, clip=loaded["CLIP"], text="a tangerine"
+    first = generate(t, loaded["MODEL"], loaded["CLIP"], "a small red apple")
+    edges = t.add(
+        "Canny", column=2, image=decode(t, first["LATENT"], loaded["VAE"]), low_threshold=0.1, high_threshold=0.3
     )
-    negative = t.add(
-        "SanaNativeTextEncode", title="Negative prompt", color="red", height=140, clip=loaded["CLIP"], text="",
-        instruction="none"
+    control = t.add("SanaNativeLoadControlNet", column=0, control_net="sana_nano_controlnet.safetensors")
+    run = generate(
+        t, loaded["MODEL"], loaded["CLIP"], "a tangerine", column=3, control_net=control["CONTROL_NET"],
+        control_image=edges["IMAGE"], vae=loaded["VAE"],
     )  # fmt: skip
-    control = t.add("SanaNativeLoadControlNet", control_net="sana_nano_controlnet.safetensors")
-    applied = t.add(
-        "ControlNetApplyAdvanced", positive=positive["CONDITIONING"], negative=negative["CONDITIONING"],
-        control_net=control["CONTROL_NET"], image=edges["IMAGE"], vae=loaded["VAE"],
-    )  # fmt: skip
-    t.group("3 Sampling", PURPLE, 3)
-    latent = t.add("SanaNativeEmptyLatent", resolution="custom", resolution__width=256, resolution__height=256)
-    sampler = t.add("SanaNativeSampler")
-    sigmas = t.add("SanaNativeSigmas", model=loaded["MODEL"])
-    sampled = t.add(
-        "SamplerCustom", cfg=3.0, noise_seed=1, model=loaded["MODEL"], positive=applied["positive"],
-        negative=applied["negative"],
-        sampler=sampler["SAMPLER"], sigmas=sigmas["SIGMAS"], latent_image=latent["LATENT"],
-    )  # fmt: skip
-    t.group("4 Picture", BLUE, 4)
-    decoded = t.add("VAEDecode", samples=sampled["output"], vae=loaded["VAE"])
-    t.add("SaveImage", height=400, images=decoded["IMAGE"], filename_prefix="SANA")
+    t.promote(run, prompt="prompt")
+    t.promote(first, prompt="picture whose edges are followed")
+    t.promote(run, control_strength="strength", seed="seed")
+    save(t, decode(t, run["LATENT"], loaded["VAE"], column=4), height=260)
+    t.after("PreviewImage", called="edges", title="Edges", tall=160, images=edges["IMAGE"])
     return t
 
 
-def sprint() -> Template:
-    t = Template("SANA-Sprint-text-to-image")
-    loaded = load(t, SPRINT)
-    latent = size(t, "1024 px model", "1:1 - 1024x1024")
-    positive, _ = prompts(t, loaded["CLIP"], FOX, negative=False)
-    run = sample_sprint(t, loaded["MODEL"], positive["CONDITIONING"], latent["LATENT"], steps=2)
-    decode(t, run["output"], loaded["VAE"])
-    return t
-
-
-def sprint_image_to_image() -> Template:
-    t = Template("SANA-Sprint-image-to-image")
-    loaded = load(t, SPRINT)
-    encoded = t.add("VAEEncode", pixels=picture(t, "2 Picture to redraw"), vae=loaded["VAE"])
-    positive, _ = prompts(t, loaded["CLIP"], WATERCOLOUR, negative=False)
-    run = sample_sprint(t, loaded["MODEL"], positive["CONDITIONING"], encoded["LATENT"], steps=2, denoise=0.6)
-    decode(t, run["output"], loaded["VAE"])
-    return t
-
-
-def controlnet() -> Template:
-    t = Template("SANA-ControlNet")
-    loaded = load(t, BASE)
-    latent = size(t, "1024 px model", "1:1 - 1024x1024")
-    t.group("Edges", RED, 2, width=420)
-    loaded_picture = t.add("LoadImage", image="example.png", height=340)
-    edges = t.add("Canny", image=loaded_picture["IMAGE"])
-    prepared = t.add("SanaNativeSoftEdge", edges=edges["IMAGE"], lines="thin")
-    t.add("PreviewImage", height=260, images=prepared["IMAGE"])
-    positive, negative = prompts(t, loaded["CLIP"], FOX)
-    t.group("ControlNet", RED, 3)
-    control = t.add("SanaNativeLoadControlNet", models=(CONTROLNET,), control_net=CONTROLNET.file_name)
-    applied = t.add(
-        "ControlNetApplyAdvanced", positive=positive["CONDITIONING"], negative=negative["CONDITIONING"],
-        control_net=control["CONTROL_NET"], image=prepared["IMAGE"], vae=loaded["VAE"],
-    )  # fmt: skip
-    run = sample(t, loaded["MODEL"], applied["positive"], applied["negative"], latent["LATENT"])
-    decode(t, run["output"], loaded["VAE"])
-    return t
-
-
-def lora() -> Template:
-    t = Template("SANA-LoRA")
-    loaded = load(t, BASE)
-    patched = t.add("SanaNativeLoadLora", model=loaded["MODEL"], clip=loaded["CLIP"], lora_name=LORA)
-    t.add("PreviewAny", title="What the LoRA changes", height=140, source=patched["report"])
-    latent = size(t, "1024 px model", "1:1 - 1024x1024")
-    positive, negative = prompts(t, patched["CLIP"], FOX)
-    run = sample(t, patched["MODEL"], positive["CONDITIONING"], negative["CONDITIONING"], latent["LATENT"])
-    decode(t, run["output"], loaded["VAE"])
-    return t
-
-
-def perturbed_attention() -> Template:
-    t = Template("SANA-PAG")
-    loaded = load(t, BASE)
-    guided = t.add("SanaNativePerturbedAttention", model=loaded["MODEL"])
-    latent = size(t, "1024 px model", "1:1 - 1024x1024")
-    positive, negative = prompts(t, loaded["CLIP"], FOX)
-    run = sample(t, guided["MODEL"], positive["CONDITIONING"], negative["CONDITIONING"], latent["LATENT"])
-    decode(t, run["output"], loaded["VAE"])
-    return t
-
-
-def image_to_image() -> Template:
-    t = Template("SANA-image-to-image")
-    loaded = load(t, SANA15)
-    encoded = t.add("VAEEncode", pixels=picture(t, "2 Picture to redraw"), vae=loaded["VAE"])
-    positive, negative = prompts(t, loaded["CLIP"], WATERCOLOUR)
-    run = sample(t, loaded["MODEL"], positive["CONDITIONING"], negative["CONDITIONING"], encoded["LATENT"], denoise=0.6)
-    decode(t, run["output"], loaded["VAE"])
-    return t
-
-
-def inpaint() -> Template:
-    t = Template("SANA-inpaint")
-    loaded = load(t, SANA15)
-    _repaint(t, loaded, *masked_picture(t, "2 Picture with a mask"), BALLOON)
-    return t
-
-
-def outpaint() -> Template:
-    t = Template("SANA-outpaint")
-    loaded = load(t, SANA15)
-    original = picture(t, "2 Picture to enlarge")
-    padded = t.add("ImagePadForOutpaint", image=original, left=256, right=256, top=0, bottom=0, feathering=64)
-    _repaint(t, loaded, padded["IMAGE"], padded["MASK"], HOUSE)
-    return t
-
-
-def _repaint(t: Template, loaded: Node, image: Output, mask: Output, text: str) -> None:
-    """Redraw what the mask covers; everything else comes from the picture, pixel by pixel."""
-    encoded = t.add("VAEEncode", pixels=image, vae=loaded["VAE"])
-    masked = t.add("SetLatentNoiseMask", samples=encoded["LATENT"], mask=mask)
-    positive, negative = prompts(t, loaded["CLIP"], text)
-    run = sample(t, loaded["MODEL"], positive["CONDITIONING"], negative["CONDITIONING"], masked["LATENT"])
-    t.group("5 Picture", BLUE, 4, width=560)
-    decoded = t.add("VAEDecode", samples=run["output"], vae=loaded["VAE"])
-    pasted = t.add(
-        "ImageCompositeMasked", destination=image, source=decoded["IMAGE"], mask=mask, x=0, y=0, resize_source=True
-    )
-    t.add("SaveImage", height=560, images=pasted["IMAGE"], filename_prefix="SANA")
-
-
-SQUARE = {1024: "1:1 - 1024x1024", 2048: "1:1 - 2048x2048", 4096: "1:1 - 4096x4096"}
-TEMPLATES = (
-    quick_start,
-    lambda: quick_start("SANA-quick-start-Sprint", "sana_nano_sprint.safetensors", "a rocket"),
+TEMPLATES: tuple[Callable[[], Template], ...] = (
+    lambda: quick_start("SANA-quick-start", "a red apple"),
+    lambda: quick_start("SANA-quick-start-Sprint", "a rocket", "sana_nano_sprint.safetensors"),
     quick_start_controlnet,
     quick_start_lora,
-    lambda: text_to_image("SANA-1.6B-text-to-image-1024", BASE, "1024 px model", SQUARE[1024], FOX),
-    lambda: text_to_image("SANA-1.5-text-to-image-1024", SANA15, "1024 px model", SQUARE[1024], FOX),
-    lambda: text_to_image("SANA-1.6B-text-to-image-2K", TWO_K, "2048 px model", SQUARE[2048], HARBOUR, tile="1024"),
-    lambda: text_to_image("SANA-1.6B-text-to-image-4K", FOUR_K, "4096 px model", SQUARE[4096], HARBOUR, tile="1024"),
-    lambda: small("SANA-on-8-GB", BASE, "fp8", "1024 px model", SQUARE[1024], FOX),
-    lambda: small("SANA-on-6-GB", TWO_K, "fp8", "2048 px model", SQUARE[2048], HARBOUR, tile="1024"),
-    lambda: small("SANA-on-4-GB", SMALL, "w4a8", "1024 px model", SQUARE[1024], FOX),
-    sprint,
-    sprint_image_to_image,
-    controlnet,
+    lambda: text_to_image("SANA-1.6B-text-to-image-1024", BASE, FOX),
+    lambda: text_to_image("SANA-1.5-text-to-image-1024", SANA15, FOX),
+    lambda: text_to_image("SANA-1.6B-text-to-image-2K", TWO_K, HARBOUR, tile="1024"),
+    lambda: text_to_image("SANA-1.6B-text-to-image-4K", FOUR_K, HARBOUR, tile="1024"),
+    lambda: text_to_image("SANA-Sprint-text-to-image", SPRINT, FOX),
+    lambda: small("SANA-on-8-GB", BASE, "fp8", FOX),
+    lambda: small("SANA-on-6-GB", TWO_K, "fp8", HARBOUR, tile="1024"),
+    lambda: small("SANA-on-4-GB", SMALL, "w4a8", FOX),
     lora,
+    controlnet,
     perturbed_attention,
-    image_to_image,
+    lambda: image_to_image("SANA-image-to-image", SANA15),
+    lambda: image_to_image("SANA-Sprint-image-to-image", SPRINT),
     inpaint,
     outpaint,
 )
