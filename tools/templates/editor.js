@@ -1,7 +1,7 @@
 // Runs in ComfyUI's editor: builds the graph that a template describes and lays it out. Called by build.py with one template as JSON.
 async (template) => {
   const TITLE = 30, GAP = 40, BELOW = 90; // BELOW: Nodes 2.0 draws taller nodes than the classic canvas
-  const WIDTHS = { note: 400, before: 320, subgraph: 420, after: 420, inside: 400 };
+  const WIDTHS = { note: 380, before: 280, subgraph: 400, after: 380, inside: 400 };
   const settle = () => new Promise((resolve) => setTimeout(resolve, 800));
   await app.extensionManager.command.execute("Comfy.NewBlankWorkflow");
   await settle();
@@ -37,6 +37,7 @@ async (template) => {
   const { subgraph, node } = graph.convertToSubgraph(new Set(inside.map((spec) => made[spec.key])));
   Object.assign(subgraph, { name: template.subgraph });
   Object.assign(node, { title: template.subgraph });
+  for (const input of [...subgraph.inputs]) if (!input.linkIds.length) subgraph.removeInput(input); // the editor's own guess
   for (const [key, name, label] of template.promoted) {
     const source = subgraph.nodes.find((inner) => inner.id === keys[key]);
     const widget = source.widgets.find((widget) => widget.name === name);

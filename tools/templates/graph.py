@@ -75,6 +75,10 @@ class Template:
         """
         return self._add(type, True, column, models, inputs)
 
+    def below(self, type: str, /, **inputs: Any) -> Node:
+        """A node below the note, which gets lower."""
+        return self._add(type, False, 0, (), inputs)
+
     def before(self, type: str, /, *, models: tuple[PublishedFile, ...] = (), **inputs: Any) -> Node:
         """A node left of the subgraph, below those that stand there."""
         return self._add(type, False, 1, models, inputs)
@@ -91,8 +95,9 @@ class Template:
     def described(self) -> dict[str, Any]:
         """What editor.js takes."""
         text = {"text": note(self.name, self.files)}
+        others = [spec.height or 0 for spec in self.nodes if not spec.inside and spec.column == 0]
         first = Spec(
-            key="note", type="MarkdownNote", inside=False, column=0, height=self.height, title="Read me",
+            key="note", type="MarkdownNote", inside=False, column=0, height=self.height - sum(others) - 70 * len(others), title="Read me",
             widgets=text, properties={},
         )  # fmt: skip
         return {

@@ -28,13 +28,12 @@ def _files(files: list[PublishedFile], language: str) -> list[str]:
         return []
     title, folder, licence, save_as, called = WORDS[language]
     items = [
-        f"- [{part.local_name}]({part.url}){_size(part)}, {folder} `{part.directory}`, "
+        f"- [{part.local_name}]({part.url}){_size(part)}, {folder} models/{part.directory}, "
         f"[{licence}](https://huggingface.co/{part.repository})"
         for part in files
     ]
-    renamed = [f"{called} `{part.file_name}`: {save_as} `{part.local_name}`." for part in files if part.saved_as]
-    tree = ["ComfyUI/", "  models/", *(f"    {part.directory}/{part.local_name}" for part in files)]
-    return [f"### {title}", "\n".join(items), *renamed, "\n".join(["```", *tree, "```"])]
+    renamed = [f"{called} {part.file_name}: {save_as} **{part.local_name}**." for part in files if part.saved_as]
+    return [f"### {title}", "\n".join(items), *renamed]
 
 
 def _size(part: PublishedFile) -> str:
