@@ -75,8 +75,8 @@ class Template:
         """
         return self._add(type, True, column, models, inputs)
 
-    def below(self, type: str, /, **inputs: Any) -> Node:
-        """A node below the note, which gets lower."""
+    def above(self, type: str, /, **inputs: Any) -> Node:
+        """A node above the note, which has no height of its own in Nodes 2.0."""
         return self._add(type, False, 0, (), inputs)
 
     def before(self, type: str, /, *, models: tuple[PublishedFile, ...] = (), **inputs: Any) -> Node:
@@ -95,15 +95,15 @@ class Template:
     def described(self) -> dict[str, Any]:
         """What editor.js takes."""
         text = {"text": note(self.name, self.files)}
-        others = [spec.height or 0 for spec in self.nodes if not spec.inside and spec.column == 0]
-        first = Spec(
-            key="note", type="MarkdownNote", inside=False, column=0, height=self.height - sum(others) - 70 * len(others), title="Read me",
+        taken = [70 + (spec.height or 0) for spec in self.nodes if not spec.inside and spec.column == 0]
+        last = Spec(
+            key="note", type="MarkdownNote", inside=False, column=0, height=self.height - sum(taken), title="Read me",
             widgets=text, properties={},
         )  # fmt: skip
         return {
             "subgraph": self.subgraph,
             "height": self.height,
-            "nodes": [asdict(spec) for spec in (first, *self.nodes)],
+            "nodes": [asdict(spec) for spec in (*self.nodes, last)],
             "links": self.links,
             "promoted": self.promoted,
             "outputs": self.outputs,

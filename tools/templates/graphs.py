@@ -78,7 +78,7 @@ def save(t: Template, image: Output, height: int | None = None) -> None:
 
 
 def load_picture(t: Template) -> Node:
-    return t.below("LoadImage", tall=300, image="example.png")
+    return t.above("LoadImage", tall=300, image="example.png")
 
 
 def scaled(t: Template, image: Output) -> Node:
