@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from comfy_api.latest import ComfyAPI, io
+from server import PromptServer
 
 from .model import SPRINT_SHIFT
 
@@ -153,11 +154,26 @@ REPLACEMENTS = (
 )
 
 
+OLD_NODES = frozenset(replacement.old for replacement in REPLACEMENTS)
+
+
+def with_meta(sent: dict[str, Any]) -> dict[str, Any]:
+    """What a client sends to /prompt, with `_meta` in each node: the host reads it from those it replaces, and scripts
+    leave it out.
+    """
+    prompt = sent.get("prompt")
+    for node in prompt.values() if isinstance(prompt, dict) else ():
+        if isinstance(node, dict) and node.get("class_type") in OLD_NODES:
+            node.setdefault("_meta", {"title": node["class_type"]})
+    return sent
+
+
 async def register() -> None:
     """Tell the host of all replacements. One without a server, or too old for it, is left alone."""
     try:
         api = ComfyAPI().node_replacement
         for replacement in REPLACEMENTS:
             await api.register(replacement.for_host())
+        PromptServer.instance.add_on_prompt_handler(with_meta)
     except AttributeError as error:
         log.info("workflows of other SANA packs will not be offered for replacement (%s)", error)

@@ -19,10 +19,15 @@ EVERY = 0.2  # seconds between two texts
 
 
 def show(text: str) -> None:
-    """Put a text on the node that runs. Without a server or a running node, nothing is done."""
+    """Put a text on the node that runs, and on the subgraphs that it is in: "4:7" is node 7 of the subgraph node 4.
+    Without a server or a running node, nothing is done.
+    """
     server, context = getattr(PromptServer, "instance", None), get_executing_context()
-    if server is not None and context is not None:
-        server.send_progress_text(text, context.node_id, server.client_id)
+    if server is None or context is None:
+        return
+    parts = context.node_id.split(":")
+    for count in range(len(parts), 0, -1):
+        server.send_progress_text(text, ":".join(parts[:count]), server.client_id)
 
 
 class Steps:
@@ -34,8 +39,10 @@ class Steps:
         self.first: tuple[int, float] | None = None  # the first step warms up and does not count
 
     def update(self, done: int) -> None:
-        """After `done` of all steps. Texts are some time apart; the last step has one."""
+        """After `done` of all steps. Texts are some time apart; the last step has one, unless it is the only one."""
         now = time.monotonic()
+        if self.total == 1:
+            return
         if self.first is None:
             self.first = (done, now)
         if done < self.total and now - self.shown < EVERY:
@@ -44,13 +51,14 @@ class Steps:
         show(self.text(done, now))
 
     def text(self, done: int, now: float) -> str:
-        """Such as "step 12/20, 3.1 it/s, 0:03 left, 5.2 GB"."""
-        parts = [f"{self.unit} {done}/{self.total}"]
+        """Such as "step 12/20, 3.1 it/s, 0:03 left, 5.2 GB", and at the end "20 steps in 0:06, 3.1 it/s, 5.2 GB"."""
+        ended = done >= self.total
+        parts = [f"{done} {self.unit}s in {clock(now - self.start)}" if ended else f"{self.unit} {done}/{self.total}"]
         assert self.first is not None
         steps, seconds = done - self.first[0], now - self.first[1]
         if steps and seconds > 0.0:
             parts.append(speed(steps / seconds))
-            if done < self.total:
+            if not ended:
                 parts.append(f"{clock((self.total - done) * seconds / steps)} left")
         return ", ".join([*parts, memory()])
 

@@ -37,7 +37,9 @@ async (template) => {
   const { subgraph, node } = graph.convertToSubgraph(new Set(inside.map((spec) => made[spec.key])));
   Object.assign(subgraph, { name: template.subgraph });
   Object.assign(node, { title: template.subgraph });
-  for (const input of [...subgraph.inputs]) if (!input.linkIds.length) subgraph.removeInput(input); // the editor's own guess
+  for (const input of [...subgraph.inputs]) // those that links come into; the editor adds others by itself
+    if (input.type === "IMAGE" || input.type === "MASK") subgraph.renameInput(input, input.type.toLowerCase());
+    else subgraph.removeInput(input);
   for (const [key, name, label] of template.promoted) {
     const source = subgraph.nodes.find((inner) => inner.id === keys[key]);
     const widget = source.widgets.find((widget) => widget.name === name);
@@ -67,7 +69,13 @@ async (template) => {
   x += WIDTHS.subgraph + GAP;
   side(3, WIDTHS.after);
   await settle();
-  return (await app.graphToPrompt()).workflow;
+  const { workflow } = await app.graphToPrompt();
+  const preview = "$$canvas-image-preview"; // of the node that samples, shown on the subgraph
+  workflow.nodes.find((saved) => String(saved.id) === String(node.id)).properties.previewExposures = subgraph.nodes
+    .filter((inner) => inner.type === "SanaNativeGenerate")
+    .slice(-1)
+    .map((inner) => ({ name: preview, sourceNodeId: String(inner.id), sourcePreviewName: preview }));
+  return workflow;
 
   function stack(specs, x, width, gap) {
     let y = 0;

@@ -57,11 +57,14 @@ class Promoted(NamedTuple):
 class Template:
     """One packaged workflow, with its note first. Nodes inside the subgraph are added by `add`, others by `before` and
     `after`.
+
+    form: labels on the subgraph that are the fields of the editor's App mode; none: the template opens as a graph.
     """
 
     name: str
     subgraph: str
     height: int = 620
+    form: tuple[str, ...] = ()
     nodes: list[Spec] = field(default_factory=list)
     links: list[tuple[str, str, str, str]] = field(default_factory=list)
     promoted: list[Promoted] = field(default_factory=list)

@@ -91,8 +91,10 @@ def scaled(t: Template, image: Output) -> Node:
 # Released models
 
 
-def text_to_image(name: str, release: Release, prompt: str, *, tile: str | None = None) -> Template:
-    t = Template(name, TEXT_TO_IMAGE)
+def text_to_image(
+    name: str, release: Release, prompt: str, *, tile: str | None = None, form: tuple[str, ...] = ()
+) -> Template:
+    t = Template(name, TEXT_TO_IMAGE, form=form)
     loaded = load_release(t, release)
     run = generate(t, loaded["MODEL"], loaded["CLIP"], prompt, **own_settings(release))
     promote_settings(t, run, release)
@@ -280,6 +282,7 @@ TEMPLATES: tuple[Callable[[], Template], ...] = (
     quick_start_lora,
     lambda: text_to_image("SANA-1.6B-text-to-image-1024", BASE, FOX),
     lambda: text_to_image("SANA-1.5-text-to-image-1024", SANA15, FOX),
+    lambda: text_to_image("SANA-text-to-image.app", BASE, FOX, form=("prompt", "aspect ratio", "seed")),
     lambda: text_to_image("SANA-1.6B-text-to-image-2K", TWO_K, HARBOUR, tile="1024"),
     lambda: text_to_image("SANA-1.6B-text-to-image-4K", FOUR_K, HARBOUR, tile="1024"),
     lambda: text_to_image("SANA-Sprint-text-to-image", SPRINT, FOX),

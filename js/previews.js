@@ -1,0 +1,54 @@
+// @ts-check
+// Takes previews off this pack's nodes when a run ends: the editor leaves the last one beside the finished picture, and after a cancel.
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+
+const OURS = /^SanaNative/;
+const PREVIEW_WIDGET = "$$canvas-image-preview"; // of the classic canvas
+const ENDS = ["execution_success", "execution_interrupted", "execution_error"];
+const shown = new Set();
+
+/** The node of an execution id: "4:7" is node 7 in the subgraph node 4. @param {string} id */
+function nodeOf(id) {
+  const [first, ...rest] = id.split(":");
+  return rest.reduce((node, inner) => node?.subgraph?.getNodeById(inner), app.rootGraph.getNodeById(first));
+}
+
+/** The editor's store of outputs and previews, which has no public name. */
+function store() {
+  const vue = /** @type {any} */ (document.getElementById("vue-app"))?.__vue_app__;
+  return vue?.config.globalProperties.$pinia?._s?.get("nodeOutput");
+}
+
+/** @param {any} node */
+function clear(node) {
+  node.imgs = undefined;
+  const index = node.isSubgraphNode?.() ? -1 : (node.widgets ?? []).findIndex((widget) => widget.name === PREVIEW_WIDGET);
+  if (index >= 0) {
+    node.widgets[index].onRemove?.();
+    node.widgets.splice(index, 1);
+  }
+  node.setDirtyCanvas(true, true);
+}
+
+function end() {
+  for (const id of shown) {
+    const parts = id.split(":");
+    for (let count = parts.length; count > 0; count--) {
+      const own = parts.slice(0, count).join(":"), node = nodeOf(own);
+      store()?.revokePreviewsByExecutionId?.(own);
+      if (node) clear(node);
+    }
+  }
+  shown.clear();
+}
+
+app.registerExtension({
+  name: "sananative.previews",
+  setup() {
+    api.addEventListener("b_preview_with_metadata", ({ detail }) => {
+      if (OURS.test(nodeOf(String(detail.displayNodeId))?.type ?? "")) shown.add(String(detail.displayNodeId));
+    });
+    for (const name of ENDS) api.addEventListener(name, end);
+  },
+});
