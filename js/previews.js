@@ -1,5 +1,6 @@
 // @ts-check
-// Takes previews off this pack's nodes when a run ends: the editor leaves the last one beside the finished picture, and after a cancel.
+// Previews of this pack's nodes. The editor leaves the last one beside the finished picture, and after a cancel: they are taken off when a
+// run ends. The classic canvas shows none on a subgraph: they are put there.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
@@ -7,6 +8,7 @@ const OURS = /^SanaNative/;
 const PREVIEW_WIDGET = "$$canvas-image-preview"; // of the classic canvas
 const ENDS = ["execution_success", "execution_interrupted", "execution_error"];
 const shown = new Set();
+const onSubgraphs = new Map(); // node -> widget
 
 /** The node of an execution id: "4:7" is node 7 in the subgraph node 4. @param {string} id */
 function nodeOf(id) {
@@ -20,9 +22,28 @@ function store() {
   return vue?.config.globalProperties.$pinia?._s?.get("nodeOutput");
 }
 
+/** Show a picture on a subgraph in the classic canvas. @param {any} node @param {Blob} picture */
+function put(node, picture) {
+  let widget = onSubgraphs.get(node);
+  if (!widget) {
+    const image = document.createElement("img");
+    image.style.cssText = "width: 100%; height: 100%; object-fit: contain";
+    widget = node.addDOMWidget("sana_preview", "preview", image, { serialize: false, hideOnZoom: false, getMinHeight: () => 160 });
+    onSubgraphs.set(node, widget);
+  }
+  URL.revokeObjectURL(widget.element.src);
+  widget.element.src = URL.createObjectURL(picture);
+}
+
 /** @param {any} node */
 function clear(node) {
   node.imgs = undefined;
+  const own = onSubgraphs.get(node);
+  if (own) {
+    URL.revokeObjectURL(own.element.src);
+    node.removeWidget(own);
+    onSubgraphs.delete(node);
+  }
   const index = node.isSubgraphNode?.() ? -1 : (node.widgets ?? []).findIndex((widget) => widget.name === PREVIEW_WIDGET);
   if (index >= 0) {
     node.widgets[index].onRemove?.();
@@ -47,7 +68,11 @@ app.registerExtension({
   name: "sananative.previews",
   setup() {
     api.addEventListener("b_preview_with_metadata", ({ detail }) => {
-      if (OURS.test(nodeOf(String(detail.displayNodeId))?.type ?? "")) shown.add(String(detail.displayNodeId));
+      const id = String(detail.displayNodeId);
+      if (!OURS.test(nodeOf(id)?.type ?? "")) return;
+      shown.add(id);
+      const [first, inner] = id.split(":");
+      if (inner && !LiteGraph.vueNodesMode) put(nodeOf(first), detail.blob);
     });
     for (const name of ENDS) api.addEventListener(name, end);
   },

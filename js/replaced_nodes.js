@@ -1,8 +1,14 @@
 // @ts-check
-// "Replace All" puts nodes into a graph without telling them, and the classic canvas then draws no text boxes on them.
+// "Replace All" puts nodes into a graph without telling them: the classic canvas then draws no text boxes on them, and the panel of
+// missing models knows no address for Gemma-2.
 import { app } from "../../scripts/app.js";
 
 const OURS = /^SanaNative/;
+const GEMMA = {
+  name: "gemma_2_2b_fp16.safetensors",
+  url: "https://huggingface.co/Comfy-Org/Lumina_Image_2.0_Repackaged/resolve/main/split_files/text_encoders/gemma_2_2b_fp16.safetensors",
+  directory: "text_encoders",
+};
 
 app.registerExtension({
   name: "sananative.replacedNodes",
@@ -15,7 +21,9 @@ app.registerExtension({
       return onAdded?.apply(this, graph);
     };
     setTimeout(() => {
-      if (!told && node.graph?.getNodeById(node.id) === node) node.onAdded(node.graph);
+      if (told || node.graph?.getNodeById(node.id) !== node) return;
+      if (node.comfyClass === "SanaNativeLoadTextEncoder") node.properties.models ??= [GEMMA];
+      node.onAdded(node.graph);
     });
   },
 });

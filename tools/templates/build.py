@@ -22,6 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # the server and the browser ar
 from e2e.browser import closing_page, launched, open_editor  # noqa: E402
 from graph import Template  # noqa: E402
 from graphs import TEMPLATES  # noqa: E402
+from note import FOLDER, note  # noqa: E402
 from workflows.installed import serve  # noqa: E402
 
 EDITOR = Path(__file__).with_name("editor.js").read_text("utf-8")
@@ -82,8 +83,15 @@ def blueprint(workflow: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def chinese(templates: list[Template]) -> dict[str, str]:
+    """What js/chinese.js puts in the place of English texts."""
+    words = json.loads((FOLDER / "zh" / "words.json").read_text("utf-8"))
+    return words | {note(t.name, t.files): note(t.name, t.files, "zh") for t in templates}
+
+
 def main(names: list[str]) -> None:
     templates = [make() for make in TEMPLATES]
+    write(ROOT / "js" / "chinese.json", chinese(templates))
     wide = {"width": 2400, "height": 1300}
     with (
         tempfile.TemporaryDirectory() as folder,
