@@ -4,7 +4,7 @@ if __package__:  # not when a test runner imports the folder as if it were a mod
     from pathlib import Path
 
     from .nodes import comfy_entrypoint
-    from .nodes.bridge import folder_name
+    from .nodes.bridge import folder_name, template_order
     from .nodes.bridge.registration import other_copy
 
     __all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]
@@ -12,3 +12,4 @@ if __package__:  # not when a test runner imports the folder as if it were a mod
     if other_copy():  # the editor accepts each script once
         WEB_DIRECTORY = None
     folder_name.serve(Path(__file__).parent)
+    template_order.sort_templates(Path(__file__).parent.name)

@@ -6,16 +6,15 @@ import json
 
 import pytest
 from e2e.browser import SECONDS, UNKNOWN, closing_page, launched, needs_browser, open_editor
+from e2e.editor import INSIDE, SUBGRAPH, choose_renderer, open_template, set_on_subgraph
 from workflows.installed import NAME, ROOT, serve
-from workflows.templates import NAMES, each_template, load, load_prompt, nodes
+from workflows.templates import NAMES, load, nodes
 
 pytestmark = needs_browser
 
-LOADED = "types => types.every(type => app.rootGraph.nodes.some(node => node.type === type))"
-PICTURE = "() => app.rootGraph.nodes.find(node => node.type === 'SaveImage').imgs?.[0]?.naturalWidth"
 SELECTED = """type => {
     // again and again: the end of loading clears the selection
-    app.canvas.selectNode(app.rootGraph.nodes.find(node => node.type === type));
+    app.canvas.selectNode(app.canvas.graph.nodes.find(node => node.type === type));
     return document.querySelector('[data-testid=info-button]');
 }"""
 PROMPT_NODE = """async () => {
@@ -30,7 +29,7 @@ PROMPT_NODE = """async () => {
 BOX_HEIGHT = (
     "() => [...document.querySelectorAll('textarea')].find(box => box.value === 'a red apple')?.offsetHeight ?? 0"
 )
-QUICK_START, CONTROLNET = "SANA-quick-start", "SANA-ControlNet"
+QUICK_START, CONTROLNET, LORA = "SANA-quick-start", "SANA-ControlNet", "SANA-LoRA"
 
 
 @pytest.fixture(scope="module")
@@ -51,25 +50,12 @@ def page(browser):
         yield opened
 
 
-def open_template(page, server, name):
-    open_editor(page, server, f"?template={name}&source={NAME}")
-    page.wait_for_function(LOADED, arg=[node["type"] for node in load(name)["nodes"]])
-
-
-def set_widget(page, node_type, widget, value):
-    page.evaluate(
-        "([type, name, value]) => { app.rootGraph.nodes.find(n => n.type === type).widgets.find(w => w.name === "
-        "name).value = value; }",
-        [node_type, widget, value],
-    )
-
-
 def test_the_template_browser_offers_every_template_with_its_picture(page, server):
     pictures = {}
     page.on("response", lambda response: pictures.update({response.url.rpartition("/")[2]: response.status}))
     open_editor(page, server)
     page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    page.get_by_text("SANA").first.click()
+    page.get_by_text("SANA", exact=True).first.click()
     cards = page.locator("[data-testid^='template-workflow-SANA']")
     for _ in NAMES:  # the browser adds a few whenever the last one is seen
         cards.last.scroll_into_view_if_needed()
@@ -82,35 +68,28 @@ def test_the_template_browser_offers_every_template_with_its_picture(page, serve
             "image => image.naturalWidth > 0 && image.naturalWidth === image.naturalHeight", arg=picture
         )
         assert pictures[f"{name}.jpg"] == 200
+    assert cards.first.get_attribute("data-testid") == f"template-workflow-{QUICK_START}"
     page.get_by_test_id(f"template-workflow-{QUICK_START}").click()
-    page.wait_for_function(LOADED, arg=["SanaNativeGenerate"])
-
-
-@each_template
-def test_a_template_opens_complete_and_becomes_its_api_twin(page, server, name):
-    open_template(page, server, name)
+    page.wait_for_function(f"() => {SUBGRAPH}")
     assert page.evaluate(UNKNOWN) == []
-    assert page.evaluate("() => app.graphToPrompt().then(prompt => prompt.output)") == load_prompt(name)
 
 
-def test_the_quick_start_draws_at_the_press_of_run(page, server):
-    open_template(page, server, QUICK_START)
+def test_an_error_of_the_pack_is_shown_in_full_below_the_hosts(page, server):
+    open_template(page, server, LORA)
+    set_on_subgraph(page, "LoRA", "sana_nano_style.safetensors")
     page.get_by_test_id("queue-button").click()
-    page.wait_for_function(PICTURE)
-    assert page.evaluate(PICTURE) == 256
-
-
-def test_an_error_of_the_pack_is_shown_in_full(page, server):
-    open_template(page, server, QUICK_START)
-    set_widget(page, "SanaNativeGenerate", "width", 100)
-    page.get_by_test_id("queue-button").click()
-    page.get_by_text("multiple of 32").first.wait_for()
+    ours = page.locator(".sana-error").first
+    ours.wait_for()
+    assert "this LoRA was trained on a model with" in ours.inner_text() and "/" not in ours.inner_text()
+    page.wait_for_timeout(1 * SECONDS)  # both move into place
+    theirs = page.get_by_test_id("error-overlay-see-errors").bounding_box()
+    assert ours.bounding_box()["y"] > theirs["y"] + theirs["height"]
 
 
 @pytest.mark.parametrize("vue", [False, True], ids=["canvas", "Nodes 2.0"])
 def test_the_prompt_box_keeps_its_height_when_a_workflow_is_opened(page, server, vue):
     open_editor(page, server)
-    page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", vue)
+    choose_renderer(page, vue)
     page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
     saved = page.evaluate(PROMPT_NODE)
     for _ in range(2):  # opened, saved and opened again
@@ -119,11 +98,12 @@ def test_the_prompt_box_keeps_its_height_when_a_workflow_is_opened(page, server,
         saved = page.evaluate("() => app.graphToPrompt().then(prompt => prompt.workflow)")
         (node,) = saved["nodes"]
         assert node["size"][1] >= 260 and node["widgets_values"] == ["a red apple", "none", False]
-    page.evaluate("() => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")  # the server remembers it
+    choose_renderer(page, False)
 
 
 def test_the_help_of_a_node_is_its_page(page, server):
     open_template(page, server, QUICK_START)
+    page.evaluate(INSIDE)
     page.wait_for_function(SELECTED, arg="SanaNativeGenerate")
     page.get_by_test_id("info-button").click()
     text = (ROOT / "js" / "docs" / "SanaNativeGenerate" / "en.md").read_text("utf-8")
@@ -152,13 +132,60 @@ def test_missing_models_are_offered_for_download(page, server):
 
 def test_a_chinese_browser_shows_chinese(browser, server):
     with closing_page(browser, locale="zh-CN") as page:
-        open_template(page, server, QUICK_START)
+        open_editor(page, server, f"?template={QUICK_START}&source={NAME}")
+        words = json.loads((ROOT / "js" / "chinese.json").read_text("utf-8"))
+        page.wait_for_function(f"title => {SUBGRAPH}?.title === title", arg=words["Text to Image (Sana-nano)"])
+        for text in ("prompt", "seed"):
+            page.wait_for_function(f"label => {SUBGRAPH}.inputs.some(slot => slot.label === label)", arg=words[text])
+        note = page.evaluate("() => app.rootGraph.nodes.find(node => node.type === 'MarkdownNote').widgets[0].value")
+        assert note in words.values() and note not in words
+        page.evaluate(INSIDE)
         chinese = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text("utf-8"))["SanaNativeGenerate"]
         title, labels = page.evaluate(
             """() => {
-                const node = app.rootGraph.nodes.find(node => node.type === 'SanaNativeGenerate');
+                const node = app.canvas.graph.nodes.find(node => node.type === 'SanaNativeGenerate');
                 return [node.title, Object.fromEntries(node.inputs.map(slot => [slot.name, slot.localized_name]))];
             }"""
         )
         assert title == chinese["display_name"]
-        assert labels == {name: entry["name"] for name, entry in chinese["inputs"].items()}
+        assert labels["prompt"] == chinese["inputs"]["prompt"]["name"]
+        assert labels["negative_prompt"] == chinese["inputs"]["negative_prompt"]["name"]
+
+
+def test_a_note_that_someone_has_changed_stays(browser, server):
+    with closing_page(browser, locale="zh-CN") as page:
+        open_editor(page, server)
+        page.evaluate(
+            """async workflow => {
+                workflow.nodes.find(node => node.type === 'MarkdownNote').widgets_values = ['## SANA, my own words'];
+                await app.loadGraphData(workflow, true, true);
+            }""",
+            load(QUICK_START),
+        )
+        page.wait_for_timeout(1 * SECONDS)
+        note, title = page.evaluate(
+            f"() => [app.rootGraph.nodes.find(node => node.type === 'MarkdownNote').widgets[0].value, {SUBGRAPH}.title]"
+        )
+        assert (note, title) == ("## SANA, my own words", "Text to Image (Sana-nano)")
+
+
+def test_the_form_shows_its_fields_and_draws(page, server):
+    open_editor(page, server, f"?template=SANA-text-to-image.app&source={NAME}")
+    page.get_by_text("Skip", exact=True).click()  # ComfyUI's own introduction to apps
+    for label in ("prompt", "aspect ratio", "seed"):
+        page.get_by_text(label, exact=True).first.wait_for()
+    page.get_by_role("button", name="Run", exact=True).last.click()
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('img')].some(image => image.src.includes('filename=SANA_'))"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "first"),
+    [("sana", "SANA Generate"), ("gemma", "Load SANA Text Encoder"), ("text to image", "Text to Image (SANA)")],
+)
+def test_the_best_known_node_is_found_first(page, server, words, first):
+    open_editor(page, server)
+    page.evaluate("() => app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
+    page.locator("input:visible").last.fill(words)
+    page.get_by_text(first, exact=True).first.wait_for()

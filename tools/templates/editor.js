@@ -1,7 +1,7 @@
 // Runs in ComfyUI's editor: builds the graph that a template describes and lays it out. Called by build.py with one template as JSON.
 async (template) => {
   const TITLE = 30, GAP = 40, BELOW = 90; // BELOW: Nodes 2.0 draws taller nodes than the classic canvas
-  const WIDTHS = { note: 380, before: 280, subgraph: 400, after: 380, inside: 400 };
+  const WIDTHS = { note: 380, subgraph: 400, after: 380, inside: 400 };
   const settle = () => new Promise((resolve) => setTimeout(resolve, 800));
   await app.extensionManager.command.execute("Comfy.NewBlankWorkflow");
   await settle();
@@ -63,7 +63,6 @@ async (template) => {
     x += width + GAP;
   };
   side(0, WIDTHS.note);
-  side(1, WIDTHS.before);
   node.pos = [x, 0];
   node.setSize([WIDTHS.subgraph, template.height]);
   x += WIDTHS.subgraph + GAP;

@@ -55,7 +55,7 @@ class Promoted(NamedTuple):
 
 @dataclass
 class Template:
-    """One packaged workflow, with its note first. Nodes inside the subgraph are added by `add`, others by `before` and
+    """One packaged workflow, with its note first. Nodes inside the subgraph are added by `add`, others by `above` and
     `after`.
 
     form: labels on the subgraph that are the fields of the editor's App mode; none: the template opens as a graph.
@@ -81,10 +81,6 @@ class Template:
     def above(self, type: str, /, **inputs: Any) -> Node:
         """A node above the note, which has no height of its own in Nodes 2.0."""
         return self._add(type, False, 0, (), inputs)
-
-    def before(self, type: str, /, *, models: tuple[PublishedFile, ...] = (), **inputs: Any) -> Node:
-        """A node left of the subgraph, below those that stand there."""
-        return self._add(type, False, 1, models, inputs)
 
     def after(self, type: str, /, called: str, **inputs: Any) -> Node:
         """A node right of it, which shows an output of the subgraph that is called so."""

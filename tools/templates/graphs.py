@@ -106,11 +106,9 @@ def text_to_image(
 def small(name: str, release: Release, text_format: str, prompt: str, *, tile: str | None = None) -> Template:
     """Quantised files are made at the first run; with them the rest draws."""
     t = Template(name, TEXT_TO_IMAGE)
-    t.before(
-        "SanaNativeQuantize", title="1 Make the model small", models=(release,), model=release.local_name, tall=250
-    )
-    t.before(
-        "SanaNativeQuantize", title="2 Make Gemma small", models=(TEXT_ENCODER,), model="none", tall=250,
+    t.add("SanaNativeQuantize", column=0, title="1 Make the model small", models=(release,), model=release.local_name)
+    t.add(
+        "SanaNativeQuantize", column=0, title="2 Make Gemma small", models=(TEXT_ENCODER,), model="none",
         text_encoder=TEXT_ENCODER.local_name, format=text_format,
     )  # fmt: skip
     names = small_name(release, "int8"), small_name(TEXT_ENCODER, text_format), DCAE.local_name

@@ -1,0 +1,84 @@
+"""What a person sees of the templates, in the classic canvas and in Nodes 2.0. Needs Playwright and a Chromium."""
+
+import pytest
+from e2e.browser import UNKNOWN, closing_page, launched, needs_browser
+from e2e.editor import INSIDE, LETTERS, SUBGRAPH, choose_renderer, open_template, overlaps
+from workflows.installed import serve
+from workflows.templates import NAMES, load, load_prompt
+
+pytestmark = needs_browser
+QUICK_STARTS = [name for name in NAMES if name.startswith("SANA-quick-start")]
+FORM = "SANA-text-to-image.app"
+GRAPHS = [name for name in NAMES if name != FORM]
+LEAST = 8  # height of letters in pixels that can be read
+DRAWN = """() => [...document.querySelectorAll('img')].some(image => image.src.includes('/view?') && image.naturalWidth)
+    || app.rootGraph.nodes.some(node => node.type === 'SaveImage' && node.imgs?.[0]?.naturalWidth)"""
+WORDS = f"() => {SUBGRAPH}.widgets.find(widget => widget.name === '$$node-text-preview')?.value ?? ''"
+PREVIEWED = "() => Object.keys(app.nodePreviewImages).length > 0"
+LEFT_OVER = f"""() => Object.keys(app.nodePreviewImages).length || {SUBGRAPH}.imgs?.length
+    || {SUBGRAPH}.widgets.some(widget => widget.name === 'sana_preview')
+    || [...document.querySelectorAll('img')].some(image => image.src.startsWith('blob:') && image.offsetParent)"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with serve(tmp_path_factory.mktemp("comfyui")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser(server):
+    with launched() as chromium:
+        yield chromium
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["canvas", "Nodes 2.0"])
+def page(browser, server, request):
+    """A laptop's screen, in one of the two renderers."""
+    with closing_page(browser, viewport={"width": 1366, "height": 768}) as opened:
+        open_template(opened, server, QUICK_STARTS[0])
+        choose_renderer(opened, request.param)
+        yield opened
+        choose_renderer(opened, False)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_template_opens_tidy_and_readable(page, server, name):
+    open_template(page, server, name)
+    page.wait_for_function(f"() => ({LETTERS})().length > 0")
+    page.wait_for_timeout(500)  # the view moves
+    assert page.evaluate(UNKNOWN) == []
+    assert overlaps(page) == []
+    prompt = next(box for box in page.evaluate(LETTERS) if box["text"] == load_texts(name))
+    assert prompt["letters"] >= LEAST and prompt["height"] >= 90 and prompt["width"] >= 250
+    assert page.evaluate("() => app.graphToPrompt().then(prompt => prompt.output)") == load_prompt(name)
+    page.evaluate(INSIDE)
+    page.wait_for_timeout(700)
+    assert overlaps(page) == []
+
+
+def load_texts(name):
+    """The prompt on the subgraph of a template."""
+    (subgraph,) = load(name)["definitions"]["subgraphs"]
+    (node,) = [node for node in load(name)["nodes"] if node["type"] == subgraph["id"]]
+    return node["widgets_values"][0]
+
+
+@pytest.mark.parametrize("name", QUICK_STARTS)
+def test_a_quick_start_draws_at_the_press_of_run(page, server, name):
+    """With a preview and words on the way, neither of which hides the picture at the end."""
+    open_template(page, server, name)
+    page.evaluate("() => app.extensionManager.setting.set('Comfy.Execution.PreviewMethod', 'latent2rgb')")
+    page.get_by_test_id("queue-button").click()
+    page.wait_for_function(PREVIEWED)
+    page.wait_for_function(DRAWN)
+    page.wait_for_function(f"() => !({LEFT_OVER})()")
+    assert "steps in 0:" in page.evaluate(WORDS)
+
+
+def test_a_cancelled_run_leaves_no_preview(page, server):
+    open_template(page, server, "SANA-1.6B-text-to-image-1024")
+    page.get_by_test_id("queue-button").click()
+    page.wait_for_function(PREVIEWED)
+    page.evaluate("() => fetch('/interrupt', { method: 'POST' })")
+    page.wait_for_function(f"() => !({LEFT_OVER})()")
