@@ -19,26 +19,28 @@ class SanaNativeLoadControlNet(io.ComfyNode):
             node_id="SanaNativeLoadControlNet",
             display_name="Load SANA ControlNet",
             category="SANA/loaders",
-            description="Loads a ControlNet for SANA from a file of any layout. The stock Load ControlNet Model does "
-            "so too, always in upstream's order.",
+            description="Loads a ControlNet for SANA from a file in any layout. Load ControlNet Model does the same, "
+            "always with order upstream.",
             search_aliases=["sana controlnet", "load controlnet", "hed controlnet", "sana control net"],
             inputs=[
                 io.Combo.Input(
                     "control_net",
                     options=model_files("controlnet"),
-                    tooltip="In models/controlnet: an original .pth (the model inside it is not used) or a diffusers "
-                    "file. It must be as wide as the model: 0.6B with 0.6B, 1.6B with 1.6B.",
+                    tooltip="ControlNet in models/controlnet: an original .pth or a diffusers file. It must fit the "
+                    "model: 0.6B with 0.6B, 1.6B with 1.6B.",
                 ),
                 io.Combo.Input(
                     "order",
                     options=["upstream", "diffusers"],
                     default="upstream",
-                    tooltip="Where the ControlNet begins and acts. upstream: as NVIDIA trained it. diffusers: as "
-                    "diffusers' pipeline runs it, for the same pictures as there, or for a ControlNet trained there.",
+                    tooltip="How the ControlNet is connected to the model. upstream: as NVIDIA trained it. diffusers: "
+                    "as diffusers runs it, for the same pictures as there, or for a ControlNet trained there.",
                     advanced=True,
                 ),
             ],
-            outputs=[io.ControlNet.Output(tooltip="For Apply ControlNet, with SANA's VAE connected there.")],
+            outputs=[
+                io.ControlNet.Output(tooltip="For SANA Generate, or for Apply ControlNet with SANA's VAE connected.")
+            ],
         )
 
     @classmethod
@@ -56,29 +58,29 @@ class SanaNativeSoftEdge(io.ComfyNode):
             node_id="SanaNativeSoftEdge",
             display_name="SANA Soft Edge",
             category="SANA/conditioning",
-            description="Makes of an edge map the even, white lines on black that SANA's ControlNets were trained on.",
+            description="Turns an edge map into clean white lines on black, as used to train SANA's ControlNets.",
             search_aliases=["scribble", "hed", "soft edge", "sana hed", "controlnet preprocessor", "edge nms"],
             inputs=[
                 io.Image.Input(
-                    "edges", tooltip="White edges on black: from a HED preprocessor, the stock Canny, or drawn."
+                    "edges", tooltip="White edges on black, from a HED preprocessor, from Canny, or drawn by you."
                 ),
                 io.Combo.Input(
                     "lines",
                     options=["soft", "thin"],
                     default="soft",
-                    tooltip="What the edges look like. soft: several pixels wide and grey at their sides, as from "
-                    "HED; they are thinned first. thin: a pixel wide, as from Canny; thinning would delete those.",
+                    tooltip="What your edges look like. soft: several pixels wide with grey sides, as from HED; the "
+                    "node thins them first. thin: one pixel wide, as from Canny; the node does not thin them.",
                 ),
                 io.Int.Input(
                     "thickness",
                     default=2,
                     min=0,
                     max=24,
-                    tooltip="Width of the lines; the training used all of 0 to 24. 1 to 3: about 11 pixels, 0: "
-                    "thinner, 4 and more: thicker.",
+                    tooltip="Width of the lines. 0: about 8 pixels, 1 to 3: about 11, 8: about 14, 24: about 22. The "
+                    "training used all of 0 to 24.",
                 ),
             ],
-            outputs=[io.Image.Output(tooltip="The lines, for the image input of Apply ControlNet.")],
+            outputs=[io.Image.Output(tooltip="The lines, for SANA Generate or Apply ControlNet.")],
         )
 
     @classmethod

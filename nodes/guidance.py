@@ -10,8 +10,8 @@ from .bridge.guidance import Interval, guidance_interval, perturbed_attention
 
 
 def _limits() -> list[io.Float.Input]:
-    start = "From which part of the sampling on it works: 0 is the first step."
-    end = "Up to which part of the sampling it works: 1 is the last step."
+    start = "Where in the sampling it begins: 0 is the first step."
+    end = "Where in the sampling it ends: 1 is the last step."
     return [
         io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.001, tooltip=start, advanced=True),
         io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.001, tooltip=end, advanced=True),
@@ -27,8 +27,8 @@ class SanaNativePerturbedAttention(io.ComfyNode):
             node_id="SanaNativePerturbedAttention",
             display_name="SANA Perturbed-Attention Guidance",
             category="SANA/guidance",
-            description="Clearer structure: guides away from what the model would draw with its attention switched "
-            "off in a block. Each step takes one more run of the model.",
+            description="Improves structure by steering away from a deliberately worse prediction, with "
+            "self-attention off in one block. Each step takes one more run of the model.",
             search_aliases=["pag", "perturbed attention guidance", "sana pag", "guidance"],
             inputs=[
                 io.Model.Input("model", tooltip="A SANA model, with or without LoRA."),
@@ -38,13 +38,13 @@ class SanaNativePerturbedAttention(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="How strongly to guide, on top of cfg. 0 is off; the released demo takes 2, diffusers 3.",
+                    tooltip="How strongly to guide, in addition to cfg. 0 is off. NVIDIA's demo takes 2, diffusers 3.",
                 ),
                 io.String.Input(
                     "layers",
                     default="",
-                    tooltip="Numbers of the blocks whose attention is perturbed, such as 8 or 8, 9. Empty: the "
-                    "released ones, 8 for 1.6B and 4.8B models, 14 for 0.6B models.",
+                    tooltip="Numbers of the blocks whose attention is switched off, such as 8 or 8, 9. Empty: as "
+                    "released, 8 for 1.6B and 4.8B models, 14 for 0.6B models.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -53,7 +53,7 @@ class SanaNativePerturbedAttention(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="By how much the scale falls for each of the 1000 timesteps, not below 0. 0: it stays the "
+                    tooltip="The scale falls by this much at each of the 1000 timesteps, down to 0. 0: it stays the "
                     "same.",
                     advanced=True,
                 ),
@@ -79,10 +79,10 @@ class SanaNativeGuidanceInterval(io.ComfyNode):
             node_id="SanaNativeGuidanceInterval",
             display_name="SANA CFG Interval",
             category="SANA/guidance",
-            description="Classifier-free guidance in a part of the sampling alone. The other steps leave the negative "
-            "prompt out and take half the time; pictures get less saturated.",
+            description="Uses cfg only in a part of the sampling. The other steps leave out the negative prompt and "
+            "take half the time. Pictures get less saturated.",
             search_aliases=["cfg interval", "guidance interval", "interval guidance", "limited interval guidance"],
-            inputs=[io.Model.Input("model", tooltip="The model; it need not be SANA."), *_limits()],
+            inputs=[io.Model.Input("model", tooltip="The model. It can be another model than SANA."), *_limits()],
             outputs=[io.Model.Output(tooltip="The model with the interval, for any sampler.")],
         )
 

@@ -33,7 +33,7 @@ def _trained_sizes(native: int) -> io.DynamicCombo.Option:
         "size",
         options=list(labels.values()),
         default=labels[SQUARE],
-        tooltip="Width x height in pixels, with the aspect ratio it is near to.",
+        tooltip="The nearest familiar aspect ratio, then width x height in pixels.",
     )
     return io.DynamicCombo.Option(f"{native} px model", [sizes])
 
@@ -61,7 +61,7 @@ class SanaNativeResolution(io.ComfyNode):
                     "ratio",
                     options=[f"{ratio:.2f}" for ratio in RESOLUTION_BINS[2048]],
                     default="1.00",
-                    tooltip="Width to height: 1.00 is square, below it upright, above it wide.",
+                    tooltip="Width to height: 1.00 is square, less is upright, more is wide.",
                 ),
             ],
             outputs=[
@@ -105,7 +105,8 @@ class SanaNativeEmptyLatent(io.ComfyNode):
                         *(_trained_sizes(native) for native in (1024, 512, 2048, 4096)),
                         io.DynamicCombo.Option(CUSTOM, custom),
                     ],
-                    tooltip="The model's own class of sizes, or custom. Away from trained sizes pictures get worse.",
+                    tooltip="The size that your model was made for, or custom. Away from trained sizes pictures get "
+                    "worse.",
                 ),
                 io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="Number of pictures."),
             ],

@@ -49,16 +49,16 @@ def transformer_inputs() -> list[io.Input]:
             "native_size",
             options=["auto", "512", "1024", "2k", "4k"],
             default="auto",
-            tooltip="Picture size the model was made for. Original .pth files state it; choose 2k or 4k for a 2K or 4K "
-            "model in another layout.",
+            tooltip="Picture size that the model was made for. Original .pth files state it. Choose 2k or 4k for a 2K "
+            "or 4K model in another layout.",
             advanced=True,
         ),
         io.Combo.Input(
             "weight_dtype",
             options=list(DTYPES),
             default="default",
-            tooltip="Number type of the transformer's weights in memory. default: the one it was trained in, float32 "
-            "where the device cannot; fp8_e4m3fn halves the memory.",
+            tooltip="Number type of the transformer's weights in memory. default: the one it was trained in, or "
+            "float32 where the device lacks it. fp8_e4m3fn halves the memory.",
             advanced=True,
         ),
         io.Combo.Input(
@@ -66,9 +66,9 @@ def transformer_inputs() -> list[io.Input]:
             options=["auto", *TRAINED_PRECISIONS],
             default="auto",
             optional=True,
-            tooltip="Number type that the model was trained in, which a float32 file of SANA 1.6B does not state. "
-            "float16: Sana_1600M_1024px and its MultiLing. bfloat16: those with BF16 in their name. auto is safe for "
-            "both.",
+            tooltip="Number type that the model was trained in. Needed only for SANA 1.6B (1024 px), in a file that "
+            "does not state it. float16: Sana_1600M_1024px and its MultiLing. bfloat16: Sana_1600M_1024px_BF16. auto "
+            "is safe for both.",
             advanced=True,
         ),
         io.Combo.Input(
@@ -76,9 +76,9 @@ def transformer_inputs() -> list[io.Input]:
             options=list(FAST),
             default="auto",
             optional=True,
-            tooltip="auto: fused kernels and CUDA graphs where the GPU has them; the first use of each is checked "
-            "against PyTorch's own operations. max: compiled blocks besides, which takes some minutes at the first "
-            "picture. off: PyTorch's operations alone. The log says what runs.",
+            tooltip="auto: fused kernels and CUDA graphs where the GPU has them. The node compares each with "
+            "PyTorch's own operations at its first use. max: also compiles the blocks; the first picture takes some "
+            "minutes longer. off: PyTorch's own operations only. The log says what runs.",
             advanced=True,
         ),
     ]
@@ -93,26 +93,26 @@ class SanaNativeLoad(io.ComfyNode):
             node_id="SanaNativeLoad",
             display_name="Load SANA",
             category="SANA",
-            description="Loads a SANA model with its text encoder and autoencoder; size, version and file layout are "
-            "recognised.",
+            description="Loads the three parts of a SANA model: transformer, text encoder and autoencoder. It "
+            "recognises size, version and file layout.",
             search_aliases=["sana loader", "load sana model", "sana checkpoint", "nvidia sana", "sprint"],
             inputs=[
                 io.Combo.Input(
                     "model",
                     options=model_files("diffusion_models"),
-                    tooltip="SANA's transformer, in models/diffusion_models: an original .pth, a diffusers file, one "
-                    "saved by ComfyUI, or a quantised one, GGUF too.",
+                    tooltip="SANA's transformer in models/diffusion_models: an original .pth, a diffusers file, one "
+                    "saved by ComfyUI, or a quantised one (GGUF too).",
                 ),
                 io.Combo.Input(
                     "text_encoder",
                     options=model_files("text_encoders"),
-                    tooltip="Gemma-2 in models/text_encoders: gemma_2_2b_fp16.safetensors, the file that Lumina 2 "
-                    "uses, or a quantised one, GGUF too; for the embedded model its own.",
+                    tooltip="Gemma-2 in models/text_encoders: gemma_2_2b_fp16.safetensors (as for Lumina 2) or a "
+                    "quantised one (GGUF too). The embedded model has its own.",
                 ),
                 io.Combo.Input(
                     "vae",
                     options=model_files("vae"),
-                    tooltip="DC-AE in models/vae: dc-ae-f32c32-sana 1.0, 1.1 or Lite; for the embedded model its own.",
+                    tooltip="DC-AE in models/vae: dc-ae-f32c32-sana 1.0, 1.1 or Lite. The embedded model has its own.",
                 ),
                 *transformer_inputs(),
             ],
@@ -147,16 +147,16 @@ class SanaNativeLoadModel(io.ComfyNode):
             node_id="SanaNativeLoadModel",
             display_name="Load SANA Model",
             category="SANA/loaders",
-            description="Loads SANA's transformer alone. Unlike Load Diffusion Model it lets you choose what a "
-            "file may not state: the picture size of 2K and 4K models, and the number type of training.",
+            description="Loads SANA's transformer alone, like Load Diffusion Model. Here you can also set what some "
+            "files do not state: the picture size of a 2K or 4K model, and the number type of training.",
             search_aliases=["sana transformer", "sana checkpoint loader", "load sana diffusion model", "unet loader"],
             inputs=[
                 io.Combo.Input(
                     "model",
                     options=model_files("diffusion_models"),
-                    tooltip="SANA's transformer, in models/diffusion_models. From older workflows also its "
-                    "repository, such as Efficient-Large-Model/Sana_1600M_1024px_BF16, whose file must be in that "
-                    "folder.",
+                    tooltip="SANA's transformer in models/diffusion_models. Older workflows name its repository "
+                    "instead, such as Efficient-Large-Model/Sana_1600M_1024px_BF16; the node then looks for that file "
+                    "in the folder.",
                 ),
                 *transformer_inputs(),
             ],
@@ -188,16 +188,15 @@ class SanaNativeLoadVAE(io.ComfyNode):
             node_id="SanaNativeLoadVAE",
             display_name="Load SANA VAE",
             category="SANA/loaders",
-            description="Loads SANA's DC-AE alone. Load VAE does the same; this one also knows the names that older "
-            "workflows have for it.",
+            description="Same as Load VAE. Use it only for workflows converted from ComfyUI_ExtraModels.",
             search_aliases=["dc-ae loader", "dcae", "sana vae loader", "extra vae loader"],
             inputs=[
                 io.Combo.Input(
                     "vae",
                     options=model_files("vae"),
-                    tooltip="DC-AE in models/vae: dc-ae-f32c32-sana 1.0, 1.1 or Lite. From older workflows also its "
-                    "repository, such as mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers, whose file must be in that "
-                    "folder under this name.",
+                    tooltip="DC-AE in models/vae: dc-ae-f32c32-sana 1.0, 1.1 or Lite. Older workflows name its "
+                    "repository instead, such as mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers; the node then looks for "
+                    "a file of that name.",
                 ),
             ],
             outputs=[io.Vae.Output(tooltip="DC-AE, for VAE Encode and VAE Decode.")],
@@ -221,15 +220,15 @@ class SanaNativeLoadTextEncoder(io.ComfyNode):
             node_id="SanaNativeLoadTextEncoder",
             display_name="Load SANA Text Encoder",
             category="SANA/loaders",
-            description="Loads Gemma-2 the way SANA reads it: last layer with its final norm, soft-capped attention, "
-            "instruction before the prompt.",
+            description="Loads Gemma-2 as SANA uses it: with its final norm, the soft cap of its attention, and "
+            "SANA's instruction before the prompt.",
             search_aliases=["gemma loader", "sana clip", "gemma 2", "load gemma"],
             inputs=[
                 io.Combo.Input(
                     "text_encoder",
                     options=model_files("text_encoders"),
-                    tooltip="Gemma-2 with its tokenizer inside, in models/text_encoders: gemma_2_2b_fp16.safetensors, "
-                    "or a quantised one, GGUF too.",
+                    tooltip="Gemma-2 in models/text_encoders, with its tokenizer inside: gemma_2_2b_fp16.safetensors "
+                    "or a quantised one (GGUF too).",
                 ),
             ],
             outputs=[

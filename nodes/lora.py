@@ -22,16 +22,16 @@ class SanaNativeLoadLora(io.ComfyNode):
             node_id="SanaNativeLoadLora",
             display_name="Load SANA LoRA",
             category="SANA/loaders",
-            description="Adds a LoRA to a SANA model and says what of the file was used. "
-            "ComfyUI's own Load LoRA works too.",
+            description="Adds a LoRA to a SANA model and reports which parts of the file it used. ComfyUI's own Load "
+            "LoRA works too.",
             search_aliases=["lora", "sana lora", "lokr", "loha", "dora", "lycoris", "lora loader"],
             inputs=[
                 io.Model.Input("model", tooltip="The SANA model to change."),
                 io.Combo.Input(
                     "lora_name",
                     options=[NONE, *model_files("loras")],
-                    tooltip="none: the model stays as it is. Or a file in models/loras, trained on the same SANA release: "
-                    "by diffusers, OneTrainer, kohya or SimpleTuner.",
+                    tooltip="A file in models/loras that was trained on the same SANA release, by diffusers, "
+                    "OneTrainer, kohya or SimpleTuner. none: the model stays as it is.",
                 ),
                 io.Float.Input(
                     "strength_model",
@@ -39,7 +39,7 @@ class SanaNativeLoadLora(io.ComfyNode):
                     min=-100.0,
                     max=100.0,
                     step=0.01,
-                    tooltip="How much of the LoRA is added to the model. 0: none of it; negative: the opposite.",
+                    tooltip="How much of the LoRA is added to the model. 0: nothing. Negative: the opposite.",
                 ),
                 io.Float.Input(
                     "strength_clip",
@@ -47,7 +47,8 @@ class SanaNativeLoadLora(io.ComfyNode):
                     min=-100.0,
                     max=100.0,
                     step=0.01,
-                    tooltip="The same for its part for Gemma-2, which few files have. Counts where clip is connected.",
+                    tooltip="How much of the LoRA is added to Gemma-2. Few files have this part. It counts only if "
+                    "clip is connected.",
                 ),
                 io.Clip.Input(
                     "clip", optional=True, tooltip="Gemma-2, for a LoRA that was trained with the text encoder."
@@ -55,11 +56,11 @@ class SanaNativeLoadLora(io.ComfyNode):
             ],
             outputs=[
                 io.Model.Output(tooltip="The model with the LoRA."),
-                io.Clip.Output(tooltip="Gemma-2 with the LoRA's part for it; empty where no clip is connected."),
+                io.Clip.Output(tooltip="Gemma-2 with the LoRA's part for it. Empty if no clip is connected."),
                 io.String.Output(
                     display_name="report",
-                    tooltip="Matched modules, kind, rank and alpha, and every sort of key that fits nothing; "
-                    "show it with Preview as Text.",
+                    tooltip="Which layers were changed, kind, rank and alpha, and keys that fit nothing. The node "
+                    "shows it too; Preview as Text keeps it in view.",
                 ),
             ],
         )

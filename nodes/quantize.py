@@ -37,36 +37,34 @@ class SanaNativeQuantize(io.ComfyNode):
             node_id="SanaNativeQuantize",
             display_name="Quantize SANA Model",
             category="SANA/tools",
-            description="Makes a smaller file of a SANA transformer, or of Gemma-2, once: 8 or 4 bits for each weight "
-            "instead of 16. The new file lies beside the other models; press R and choose it in the loaders.",
+            description="Writes a smaller file of a SANA transformer or of Gemma-2: 8 or 4 bits per weight instead of "
+            "16. Run it once, press R, and choose the new file in the loaders.",
             search_aliases=["quantize", "int8", "fp8", "nvfp4", "gguf", "4-bit", "low vram", "sana small"],
             is_output_node=True,
             inputs=[
                 io.Combo.Input(
                     "model",
                     options=[NONE, *model_files("diffusion_models")],
-                    tooltip="SANA transformer in models/diffusion_models, in any layout. Not one that is quantised "
-                    "already.",
+                    tooltip="SANA transformer in models/diffusion_models, in any layout, not quantised yet.",
                 ),
                 io.Combo.Input(
                     "text_encoder",
                     options=[NONE, *model_files("text_encoders")],
                     default=NONE,
-                    tooltip="Or Gemma-2 in models/text_encoders: choose one of the two.",
+                    tooltip="Gemma-2 in models/text_encoders. Choose either this or a model.",
                 ),
                 io.Combo.Input(
                     "format",
                     options=list(FORMATS),
                     default="int8",
-                    tooltip="int8: smallest error, RTX 20 and newer compute with it. fp8: RTX 40 and newer. mxfp8, "
-                    "nvfp4: RTX 50; nvfp4 has 4 bits. w4a8, w4a4: 4 bits on older cards. gguf: saves memory, not time. "
-                    "Every format runs on every card. No speed was measured yet.",
+                    tooltip="int8: smallest error; RTX 20 and newer compute with it. fp8: RTX 40 and newer. mxfp8, "
+                    "nvfp4: RTX 50; nvfp4 has 4 bits. w4a8, w4a4: 4 bits on older cards. gguf: saves memory, not "
+                    "time. Every format runs on every card. No speed was measured yet.",
                 ),
                 io.String.Input(
                     "filename",
                     default="",
-                    tooltip="Name of the new file, in the same folder of models. Empty: the model's name and the "
-                    "format.",
+                    tooltip="Name of the new file, in the same folder. Empty: the model's name and the format.",
                 ),
                 io.Combo.Input(
                     "embedding",
@@ -79,8 +77,8 @@ class SanaNativeQuantize(io.ComfyNode):
                     "native_size",
                     options=["auto", *POSITIONS],
                     default="auto",
-                    tooltip="Picture size the transformer was made for. Choose 2k or 4k for a 2K or 4K model whose "
-                    "file does not state it.",
+                    tooltip="Picture size that the transformer was made for. Choose 2k or 4k for a 2K or 4K model "
+                    "whose file does not state it.",
                     advanced=True,
                 ),
                 io.Combo.Input(
@@ -94,28 +92,29 @@ class SanaNativeQuantize(io.ComfyNode):
                     "prompts",
                     default="",
                     multiline=True,
-                    tooltip="For fp8 and nvfp4: a prompt in each line, to measure how large the inputs of the layers "
-                    "become. 8 to 16 prompts are enough. Empty: fp8 then multiplies in 16 bits.",
+                    tooltip="For fp8 and nvfp4: one prompt per line. The node draws them to measure the inputs of the "
+                    "layers; 8 to 16 are enough. Empty: fp8 multiplies in 16 bits.",
                     advanced=True,
                 ),
                 io.Combo.Input(
                     "prompts_text_encoder",
                     options=[NONE, *model_files("text_encoders")],
                     default=NONE,
-                    tooltip="Gemma-2 that reads these prompts for a transformer.",
+                    tooltip="Gemma-2 that encodes these prompts for a transformer.",
                     advanced=True,
                 ),
                 io.Boolean.Input(
                     "overwrite",
                     default=False,
-                    tooltip="Make a file again that is there. Off: it stays, and nothing is made.",
+                    tooltip="On: makes the file again if it exists. Off: keeps it and makes nothing.",
                     advanced=True,
                 ),
             ],
             outputs=[
                 io.String.Output(
                     display_name="report",
-                    tooltip="Size before and after, and the error of each kind of layer; show it with Preview as Text.",
+                    tooltip="Size before and after, and the error of each kind of layer. Connect Preview as Text to "
+                    "see it.",
                 ),
             ],
         )

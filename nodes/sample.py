@@ -12,8 +12,8 @@ from .bridge.control import Control
 from .bridge.sampling import SAMPLER_NAMES, chosen_size, generate, make_sampler, make_sigmas
 
 SAMPLER_TIP = (
-    "flow_dpm is Flow-DPM-Solver++, which SANA was released with; flow_euler needs more steps; "
-    "scm is for SANA-Sprint alone."
+    "flow_dpm: Flow-DPM-Solver++, as SANA was released. flow_euler: plain Euler, needs more steps. scm: only for "
+    "SANA-Sprint."
 )
 
 
@@ -26,12 +26,14 @@ class SanaNativeSigmas(io.ComfyNode):
             node_id="SanaNativeSigmas",
             display_name="SANA Scheduler",
             category="SANA/sampling",
-            description="The exact noise schedule of the released code, for SamplerCustomAdvanced.",
+            description="The noise schedule of the released code, for SamplerCustom and SamplerCustomAdvanced.",
             search_aliases=["sana scheduler", "flow dpm sigmas", "flow shift"],
             inputs=[
-                io.Model.Input("model", tooltip="The SANA model; its shift is used where yours is 0."),
+                io.Model.Input("model", tooltip="The SANA model. Its own shift is used if yours is 0."),
                 io.Combo.Input(
-                    "schedule", options=list(SAMPLER_NAMES), tooltip=f"The sampler's own grid. {SAMPLER_TIP}"
+                    "schedule",
+                    options=list(SAMPLER_NAMES),
+                    tooltip=f"Choose the same as in SANA Sampler Select. {SAMPLER_TIP}",
                 ),
                 io.Int.Input(
                     "steps",
@@ -46,8 +48,8 @@ class SanaNativeSigmas(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Moves the schedule towards high noise, which larger pictures need. "
-                    "0: the model's own, 3 up to 2K and 6 for 4K. scm has none.",
+                    tooltip="Moves the schedule towards high noise, which larger pictures need. 0: the model's own, 3 "
+                    "up to 2K and 6 for 4K. scm has no shift.",
                 ),
                 io.Float.Input(
                     "denoise",
@@ -55,7 +57,7 @@ class SanaNativeSigmas(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How much of a given picture is redrawn; 1 for text to image.",
+                    tooltip="How much of a given picture is redrawn. 1 for text to image.",
                 ),
             ],
             outputs=[io.Sigmas.Output(tooltip="Noise levels from about 1 down to 0.")],
@@ -75,10 +77,11 @@ class SanaNativeSampler(io.ComfyNode):
             node_id="SanaNativeSampler",
             display_name="SANA Sampler Select",
             category="SANA/sampling",
-            description="The released solvers, for SamplerCustomAdvanced together with SANA Scheduler.",
+            description="The released samplers, for SamplerCustom and SamplerCustomAdvanced. Use it with SANA "
+            "Scheduler.",
             search_aliases=["flow dpm solver", "flow-dpm-solver++", "flow euler", "sana ksampler"],
             inputs=[io.Combo.Input("sampler", options=list(SAMPLER_NAMES), tooltip=SAMPLER_TIP)],
-            outputs=[io.Sampler.Output(tooltip="The solver, for SamplerCustomAdvanced or SamplerCustom.")],
+            outputs=[io.Sampler.Output(tooltip="The sampler, for SamplerCustom or SamplerCustomAdvanced.")],
         )
 
     @classmethod
@@ -101,7 +104,7 @@ def _settings() -> list[io.Input]:
         "ratio",
         options=list(ASPECT_RATIOS),
         default="1:1",
-        tooltip="Width to height. The size is the nearest one that the model was trained on.",
+        tooltip="Width to height. The node takes the nearest size that the model was trained on.",
     )
     steps = io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Number of steps: 20 as released, 2 for Sprint.")
     cfg = io.Float.Input(
@@ -110,7 +113,8 @@ def _settings() -> list[io.Input]:
         min=0.0,
         max=30.0,
         step=0.1,
-        tooltip="How closely the prompt is followed: 4.5 as released; 2 to 2.5 is softer; 1 is without guidance.",
+        tooltip="How closely the picture follows the prompt. SANA was released with 4.5; 2 to 2.5 is softer; 1 is "
+        "without guidance.",
     )
     return [
         io.DynamicCombo.Input(
@@ -121,13 +125,14 @@ def _settings() -> list[io.Input]:
                 io.DynamicCombo.Option(OWN, sides),
             ],
             optional=True,
-            tooltip="Of the picture: the model's own square, a trained size by its aspect ratio, or your own.",
+            tooltip="Size of the picture. as released: the model's own square. aspect ratio: a size that the model "
+            "was trained on. own: your width and height.",
         ),
         io.DynamicCombo.Input(
             "sampling",
             options=[io.DynamicCombo.Option(RELEASED, []), io.DynamicCombo.Option(OWN, [steps, cfg])],
             optional=True,
-            tooltip="Steps and guidance: the model's own, or yours.",
+            tooltip="Steps and cfg. as released: the model's own. own: your numbers.",
         ),
     ]
 
@@ -141,7 +146,7 @@ def _number(kind: Any, name: str, what: str, **limits: Any) -> io.Input:
         **limits,
         socketless=True,
         extra_dict={"hidden": True},
-        tooltip=f"{what} in prompts over the API. 0: the model's own.",
+        tooltip=f"{what}, for prompts over the API. 0: the model's own.",
     )
 
 
@@ -154,8 +159,8 @@ class SanaNativeGenerate(io.ComfyNode):
             node_id="SanaNativeGenerate",
             display_name="SANA Generate",
             category="SANA",
-            description="Prompt to latent in one node, sampled the way the model was released. "
-            "Decode the result with VAE Decode.",
+            description="From prompt to latent in one node, with the settings that the model was released with. "
+            "Connect VAE Decode to see the picture.",
             search_aliases=["sana simple", "sana text to image", "sana txt2img", "sana ksampler"],
             inputs=[
                 io.Model.Input("model", tooltip="A SANA model."),
@@ -164,13 +169,13 @@ class SanaNativeGenerate(io.ComfyNode):
                     "prompt",
                     multiline=True,
                     dynamic_prompts=True,
-                    tooltip="What the picture shows. SANA's instruction is put before it.",
+                    tooltip="What the picture shows. Write sentences. The node puts SANA's instruction before it.",
                 ),
                 io.String.Input(
                     "negative_prompt",
                     multiline=True,
                     default="",
-                    tooltip="What to keep out of the picture. May be empty. SANA-Sprint has none.",
+                    tooltip="What the picture should not show. May be empty. SANA-Sprint ignores it.",
                 ),
                 _number(io.Int, "width", "Width in pixels", max=8192, step=32),
                 _number(io.Int, "height", "Height in pixels", max=8192, step=32),
@@ -180,7 +185,7 @@ class SanaNativeGenerate(io.ComfyNode):
                     min=0,
                     max=2**64 - 1,
                     control_after_generate=True,
-                    tooltip="Of the noise: another seed, another picture.",
+                    tooltip="Start of the noise: another seed gives another picture.",
                 ),
                 _number(io.Int, "steps", "Number of steps", max=1000),
                 _number(io.Float, "cfg", "Guidance scale", max=30.0, step=0.1),
@@ -190,18 +195,22 @@ class SanaNativeGenerate(io.ComfyNode):
                     min=0.01,
                     max=1.0,
                     step=0.01,
-                    tooltip="How much of a connected picture is redrawn; 1 for text to image.",
+                    tooltip="How much of a connected picture is redrawn. 1 for text to image.",
                     advanced=True,
                 ),
                 io.Latent.Input(
                     "latent",
                     optional=True,
-                    tooltip="In place of a size: an empty latent, or a picture from VAE Encode to start from.",
+                    tooltip="Instead of a size: an empty latent, or a picture from VAE Encode to start from.",
                 ),
                 *_settings(),
                 io.ControlNet.Input("control_net", optional=True, tooltip="A ControlNet from Load SANA ControlNet."),
-                io.Image.Input("control_image", optional=True, tooltip="What it follows, such as edges."),
-                io.Vae.Input("vae", optional=True, tooltip="The DC-AE, with which the ControlNet reads the picture."),
+                io.Image.Input(
+                    "control_image", optional=True, tooltip="The picture that the ControlNet follows, such as edges."
+                ),
+                io.Vae.Input(
+                    "vae", optional=True, tooltip="DC-AE from Load SANA. The ControlNet needs it to read the picture."
+                ),
                 io.Float.Input(
                     "control_strength",
                     default=1.0,
@@ -209,7 +218,7 @@ class SanaNativeGenerate(io.ComfyNode):
                     max=10.0,
                     step=0.01,
                     optional=True,
-                    tooltip="How closely the ControlNet is followed.",
+                    tooltip="How closely the picture follows the ControlNet. 1: as released. 0: not at all.",
                     advanced=True,
                 ),
             ],

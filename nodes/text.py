@@ -22,8 +22,8 @@ class SanaNativeTextEncode(io.ComfyNode):
             node_id="SanaNativeTextEncode",
             display_name="SANA Text Encode",
             category="SANA/conditioning",
-            description="Encodes a prompt with Gemma-2. SANA was trained with an instruction before each prompt; "
-            "leave it out for a negative prompt.",
+            description="Encodes a prompt with Gemma-2. SANA was trained with an instruction before each prompt. "
+            "Choose none for a negative prompt.",
             search_aliases=["sana prompt", "chi", "complex human instruction", "gemma encode", "clip text encode"],
             inputs=[
                 io.Clip.Input("clip", tooltip="Gemma-2 from Load SANA or Load SANA Text Encoder."),
@@ -31,42 +31,43 @@ class SanaNativeTextEncode(io.ComfyNode):
                     "text",
                     multiline=True,
                     dynamic_prompts=True,
-                    tooltip="The prompt. Parentheses are ordinary text here: Gemma reads prose, not prompt weights.",
+                    tooltip="The prompt. Write sentences. Parentheses are ordinary text: Gemma knows no prompt "
+                    "weights.",
                 ),
                 io.Combo.Input(
                     "instruction",
                     options=[*INSTRUCTIONS, OWN],
                     default="upstream",
-                    tooltip="What stands before the prompt. upstream: the wording of the released code. diffusers: "
-                    "the same with other quotation marks. none: for negative prompts. own text: what is connected to "
-                    "own_instruction.",
+                    tooltip="Text before the prompt. upstream: the wording of NVIDIA's code. diffusers: the same with "
+                    "other quotation marks. none: for negative prompts. own text: what you connect to own_instruction.",
                 ),
                 io.Boolean.Input(
                     "lowercase",
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Lower-case the prompt and strip the spaces around it, as diffusers does. Capitals in "
-                    "lettering are lost.",
+                    tooltip="Lower-cases the prompt and removes spaces around it, as diffusers does. Words drawn in "
+                    "the picture then lose their capitals.",
                 ),
                 io.String.Input(
                     "own_instruction",
                     optional=True,
                     force_input=True,
-                    tooltip="Text before the prompt in place of the released one, where instruction is own text.",
+                    tooltip="Your own text before the prompt, used if instruction is own text.",
                 ),
                 io.Conditioning.Input(
                     "positive",
                     optional=True,
-                    tooltip="For a negative prompt: the encoded prompt, to whose length this one is padded or cut as "
-                    "in the released code. Unconnected: only the negative prompt's own tokens, as in diffusers.",
+                    tooltip="Optional, for negative prompts: connect the positive prompt to give both the same "
+                    "length, as NVIDIA's code does. Leave empty to behave like diffusers.",
                 ),
             ],
             outputs=[
                 io.Conditioning.Output(tooltip="The encoded prompt, for any sampler or guider."),
                 io.String.Output(
                     display_name="sent to Gemma",
-                    tooltip="The exact text that Gemma read, with its token count; show it with Preview as Text.",
+                    tooltip="The exact text that Gemma read, and its number of tokens. Connect Preview as Text to see "
+                    "it.",
                 ),
             ],
         )

@@ -22,14 +22,14 @@ class SanaNativeDecodeTiled(io.ComfyNode):
             min=32,
             max=1024,
             step=32,
-            tooltip="How far blended tiles overlap, in pixels, at most half a tile. More hides the seams better and "
-            "takes longer.",
+            tooltip="How far blended tiles overlap, in pixels, at most half a tile. A larger overlap hides seams "
+            "better and takes longer.",
         )
         return io.Schema(
             node_id="SanaNativeDecodeTiled",
             display_name="SANA VAE Decode (Tiled)",
             category="SANA/latent",
-            description="Decodes a SANA latent in tiles, in little memory. Exact tiles give the same picture as VAE "
+            description="Decodes a SANA latent in tiles, to save memory. Exact tiles give the same picture as VAE "
             "Decode, without seams.",
             search_aliases=["sana tiled decode", "decode 4k", "vae decode tiled", "low vram decode", "dc-ae tiling"],
             inputs=[
@@ -39,14 +39,14 @@ class SanaNativeDecodeTiled(io.ComfyNode):
                     "tile_size",
                     options=[AUTO, "256", "512", "1024", "2048"],
                     default=AUTO,
-                    tooltip="Side of a tile in pixels: smaller ones need less memory. auto: the largest up to 1024 "
+                    tooltip="Side of a tile in pixels. Smaller tiles need less memory. auto: the largest up to 1024 "
                     "that fits into the free memory.",
                 ),
                 io.DynamicCombo.Input(
                     "method",
                     options=[io.DynamicCombo.Option("exact", []), io.DynamicCombo.Option("blend", [overlap])],
-                    tooltip="exact: the same picture as without tiles. blend: overlapping tiles, each decoded by "
-                    "itself, as in other tools; tones and details differ from tile to tile.",
+                    tooltip="exact: the same picture as without tiles. blend: each tile is decoded alone and faded "
+                    "into the next; tones and details differ from tile to tile.",
                 ),
             ],
             outputs=[io.Image.Output(tooltip="The decoded picture.")],
