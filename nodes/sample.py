@@ -223,6 +223,7 @@ class SanaNativeGenerate(io.ComfyNode):
                 ),
             ],
             outputs=[io.Latent.Output(tooltip="The picture as a latent, for VAE Decode.")],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
@@ -255,4 +256,7 @@ class SanaNativeGenerate(io.ComfyNode):
             settings |= chosen_size(model, size or {}, width, height)
         request = Request(prompt, negative_prompt=negative_prompt, seed=seed, **settings)
         control = Control.of(control_net, control_image, vae, control_strength)
-        return io.NodeOutput(generate(model, clip, request, denoise=denoise, latent=latent, control=control))
+        whole = getattr(cls.hidden, "prompt", None)  # not of a node that runs alone
+        return io.NodeOutput(
+            generate(model, clip, request, denoise=denoise, latent=latent, control=control, prompt=whole)
+        )

@@ -132,12 +132,14 @@ class Control:
 
     @classmethod
     def of(cls, network: Any, image: Tensor | None, vae: Any, strength: float) -> Control | None:
-        """None if none of the three is there. Raises InputError if one of them is missing."""
-        parts = {"control_net": network, "control_image": image, "vae": vae}
-        if network is None and image is None:
+        """None without a network: a loader that is bypassed leaves the rest. Raises InputError if another part is
+        missing.
+        """
+        if network is None:
             return None
-        if missing := [name for name, part in parts.items() if part is None]:
-            raise InputError(f"a ControlNet needs control_net, control_image and vae: connect {' and '.join(missing)}")
+        if image is None or vae is None:
+            missing = " and ".join(name for name, part in (("control_image", image), ("vae", vae)) if part is None)
+            raise InputError(f"a ControlNet needs a picture to follow and SANA's VAE: connect {missing}")
         return cls(network=network, image=image, vae=vae, strength=strength)
 
     def applied(self, *conditionings: list) -> list[list]:

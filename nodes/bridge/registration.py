@@ -6,7 +6,8 @@ and passes everything else through: `model_detection.detect_unet_config`, `sd.VA
 alone: `lora.model_lora_keys_unet` and `lora.model_lora_keys_clip` (further names), `lora.load_lora` (what names cannot
 say: fused layers, exact DoRA, wrong files), `utils.load_torch_file` (PEFT's configuration goes with the tensors of a
 file) and two functions of the node Train LoRA (an existing LoRA goes on from its own effect).
-`latent_preview.get_previewer` gets one for previews of SANA's latents. If a hook cannot be
+`latent_preview.get_previewer` gets one for previews of SANA's latents, and the node Save Image one that adds how a
+picture was drawn to its file. If a hook cannot be
 installed, the pack's own loader nodes still work: while they load a file, they put their own result in the place of
 `model_detection.model_config_from_unet`.
 """
@@ -39,6 +40,7 @@ from .latent_format import SanaLatent
 from .lora import SanaKeys, gemma_keys, load_patches, transformer_keys, with_config
 from .lora_training import continued
 from .model import Sana, SanaModel
+from .parameters import write_parameters
 from .tiny_previewer import sana_previewer
 from .vae import init_vae, is_dcae
 
@@ -59,6 +61,7 @@ def install() -> None:
         _wrap_load_torch_file,
         _wrap_lora_training,
         _wrap_previews,
+        _wrap_save_image,
     ):
         try:
             hook()
@@ -82,6 +85,21 @@ def _wrap_previews() -> None:
         return sana_previewer(device, latent_format, latent_preview.args.preview_method)
 
     latent_preview.get_previewer = _marked(get_previewer, host)
+
+
+def _wrap_save_image() -> None:
+    """`SaveImage.save_images(images, filename_prefix="ComfyUI", prompt=None, extra_pnginfo=None)` -> what was saved."""
+    node = sys.modules["nodes"].SaveImage
+    host = node.save_images
+    if hasattr(host, MARK):
+        return
+
+    def save_images(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        saved = host(self, *args, **kwargs)
+        write_parameters(kwargs.get("prompt"), saved)
+        return saved
+
+    node.save_images = _marked(save_images, host)
 
 
 def other_copy() -> Path | None:

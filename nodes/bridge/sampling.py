@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -26,6 +27,7 @@ from ...sana_core.samplers.methods import SAMPLERS, check_sampler, check_shift
 from ...sana_core.samplers.schedules import MOST_STEPS
 from .control import Control
 from .model import SanaModel, flow_shift
+from .parameters import remember
 from .progress import Steps
 from .prompts import padded_context
 from .steps import at_sigma
@@ -151,12 +153,13 @@ def generate(
     denoise: float = 1.0,
     latent: dict[str, Any] | None = None,
     control: Control | None = None,
+    prompt: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A request with one prompt -> LATENT, drawn as the model was released: its own solver, grid, steps and guidance,
     the instruction before the prompt alone.
 
     denoise: how much of `latent` is redrawn. latent: LATENT to start from, in place of the request's size. control:
-    a ControlNet with its picture.
+    a ControlNet with its picture. prompt: all nodes of the run, for what is written into the picture's file.
     """
     defaults = released(model)
     config = model.model.diffusion_model.config
@@ -172,6 +175,8 @@ def generate(
         positive, negative = control.applied(positive, negative)
     sigmas = make_sigmas(model, run.sampler, run.steps, request.shift, denoise)
     start = comfy.sample.fix_empty_latent_channels(model, latent["samples"], latent.get("downscale_ratio_spacial"))
+    height, width = DC_AE_F32.in_pixels(start.shape)
+    remember(prompt, replace(run, width=width, height=height))
     samples = comfy.sample.sample_custom(
         model,
         comfy.sample.prepare_noise(start, run.seed, latent.get("batch_index")),
