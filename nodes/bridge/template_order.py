@@ -11,9 +11,13 @@ FIRST = "SANA-quick-start"
 
 
 def sort_templates(folder_name: str) -> None:
-    """Quick starts first, then the others by name. folder_name: the pack's in custom_nodes."""
+    """Quick starts first, then the others by name. folder_name: the pack's in custom_nodes. Nothing without a server."""
     from aiohttp import web
     from server import PromptServer
+
+    server = getattr(PromptServer, "instance", None)
+    if server is None:
+        return
 
     @web.middleware
     async def in_order(request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
@@ -24,4 +28,4 @@ def sort_templates(folder_name: str) -> None:
         templates.get(folder_name, []).sort(key=lambda name: (not name.startswith(FIRST), name))
         return web.json_response(templates)
 
-    PromptServer.instance.app.middlewares.append(in_order)
+    server.app.middlewares.append(in_order)
