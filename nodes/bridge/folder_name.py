@@ -31,7 +31,10 @@ def serve(folder: Path) -> None:
         return
     from server import PromptServer
 
-    get, help_name = PromptServer.instance.routes.get, re.split("[.@]", name)[0]
+    server = getattr(PromptServer, "instance", None)
+    if server is None:
+        return
+    get, help_name = server.routes.get, re.split("[.@]", name)[0]
     get(_address("workflow_templates", name))(_sender(folder / "workflows"))
     for web_name in {name, help_name}:
         get(_address("extensions", web_name))(_sender(folder / "js"))

@@ -11,7 +11,7 @@ FIRST = "SANA-quick-start"
 
 
 def sort_templates(folder_name: str) -> None:
-    """Quick starts first, then the others by name. folder_name: the pack's in custom_nodes. Nothing without a server."""
+    """Quick starts first, then the others by name. folder_name: the pack's in custom_nodes. No server: nothing."""
     from aiohttp import web
     from server import PromptServer
 

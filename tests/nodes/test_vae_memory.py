@@ -132,10 +132,10 @@ def test_running_out_of_memory_falls_back_to_exact_tiles(monkeypatch, vae, tiles
     given = torch.randn(1, 32, 34, 16) if method == "decode" else torch.rand(1, 1088, 512, 3)
     expected = getattr(vae, method)(given)
     left = iter(range(tile - 1, -1, -1))
-    between = autoencoder.between_tiles
+    counted = autoencoder.counted
 
-    def fails_once():
-        on_tile = between()
+    def fails_once(unit):
+        on_tile = counted(unit)
 
         def after_tile(done, total):
             if next(left, None) == 0:
@@ -144,7 +144,7 @@ def test_running_out_of_memory_falls_back_to_exact_tiles(monkeypatch, vae, tiles
 
         return after_tile
 
-    monkeypatch.setattr(autoencoder, "between_tiles", fails_once)
+    monkeypatch.setattr(autoencoder, "counted", fails_once)
     free_bytes(1e6)
     tiles.clear()
     assert_agree(getattr(vae, method)(given), expected, 1e-5)
