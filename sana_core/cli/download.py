@@ -130,7 +130,7 @@ def _reason(error: Exception) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     first_line = str(error).strip().partition("\n")[0]
     if status in (401, 403):
-        return "may not be downloaded without an account that accepted its licence"
+        return "cannot be had without an account that accepted its licence, or is not there any more"
     if status == 404:
         return "is not on the hub any more"
     if "Consistency check failed" in first_line:
