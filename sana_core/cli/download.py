@@ -21,16 +21,15 @@ SPARE = 1_000_000_000  # bytes that stay free on the disk
 
 @dataclass(frozen=True, kw_only=True)
 class Remote:
-    """A file as the hub states it. revision: the commit, so that all of a file is of one version."""
+    """A file, and its bytes as the hub states them."""
 
     file: PublishedFile
     size: int | None
-    revision: str | None
 
     @property
     def words(self) -> str:
         size = "of unknown size" if self.size is None else f"{self.size / 1e9:.2f} GB"
-        return f"{self.file.file_name}, {size}, licence: {page(self.file)} ({self.file.licence})"
+        return f"{self.file.file_name}, {size}, licence: {page(self.file)}"
 
 
 def released_files(
@@ -57,7 +56,7 @@ def released_files(
 def _remote(file: PublishedFile) -> Remote:
     with _one_line(file) as hub:
         stated = hub.get_hf_file_metadata(hub.hf_hub_url(file.repository, file.file))
-    return Remote(file=file, size=stated.size, revision=stated.commit_hash)
+    return Remote(file=file, size=stated.size)
 
 
 def _downloaded(remote: Remote, models_dir: Path | None, *, quiet: bool) -> Path:
@@ -67,7 +66,7 @@ def _downloaded(remote: Remote, models_dir: Path | None, *, quiet: bool) -> Path
         if quiet or not is_terminal(sys.stderr):
             hub.utils.disable_progress_bars()
         try:
-            path = Path(hub.hf_hub_download(file.repository, file.file, revision=remote.revision, cache_dir=models_dir))
+            path = Path(hub.hf_hub_download(file.repository, file.file, cache_dir=models_dir))
         finally:
             if not bars:
                 hub.utils.enable_progress_bars()

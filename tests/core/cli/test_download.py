@@ -131,6 +131,7 @@ def test_without_an_answer_nothing_is_downloaded(served, draw, monkeypatch, caps
 
 def test_a_connection_that_breaks_is_taken_up_where_it_broke(served, draw, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr(hub.constants, "DOWNLOAD_CHUNK_SIZE", 4096)
     served.cut = 1
     assert draw("--yes", "--quiet") == 0
     (asked,) = served.ranges

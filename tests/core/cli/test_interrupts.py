@@ -37,7 +37,7 @@ def test_a_signal_leaves_no_file(tmp_path, monkeypatch, capsys, number, code):
     from sana_core.quantiser import sinks
 
     number = getattr(signal, number)
-    files = tiny_pipeline.write_files(tmp_path / "model")
+    files = tiny_pipeline.write_files(tmp_path)
     (tmp_path / "new").mkdir()
     before = signal.getsignal(number)
     if number == signal.SIGHUP and before != signal.SIG_DFL:
