@@ -1,15 +1,18 @@
 """`python -m sana_core`"""
 
-import signal
+import os
 import sys
+from signal import default_int_handler
 
 from .cli import main
-from .interrupts import INTERRUPTED, end_at_once
+from .interrupts import INTERRUPTED, end_at_once, replace_handler
 
 try:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    replace_handler(end_at_once, default_int_handler)
     code = main()
-    signal.signal(signal.SIGINT, end_at_once)  # Python itself needs a moment to end
+    replace_handler(default_int_handler, end_at_once)  # Python itself needs a moment to end
 except KeyboardInterrupt:
     code = INTERRUPTED
+if code > 128:  # by a signal: Python would end by that signal, too, if it came inside exec()
+    os._exit(code)
 sys.exit(code)

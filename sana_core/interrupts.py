@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 INTERRUPTED = 130  # as shells report a program that Ctrl-C ended
 
@@ -28,6 +28,12 @@ class Ended(KeyboardInterrupt):
 def end_at_once(*_: object) -> NoReturn:
     """A handler for Ctrl-C while there is nothing to tidy up."""
     os._exit(INTERRUPTED)
+
+
+def replace_handler(old: Any, new: Any) -> None:
+    """For Ctrl-C. Where a program started in the background ignores it, that stays so."""
+    if signal.getsignal(signal.SIGINT) is old:
+        signal.signal(signal.SIGINT, new)
 
 
 @contextmanager
@@ -51,4 +57,4 @@ def _raise(number: int, _: object) -> NoReturn:
 
 # Python names the program "-m" as long as it looks for the module.
 if sys.argv[:1] == ["-m"] and {str(__package__), f"-m{__package__}"} & set(sys.orig_argv):
-    signal.signal(signal.SIGINT, end_at_once)
+    replace_handler(signal.default_int_handler, end_at_once)

@@ -18,7 +18,7 @@ from .output import fail, is_terminal, tell, write
 SIGN, BOM = "sana> ", "\ufeff"
 QUIT = ("/quit", "/exit", "/q")
 HELP = (
-    "a line is a prompt; these change the pictures that follow, and without a value go back to what they were at the start:",
+    "a line is a prompt; these change the pictures that follow (without a value: back to what it was at the start):",
     "  /size 1024x768   /steps 20   /cfg 4.5   /seed 7   /negative blurry   /batch 2",
     "  /show tells what is set, /help this text; /quit or Ctrl-D ends; Ctrl-C stops a picture, or ends",
 )
