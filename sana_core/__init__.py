@@ -21,6 +21,7 @@ Errors are `SanaError`, a ValueError: what was found, what was expected, what to
 before a text encoder is loaded.
 """
 
+from . import interrupts  # noqa: F401  (first: Ctrl-C ends quietly while the rest is imported)
 from .checkpoint.load import load_autoencoder, load_controlnet, load_transformer
 from .config import SamplingDefaults
 from .dcae.autoencoder import DCAE

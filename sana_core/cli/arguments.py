@@ -5,35 +5,41 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..errors import InputError, safe_line
+from ..errors import InputError
 from ..samplers.guidance import block_numbers
-from .output import write
+from .output import fail, write
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """summary: one line for --help. add_options: adds them to a parser. run: does the work with parsed options, which
-    may have `quiet`; it raises SanaError or OSError.
+    """summary: one line for --help. examples: more lines of it. add_options: adds them to a parser. run: does the work
+    with parsed options, which may have `quiet`; it raises SanaError or OSError. memory: what helps if there is too
+    little.
     """
 
     summary: str
+    examples: Sequence[str]
+    memory: str
     add_options: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], None]
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors are one line, and no stream has to be there."""
+    """Errors are one line, or with `as_json` a JSON object. No stream has to be there."""
+
+    as_json = False
 
     def error(self, message: str) -> NoReturn:
         hint = "--help lists the options"
         if message.startswith("unrecognized arguments: ") and not message.split(": ")[1].startswith("-"):
             hint = "a prompt of several words stands in quotes"
-        self.exit(2, f"{safe_line(f'sana: error: {message} ({hint})')}\n")
+        fail(f"{message} ({hint})", as_json=self.as_json)
+        sys.exit(2)
 
     def _print_message(self, message: str, file: Any = None) -> None:
         write(file or sys.stderr, message)
@@ -46,6 +52,13 @@ def size(text: str) -> tuple[int, int]:
         return int(width), int(height if cross else width)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 1024x768 or 512") from None
+
+
+def quality(text: str) -> int:
+    """ "90" -> 90: of a JPEG or WebP file."""
+    if not text.isdecimal() or not 1 <= int(text) <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a quality, expected a whole number from 1 to 100")
+    return int(text)
 
 
 def number(text: str) -> float:

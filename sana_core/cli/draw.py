@@ -4,82 +4,108 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import fields
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image
 
 from ..errors import InputError
 from ..lora import apply_lora, load_lora
 from ..pictures.images import open_picture
-from ..pictures.modes import grey
-from ..pictures.soft_edge import soft_edge
 from ..pipeline.load import load_pipeline
 from ..pipeline.memory import peak_memory
 from ..pipeline.pipeline import SanaPipeline
 from ..pipeline.request import Request, Resolved, random_seed
 from ..samplers.types import StepCallback
-from ..sources import PARTS
-from . import names
+from ..sources import EMBEDDED, PARTS
+from . import models, names
 from .arguments import Command
-from .options import DEFAULT_OUTPUT, DTYPES, add_options
-from .output import progress_bar, say, tell
-from .preview import check_preview, preview_map, shown
+from .download import released_files
+from .drawing import Drawing
+from .interactive import session
+from .options import DTYPES, add_options
+from .output import tell
+from .preview import check_preview
 from .prompt_file import PICTURES, read_prompt_file
-from .record import Source, model_record, picture_record
+from .record import Source, model_record
+
+EXAMPLES = (
+    '"a red apple" -o apple.png',
+    '"a penguin" -s 256 -S 7 --steps 20 --cfg 3',
+    "--interactive",
+    "--prompt-file prompts.txt -o picture.jpg --json",
+    '"a corgi in a red hat" --model sana-1.6b',
+)
 
 
 def run(args: argparse.Namespace) -> None:
     """Check everything that can be checked without the model, load it, draw and save."""
     from . import _draw  # by its name in the package, where a script may put its own function
 
-    requests, source = plan(args), _source(args)
-    alone = args.prompt_file is None and args.batch_size == 1
-    count = sum(request.batch_size for request in requests)
-    output = names.output(args.output, DEFAULT_OUTPUT, alone=alone, count=count)
-    if args.preview is not None:
-        check_preview(args.preview)
+    if args.list_models:
+        models.list_models(args.models_dir, as_json=args.json)
+        return
+    requests = plan(args)
+    output = _output(args, requests)
+    source = _source(args)
     pipeline = load(args, source)
-    preview = None if args.preview is None else partial(shown, args.preview, preview_map(pipeline))
-    drawn_by = model_record(pipeline, source, args)
-    for request in requests:
-        _resolved(pipeline, request, args.soft_edge)  # refuses whatever it has to before the first picture
-    for number, request in enumerate(requests, 1):
-        resolved = _resolved(pipeline, request, args.soft_edge)
-        bar = None if args.quiet else progress_bar(f"{number}/{len(requests)}", len(resolved.sigmas()) - 1)
-        callback = bar if preview is None else preview(bar)
-        for index, picture in enumerate(_draw(pipeline, resolved, callback)):
-            path = output.save(picture, picture_record(request, resolved, index) | drawn_by)
-            if not args.quiet:
-                say(str(path))
+    drawing = Drawing(
+        pipeline=pipeline,
+        output=output,
+        draw=_draw,
+        record=model_record(pipeline, source, args),
+        soft_edge=args.soft_edge,
+        preview=args.preview,
+        quiet=args.quiet,
+        as_json=args.json,
+    )
+    drawing(requests)
+    if args.interactive:
+        session(drawing, common(args), checked, DRAW.memory)
     if args.offload and not args.quiet:
         tell(f"peak of memory: {peak_memory(pipeline.device)}")
 
 
 def plan(args: argparse.Namespace) -> list[Request]:
     """What the arguments ask for, each with a seed. Raises InputError for whatever needs no model to be refused."""
-    if args.prompt is None and args.prompt_file is None:
+    if args.prompt is not None and args.prompt_option is not None:
+        raise InputError("give the prompt once, with -p or without")
+    prompt = args.prompt_option if args.prompt is None else args.prompt
+    if prompt is None and args.prompt_file is None and not args.interactive:
         raise InputError("there is nothing to draw: give a prompt, or --prompt-file")
-    if args.prompt is not None and args.prompt_file is not None:
-        raise InputError("give a prompt or --prompt-file, not both")
+    if args.prompt_file is not None and (prompt is not None or args.interactive):
+        raise InputError("give a prompt or --prompt-file, not both; --interactive takes no --prompt-file")
     if args.batch_size < 1:
         raise InputError(f"--batch is {args.batch_size}, expected at least 1")
+    settings = common(args)
+    if args.prompt_file is not None:
+        requests = read_prompt_file(args.prompt_file, settings)
+    else:
+        requests = [] if prompt is None else [settings.changed(prompt=prompt)]
+    follows = any(request.control_image is not None for request in (*requests, settings))
+    if (args.controlnet or args.soft_edge) and not follows:
+        raise InputError("--controlnet and --soft-edge need the picture to follow: give it by --control-image")
+    return [checked(request) for request in requests]
+
+
+def common(args: argparse.Namespace) -> Request:
+    """The settings of all pictures, without a prompt."""
     given: dict[str, Any] = {
         field.name: getattr(args, field.name) for field in fields(Request) if hasattr(args, field.name)
     }
     width, height = args.size or (None, None)
-    given["prompt"] = args.prompt or ""
+    given["prompt"] = ""
     given["width"] = width if args.width is None else args.width
     given["height"] = height if args.height is None else args.height
-    common = Request(**given)
-    requests = [common] if args.prompt_file is None else read_prompt_file(args.prompt_file, common)
-    follows = any(request.control_image is not None for request in requests)
-    if (args.controlnet or args.soft_edge) and not follows:
-        raise InputError("--controlnet and --soft-edge need the picture to follow: give it by --control-image")
-    return [_checked(request) for request in requests]
+    return Request(**given)
+
+
+def checked(request: Request) -> Request:
+    """The request with a seed. Opens its pictures, so that one that cannot be read is refused before a model loads."""
+    request = request.checked()
+    for name in PICTURES:
+        if getattr(request, name) is not None:
+            open_picture(getattr(request, name))
+    return request.changed(seed=random_seed()) if request.seed is None else request
 
 
 def load(args: argparse.Namespace, source: Source) -> SanaPipeline:
@@ -110,37 +136,41 @@ def draw_one(pipeline: SanaPipeline, run: Resolved, callback: StepCallback | Non
     return pipeline(run, callback=callback)
 
 
-def _checked(request: Request) -> Request:
-    """The request with a seed. Opens its pictures, so that one that cannot be read is refused before a model loads."""
-    request = request.checked()
-    for name in PICTURES:
-        if getattr(request, name) is not None:
-            open_picture(getattr(request, name))
-    return request.changed(seed=random_seed()) if request.seed is None else request
-
-
-def _resolved(pipeline: SanaPipeline, request: Request, edges: str | None) -> Resolved:
-    """For the pipeline. edges: "soft" or "thin" to prepare the control picture."""
-    if edges is not None and request.control_image is not None:
-        picture = grey(open_picture(_path(request.control_image)))
-        pixels = torch.from_numpy(np.array(picture)).float() / 255.0
-        request = request.changed(control_image=soft_edge(pixels[None, None], thin=edges == "thin"))
-    return pipeline.resolve(request)
-
-
-def _path(picture: Any) -> Path:
-    return Path(picture)
+def _output(args: argparse.Namespace, requests: list[Request]) -> names.Output:
+    count = sum(request.batch_size for request in requests)
+    output = names.Output(
+        path=args.output or names.DEFAULT,
+        several=args.prompt_file is not None or args.interactive or args.batch_size > 1,
+        overwrite=args.overwrite,
+        quality=args.quality,
+    )
+    if args.preview is not None:
+        check_preview(args.preview)
+        output.avoided.add(args.preview.absolute())
+    output.check([request.seed for request in requests if request.seed is not None], count)
+    return output
 
 
 def _source(args: argparse.Namespace) -> Source:
+    """Where the model is. Downloads a released one, if the user agrees."""
     files = {name: getattr(args, name) for name in (*PARTS, "tokenizer") if getattr(args, name) is not None}
-    if files and args.pipeline:
-        raise InputError("give either --pipeline or the single model files")
-    return files or args.pipeline or "nano"
+    if args.pipeline and (files or args.model):
+        raise InputError("give either --pipeline or the single model files, or the name of a --model")
+    if args.model in EMBEDDED and not files:
+        return args.model
+    if args.model is None:
+        if args.yes or args.models_dir:
+            raise InputError("--yes and --models-dir are about the files of a --model: name one")
+        return files or args.pipeline or "nano"
+    found = released_files(args.model, args.models_dir, without=files, yes=args.yes, quiet=args.quiet)
+    return found | files
 
 
 DRAW = Command(
     summary="Draw pictures with SANA; without model files, with the small embedded model.",
+    examples=EXAMPLES,
+    memory="with --offload one network at a time is on the GPU; or draw a smaller --size or --batch, or choose "
+    "--dtype bfloat16",
     add_options=add_options,
     run=run,
 )

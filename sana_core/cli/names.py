@@ -1,70 +1,100 @@
-"""Where pictures are saved: names that are checked before anything is drawn, and numbers that overwrite nothing."""
+"""Where pictures are saved.
+
+One picture gets the name as it is. Several pictures of a run get numbers: apple-0001.png and so on, after those that
+are there. `{seed}` in a name stands for the seed; such a name is used as it is, as long as it is free. A name that is
+taken gets a number, too: a file is replaced only with --overwrite.
+"""
 
 from __future__ import annotations
 
-import logging
+import os
 import re
 import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, features
 
 from ..errors import InputError
-from ..pictures.files import save_png
+from .picture_files import FORMATS, save_picture
 
-log = logging.getLogger("sana")
+SEED = "{seed}"
+DEFAULT = Path("sana_{seed}.png")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Output:
-    """path: as the user named it. number: of the next picture, or None for the one picture under that very name."""
+    """path: as the user named it. several: are several pictures drawn under this name? quality: of JPEG and WebP.
+    avoided: files that no picture replaces, by their absolute paths.
+    """
 
-    path: Path
-    number: int | None
+    path: Path = DEFAULT
+    several: bool = False
+    overwrite: bool = False
+    quality: int | None = None
+    avoided: set[Path] = field(default_factory=set)
+    _numbers: dict[Path, Iterator[int]] = field(default_factory=dict)
 
     def save(self, picture: Image.Image, record: dict[str, Any]) -> Path:
         """Write the next picture. Returns its path."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.number is None:
-            if self.path.exists():
-                log.info("%s was there and is replaced", self.path)
-            save_png(picture, self.path, record)
-            return self.path
-        path = self._reserve()
+        path = next(path for path in self._names(record["seed"]) if self._take(path))
         try:
-            save_png(picture, path, record)
+            save_picture(picture, Path(os.path.realpath(path)), record, self.quality)
         except BaseException:
-            with suppress(OSError):
-                path.unlink()
+            if not self.overwrite:
+                with suppress(OSError):
+                    path.unlink()
             raise
+        self.avoided.add(path.absolute())
         return path
 
-    def _reserve(self) -> Path:
-        """The next name that is free, taken by an empty file: other processes may be numbering pictures, too."""
-        while True:
-            path = _numbered(self.path, self.number or 1)
-            self.number = (self.number or 1) + 1
-            with suppress(FileExistsError):
+    def check(self, seeds: Sequence[int], pictures: int) -> None:
+        """Raise InputError if a picture could not be written. Changes nothing."""
+        if self.path.suffix.lower() not in FORMATS:
+            raise InputError(
+                f"{self.path}: --output names a picture by its ending, expected one of {', '.join(FORMATS)}"
+            )
+        if self.path.suffix.lower() == ".webp" and not features.check("webp"):
+            raise InputError(f"{self.path}: this Pillow writes no WebP: choose .png or .jpg, or install another Pillow")
+        if self.quality is not None and self.path.suffix.lower() == ".png":
+            raise InputError("--quality is for JPEG and WebP; a PNG keeps every pixel: leave it out")
+        if taken := [seed for seed in seeds if _seeded(self.path, seed).absolute() in self.avoided]:
+            name = _seeded(self.path, taken[0])
+            raise InputError(f"--preview {name} is the picture itself: name another file")
+        plain = _seeded(self.path, max(seeds, key=lambda seed: len(str(seed)), default=2**32))
+        if not self.several or SEED in self.path.name:
+            _check_place(plain)
+        if self.several or plain.exists():
+            _check_place(_numbered(plain, _highest_number(plain) + pictures))
+
+    def _names(self, seed: int) -> Iterator[Path]:
+        path = _seeded(self.path, seed)
+        if not self.several or SEED in self.path.name:
+            yield path
+        if path not in self._numbers:
+            self._numbers[path] = count(1 if self.overwrite else _highest_number(path) + 1)
+        for number in self._numbers[path]:
+            yield _numbered(path, number)
+
+    def _take(self, path: Path) -> bool:
+        """Is the name free? Then an empty file takes it: other processes may be choosing names, too."""
+        if path.absolute() in self.avoided:
+            return False
+        if not self.overwrite:
+            try:
                 path.touch(exist_ok=False)
-                return path
+            except FileExistsError:
+                return False
+        return True
 
 
-def output(path: Path | None, default: Path, *, alone: bool, count: int) -> Output:
-    """Names for `count` pictures. path None: the default name, which gets a number if it is taken. alone: one picture,
-    under the name itself; others are numbered from the highest number in the folder on.
-
-    Raises InputError if a name cannot be written. Changes nothing.
-    """
-    chosen = path or default
-    if alone and (path is not None or not default.exists()):
-        _check(chosen)
-        return Output(chosen, None)
-    highest = _highest_number(chosen)
-    _check(_numbered(chosen, highest + count))
-    return Output(chosen, highest + 1)
+def _seeded(path: Path, seed: int) -> Path:
+    return path.with_name(path.name.replace(SEED, str(seed)))
 
 
 def _numbered(path: Path, number: int) -> Path:
@@ -80,21 +110,18 @@ def _highest_number(path: Path) -> int:
     return max((int(match[1]) for match in map(pattern.fullmatch, names) if match), default=0)
 
 
-def _check(path: Path) -> None:
-    """Raise InputError if no PNG file could be written there."""
-    if path.suffix.lower() != ".png":
-        raise InputError(f"{path}: pictures are written as PNG, name a .png file with --output")
+def _check_place(path: Path) -> None:
+    """Raise InputError if no file could be written there."""
     try:
-        place = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
-        for name in path.absolute().relative_to(place).parts:  # what is still to be made: is one of the names too long?
-            with suppress(FileNotFoundError):
+        if path.is_dir():
+            raise IsADirectoryError(None, "Is a directory")
+        whole = path.absolute()
+        place = next(place for place in whole.parents if place.exists())
+        for name in whole.relative_to(place).parts:  # what is still to be made: is one of the names too long?
+            with suppress(FileNotFoundError, NotADirectoryError):
                 (place / name).lstat()
-        if place == path.absolute():
-            path.open("r+b").close()
-        else:
-            tempfile.TemporaryFile(dir=place).close()
+        tempfile.TemporaryFile(dir=place).close()
     except OSError as error:
         raise InputError(
-            f"{path} cannot be written ({error.strerror}): name with --output a PNG file in a folder that you can "
-            "write to"
+            f"{path} cannot be written ({error.strerror}): name with --output a file in a folder that you can write to"
         ) from error

@@ -14,76 +14,151 @@ from ..precision import TRAINED_PRECISIONS
 from ..samplers.methods import SAMPLERS
 from ..transformer.controlnet import ORDERS
 from . import arguments
+from .picture_files import QUALITY
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SOFT_EDGES = ("soft", "thin")
-DEFAULT_OUTPUT = Path("sana.png")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """All of them. Size, steps, guidance, shift and sampler are the model's own by default."""
-    _add_prompt(parser)
-    _add_sampling(parser)
-    _add_pictures(parser)
-    _add_model(parser)
+    _add_prompt(parser.add_argument_group("what to draw"))
+    _add_output(parser.add_argument_group("where the pictures go"))
+    _add_model(parser.add_argument_group("which model"))
+    _add_pictures(parser.add_argument_group("pictures to start from or to follow"))
+    _add_sampling(parser.add_argument_group("how to sample (default: as the model was released)"))
+    _add_machine(parser.add_argument_group("the machine"))
 
 
-def _add_prompt(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("prompt", nargs="?", help="what to draw")
+def _add_prompt(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("prompt", nargs="?", help="what to draw, in quotes")
+    add("-p", "--prompt", dest="prompt_option", metavar="PROMPT", help="the same as an option")
+    add("-n", "--negative", dest="negative_prompt", default="", metavar="PROMPT", help="what not to draw")
+    add(
+        "-s",
+        "--size",
+        type=arguments.size,
+        help="width x height in pixels, such as 1024x768, or one number for a square (default: the model's own)",
+    )
+    add("-S", "--seed", type=int, help="the same seed gives the same picture (default: another one each time)")
+    add("--steps", type=int, help="more steps take longer (default: the model's own)")
+    add(
+        "--guidance",
+        "--cfg",
+        dest="guidance_scale",
+        type=arguments.number,
+        metavar="NUMBER",
+        help="how strongly to follow the prompt; 1 turns guidance off (default: the model's own)",
+    )
+    add("-b", "--batch", dest="batch_size", type=int, default=1, metavar="NUMBER", help="pictures per prompt")
+    add("-W", "--width", type=int, help="in pixels, a multiple of 32; in place of that in --size")
+    add("-H", "--height", type=int, help="in pixels, a multiple of 32; in place of that in --size")
+    add(
+        "--prompt-file",
+        metavar="FILE",
+        help="many prompts. .txt: one per line; .jsonl: objects with their own settings; .json: a list of them; "
+        "-: one of these from stdin",
+    )
+    add(
+        "-i",
+        "--interactive",
+        action="store_true",
+        help="keep the model loaded and ask for one prompt after the other; /help there lists the commands",
+    )
+
+
+def _add_output(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add(
         "-o",
         "--output",
         type=Path,
-        help="PNG file; a file of that name is replaced, which is said unless --quiet. The pictures of --batch and "
-        "--prompt-file get numbers, after those that are there (default: sana.png, numbered if it is there)",
+        metavar="FILE",
+        help="PNG, JPEG or WebP by its ending; {seed} in it stands for the seed. Several pictures get numbers. A name "
+        "that is taken gets a number, too (default: sana_{seed}.png)",
     )
+    add("--overwrite", action="store_true", help="replace files that are there")
+    add("--quality", type=arguments.quality, help=f"of JPEG and WebP, 1 to 100 (default: {QUALITY})")
     add(
         "--preview",
         type=Path,
         metavar="FILE",
-        help="a small picture (PNG, JPEG, WebP) that is written after each step, to see what comes",
+        help="a small picture (PNG, JPEG, WebP) that is written after each step",
+    )
+    add("--json", action="store_true", help="a JSON object per picture on stdout, or one with the error")
+    add("-q", "--quiet", action="store_true", help="no progress, no file names, no hints; warnings stay")
+
+
+def _add_model(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "-m",
+        "--model",
+        metavar="NAME",
+        help="a released model, which is downloaded if it is not there, or nano or nano-sprint, the embedded models "
+        "(default: nano)",
+    )
+    add("--list-models", action="store_true", help="names, sizes and licences of the released models, and end")
+    add(
+        "--models-dir",
+        type=Path,
+        metavar="FOLDER",
+        help="where released models are looked for and downloaded to, such as ComfyUI's models folder (default: the "
+        "cache of huggingface_hub)",
+    )
+    add("-y", "--yes", action="store_true", help="download without asking")
+    add("--pipeline", help="diffusers pipeline folder, nano or nano-sprint")
+    add("--transformer", type=Path, metavar="FILE", help="SANA: .safetensors, .gguf, .pth or folder")
+    add("--autoencoder", type=Path, metavar="FILE", help="DC-AE: file or folder")
+    add("--text-encoder", type=Path, metavar="FILE", help="Gemma-2-2B: file or folder")
+    add("--tokenizer", type=Path, metavar="FILE", help="its tokenizer, if it has none inside")
+    add(
+        "--lora",
+        action="append",
+        type=arguments.lora,
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="LoRA to add (strength 1); may be repeated",
+    )
+    add_unstated(group)
+
+
+def add_unstated(parser: argparse._ActionsContainer) -> None:
+    """What the file of a transformer may lack, for every command that reads one."""
+    add = parser.add_argument
+    add(
+        "--variant",
+        choices=list(POSITIONS),
+        help="size of the pictures the transformer was trained on, if its file lacks it (2k and 4k models)",
     )
     add(
-        "--prompt-file",
-        metavar="FILE",
-        help=".txt: a prompt per line; .jsonl: objects with own settings; .json: a list of them; -: one of these from "
-        "stdin",
-    )
-    add("--negative", dest="negative_prompt", default="", help="what not to draw")
-    add(
-        "--instruction",
-        type=arguments.instruction,
-        default="default",
-        help="text before the prompt: default, diffusers, none, or an own one",
-    )
-    add(
-        "--negative-mask",
-        choices=NEGATIVE_MASKS,
-        default="own",
-        help="length of the negative prompt: its own, or padded to the prompt's",
-    )
-    add("--seed", type=int, help="the same seed gives the same picture (default: another one each time)")
-    add("--batch", dest="batch_size", type=int, default=1, help="pictures per prompt")
-    add(
-        "--quiet", action="store_true", help="no progress bar, no file names, no word on what was loaded; warnings stay"
+        "--trained-precision",
+        choices=TRAINED_PRECISIONS,
+        help="number type the transformer was trained in, if its file lacks it",
     )
 
 
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("sampling (default: the model's own)").add_argument
-    add("--size", type=arguments.size, help="width x height in pixels, such as 1024x768, or one number for a square")
-    add("--width", type=int, help="pixels, a multiple of 32")
-    add("--height", type=int, help="pixels, a multiple of 32")
-    add("--steps", type=int, help="sampling steps")
+def _add_pictures(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--image", metavar="FILE", help="picture to start from; without a size its own, cut down to multiples of 32")
+    add("--strength", type=arguments.number, help="how much of it is redrawn, up to 1 (default: 0.6; 1 with a mask)")
+    add("--mask", metavar="FILE", help="picture that is bright where the start picture is redrawn")
+    add("--controlnet", type=Path, metavar="FILE", help="SANA ControlNet: file or folder")
+    add("--control-image", metavar="FILE", help="picture that it follows, such as an edge map")
     add(
-        "--guidance",
-        dest="guidance_scale",
-        type=arguments.number,
-        help="how strongly to follow the prompt; 1 turns guidance off",
+        "--soft-edge",
+        choices=SOFT_EDGES,
+        help="prepare the control picture as in the training: soft edges (HED) or thin ones (Canny)",
     )
-    add("--shift", type=arguments.number, help="flow shift")
-    add("--sampler", choices=list(SAMPLERS))
+    add("--control-scale", type=arguments.number, default=1.0, help="how closely it is followed (default: 1)")
+    add("--control-order", choices=ORDERS, default=ORDERS[0], help="how it is connected (default: %(default)s)")
+
+
+def _add_sampling(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--sampler", choices=list(SAMPLERS), help="how a step is made")
+    add("--shift", type=arguments.number, help="flow shift: a larger one spends more steps on the outlines")
     add(
         "--pag",
         dest="pag_scale",
@@ -98,56 +173,22 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         metavar="NUMBERS",
         help="the blocks it perturbs, such as 8 or 8,9 (default: the model's own)",
     )
-
-
-def _add_pictures(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("pictures to start from or to follow").add_argument
-    add("--image", metavar="FILE", help="picture to start from; without a size its own, cut down to multiples of 32")
-    add("--strength", type=arguments.number, help="how much of it is redrawn, up to 1 (default: 0.6; 1 with a mask)")
-    add("--mask", metavar="FILE", help="picture that is bright where the start picture is redrawn")
-    add("--controlnet", type=Path, metavar="FILE", help="SANA ControlNet: file or folder")
-    add("--control-image", metavar="FILE", help="picture that it follows, such as an edge map")
     add(
-        "--soft-edge",
-        choices=SOFT_EDGES,
-        help="prepare the control picture as in the training: soft edges (HED) or thin ones (Canny)",
-    )
-    add("--control-scale", type=arguments.number, default=1.0, help="how closely (default: 1)")
-    add("--control-order", choices=ORDERS, default=ORDERS[0], help="how it is connected (default: %(default)s)")
-
-
-def add_unstated(parser: argparse._ActionsContainer) -> None:
-    """What the file of a transformer may not tell, for every command that reads one."""
-    add = parser.add_argument
-    add(
-        "--variant",
-        choices=list(POSITIONS),
-        help="class of a transformer file that does not state it (2k and 4k models)",
+        "--instruction",
+        type=arguments.instruction,
+        default="default",
+        help="text before the prompt: default, diffusers, none, or your own",
     )
     add(
-        "--trained-precision",
-        choices=TRAINED_PRECISIONS,
-        help="how the transformer was trained, for a file that does not state it",
+        "--negative-mask",
+        choices=NEGATIVE_MASKS,
+        default="own",
+        help="length of the negative prompt: its own, or padded to that of the prompt",
     )
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    model = parser.add_argument_group("model")
-    add = model.add_argument
-    add("--pipeline", help="diffusers pipeline folder, nano or nano-sprint (the embedded models)")
-    add("--transformer", type=Path, help="transformer: .safetensors, .gguf, .pth or folder")
-    add("--autoencoder", type=Path, help="DC-AE autoencoder: file or folder")
-    add("--text-encoder", type=Path, help="Gemma-2-2B: file or folder")
-    add("--tokenizer", type=Path, help="its tokenizer, if the text encoder's file has none inside")
-    add_unstated(model)
-    add(
-        "--lora",
-        action="append",
-        type=arguments.lora,
-        default=[],
-        metavar="FILE[:STRENGTH]",
-        help="LoRA to add (strength 1); may be repeated",
-    )
+def _add_machine(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     add(
         "--dtype",
@@ -157,7 +198,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     add(
         "--offload",
         action="store_true",
-        help="networks on the CPU, each on the GPU for its turn; tells the peak of memory",
+        help="keep the networks on the CPU, each on the GPU for its turn; tells the peak of memory",
     )
     add(
         "--fast",

@@ -1,4 +1,4 @@
-"""What the command line writes: lines on stdout and stderr, the library's log, a progress bar.
+"""What the command line writes: lines on stdout and stderr, JSON, the library's log.
 
 A stream may be missing (pythonw, a service), closed by its reader, or of a code page without some letters. None of
 that ends a run.
@@ -6,17 +6,15 @@ that ends a run.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..errors import safe_line
-from ..samplers.types import StepCallback
-
-BAR = 30  # characters
 
 
 def say(text: str) -> None:
@@ -24,9 +22,30 @@ def say(text: str) -> None:
     write(sys.stdout, f"{text}\n")
 
 
+def say_json(values: Mapping[str, Any]) -> None:
+    """A JSON object as a line on stdout."""
+    say(json.dumps(values))
+
+
 def tell(text: str) -> None:
     """A line on stderr: without control characters, shortened in the middle if it is very long."""
     write(sys.stderr, f"{safe_line(text)}\n")
+
+
+def fail(message: str, *, as_json: bool) -> None:
+    """Why a command ends: a line on stderr, or a JSON object on stdout."""
+    if as_json:
+        say_json({"error": safe_line(message)})
+    else:
+        tell(f"sana: error: {message}")
+
+
+def is_terminal(stream: Any) -> bool:
+    """Does a person sit at the other end?"""
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # closed
+        return False
 
 
 def write(stream: Any, text: str) -> None:
@@ -68,15 +87,3 @@ class _Lines(logging.Handler):
         if message not in self.shown:
             self.shown.add(message)
             tell(f"sana: {message}")
-
-
-def progress_bar(label: str, total: int) -> StepCallback:
-    """A sampler's callback that draws a bar on stderr."""
-    return lambda index, *_: show_bar(label, index + 1, total)
-
-
-def show_bar(label: str, done: int, total: int) -> None:
-    """Draw a bar on stderr over the last one."""
-    filled = BAR * done // total
-    end = "\n" if done == total else ""
-    write(sys.stderr, f"\r{label} [{'#' * filled}{'.' * (BAR - filled)}] {done}/{total}{end}")

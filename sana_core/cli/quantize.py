@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..checkpoint.new_file import check_target
 from ..errors import InputError
@@ -15,8 +14,14 @@ from ..quantiser.policy import CALIBRATED, EMBEDDINGS, FORMATS
 from . import arguments
 from .arguments import Command
 from .options import DTYPES, add_unstated
-from .output import say, show_bar
+from .output import say
+from .progress import bar
 from .prompt_file import read_prompt_file
+
+if TYPE_CHECKING:
+    from ..quantiser.source import Model
+
+MEASURING = ("text_encoder", "device", "size", "steps")  # options that mean nothing without prompts
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--tokenizer", type=Path, metavar="FILE", help="tokenizer of a text encoder that has none inside")
     add("--overwrite", action="store_true", help="replace OUT if it is there")
     add("--report", type=Path, metavar="FILE", help="write errors and sizes of all layers as JSON")
-    add("--quiet", action="store_true", help="no progress bar and no summary; warnings stay")
+    add("-q", "--quiet", action="store_true", help="no progress bar and no summary; warnings stay")
     add = parser.add_argument_group(f"scales of the inputs, for {' and '.join(CALIBRATED)}").add_argument
     add(
         "--prompts",
@@ -72,15 +77,18 @@ def run(args: argparse.Namespace) -> None:
         tokenizer=args.tokenizer,
         overwrite=args.overwrite,
     )
-    report = write_quantised(
-        model,
-        args.target,
-        args.format,
-        embedding=args.embedding,
-        inputs=_inputs(args, requests) if requests else None,
-        overwrite=args.overwrite,
-        progress=None if args.quiet else _bar("quantise"),
-    )
+    _check_kind(args, model)
+    inputs = _inputs(args, requests) if requests else None
+    with bar("quantise", quiet=args.quiet) as show:
+        report = write_quantised(
+            model,
+            args.target,
+            args.format,
+            embedding=args.embedding,
+            inputs=inputs,
+            overwrite=args.overwrite,
+            progress=show,
+        )
     if args.report is not None:
         args.report.write_text(json.dumps(report.as_dict(), indent=1), encoding="utf-8")
     if not args.quiet:
@@ -91,37 +99,60 @@ def run(args: argparse.Namespace) -> None:
 def _requests(args: argparse.Namespace) -> list[Request]:
     """What to measure the inputs with; empty without prompts."""
     if args.prompts is None:
-        if args.text_encoder or args.size or args.steps:
-            raise InputError("--text-encoder, --size and --steps measure inputs over prompts: give them by --prompts")
+        if given := _given(args, MEASURING):
+            raise InputError(
+                f"{given}: only for measuring inputs over prompts: give them by --prompts, or leave it out"
+            )
         return []
     if args.format not in CALIBRATED:
         raise InputError(f"{args.format} stores no scale of the inputs: leave out --prompts")
     width, height = args.size or (None, None)
-    return read_prompt_file(args.prompts, Request("", width=width, height=height, steps=args.steps))
+    common = Request("", width=width, height=height, steps=args.steps)
+    requests = [request.checked() for request in read_prompt_file(args.prompts, common)]
+    if any(request.steps is not None and request.steps < 1 for request in requests):
+        raise InputError("0 steps draw nothing to measure: give --steps at least 1")
+    return requests
+
+
+def _check_kind(args: argparse.Namespace, model: Model) -> None:
+    """Raise InputError for options that mean nothing for this kind of model."""
+    if model.prefix:
+        given, kind = _given(args, ("variant", "trained_precision", "text_encoder", "size", "steps")), "a transformer"
+    else:
+        names = ("embedding",) if args.prompts else ("embedding", "tokenizer")
+        given, kind = _given(args, names), "a text encoder"
+    if given:
+        raise InputError(f"{given}: only for {kind}, and {args.source} is {model.words}: leave it out")
+
+
+def _given(args: argparse.Namespace, names: tuple[str, ...]) -> str:
+    """Those of the options that were given, as they are written."""
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names if getattr(args, name) is not None)
 
 
 def _inputs(args: argparse.Namespace, requests: list[Request]) -> dict[str, float]:
     from ..quantiser.calibration import largest_inputs
 
-    return largest_inputs(
-        args.source,
-        requests,
-        text_encoder=args.text_encoder,
-        tokenizer=args.tokenizer,
-        device=args.device,
-        variant=args.variant,
-        trained_precision=args.trained_precision,
-        progress=None if args.quiet else _bar("measure"),
-    )
-
-
-def _bar(label: str) -> Callable[[int, int], None]:
-    """A bar on stderr, as that of `draw`."""
-    return partial(show_bar, label)
+    with bar("measure", quiet=args.quiet) as show:
+        return largest_inputs(
+            args.source,
+            requests,
+            text_encoder=args.text_encoder,
+            tokenizer=args.tokenizer,
+            device=args.device,
+            variant=args.variant,
+            trained_precision=args.trained_precision,
+            progress=show,
+        )
 
 
 QUANTIZE = Command(
     summary="Make a quantised file of a transformer or a text encoder.",
+    examples=(
+        "quantize Sana_1600M_1024px_BF16.pth sana-int8.safetensors --format int8",
+        "quantize gemma_2_2b_fp16.safetensors gemma-fp8.safetensors --format fp8",
+    ),
+    memory="close other programs, or measure with a smaller --size",
     add_options=add_options,
     run=run,
 )

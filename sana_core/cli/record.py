@@ -39,7 +39,8 @@ def model_record(pipeline: SanaPipeline, source: Source, args: argparse.Namespac
     record: dict[str, Any] = {"model": _model_name(source), "variant": args.variant, "dtype": dtype}
     if args.trained_precision:
         record["trained_precision"] = args.trained_precision
-    record |= {part: getattr(args, part).name for part in ("autoencoder", "text_encoder") if getattr(args, part)}
+    if isinstance(source, dict):
+        record |= {part: source[part].name for part in ("autoencoder", "text_encoder") if part in source}
     if args.lora:
         record["loras"] = [f"{path.name}:{strength:g}" for path, strength in args.lora]
     if pipeline.controlnet is not None:  # its own file, or that of the pipeline folder

@@ -13,10 +13,11 @@ LAZY = {
     "text": {"transformers", "sentencepiece", "tokenizers"},
     "quantised": {"comfy_kitchen"},
     "quantiser": {"comfy_kitchen"},
+    "cli": {"tqdm", "huggingface_hub"},
 }  # inside functions, in these parts only
 FORBIDDEN = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "nodes", "latent_preview"}
 LAYERS = (  # a part may import from itself and from what stands before it
-    {"errors"},
+    {"errors", "interrupts"},
     {"geometry", "device", "kernels"},
     {"config"},
     {"presets", "latents", "kit"},

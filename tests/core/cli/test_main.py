@@ -152,7 +152,7 @@ class Closed(io.StringIO):
 def test_streams_that_are_not_there(folder, monkeypatch, name, stream):
     monkeypatch.setattr(sys, name, stream)
     assert main(["a cat", "-o", "x.png", "--offload", *QUICK]) == 0 and (folder / "x.png").is_file()
-    assert main(["a cat", "-o", "x.jpg"]) == 2
+    assert main(["a cat", "-o", "x.gif"]) == 2
     for words in (["--help"], ["--version"], ["--what"]):
         with pytest.raises(SystemExit):
             main(words)

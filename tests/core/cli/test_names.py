@@ -1,18 +1,17 @@
 """Where pictures are saved: nothing is lost, and nothing is drawn that cannot be saved."""
 
-import logging
+import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import sana_core.cli as cli
-from sana_core.cli import main, names
-from sana_core.cli.names import Output, output
+from sana_core.cli import main, picture_files
+from sana_core.cli.names import Output
 from sana_core.errors import InputError
 
 QUICK = ["--size", "32", "--steps", "1", "--seed", "1", "--device", "cpu", "--quiet"]
-DEFAULT = Path("sana.png")
 RECORD = {
     "prompt": "x", "negative_prompt": "", "steps": 1, "sampler": "s", "guidance_scale": 1, "seed": 1, "width": 1,
     "height": 1, "model": "m", "shift": 1, "batch_size": 1, "batch_index": 0,
@@ -29,71 +28,93 @@ def files(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def save(chosen):
-    return chosen.save(Image.new("RGB", (1, 1)), RECORD).name
+def save(chosen, seed=1):
+    return chosen.save(Image.new("RGB", (1, 1)), RECORD | {"seed": seed}).name
 
 
-def test_a_named_picture_is_replaced_with_a_word(folder, caplog):
+def several(name, **options):
+    return Output(path=Path(name), several=True, **options)
+
+
+def test_a_name_that_is_taken_gets_a_number(folder):
     Path("a.png").write_text("old")
-    with caplog.at_level(logging.INFO, logger="sana"):
-        assert save(output(Path("a.png"), DEFAULT, alone=True, count=1)) == "a.png"
-    assert caplog.messages == ["a.png was there and is replaced"] and files(folder) == ["a.png"]
-    caplog.clear()
-    with caplog.at_level(logging.INFO, logger="sana"):
-        assert save(output(Path("b.png"), DEFAULT, alone=True, count=1)) == "b.png"
-    assert not caplog.messages
+    assert [save(Output(path=Path("a.png"))) for _ in range(2)] == ["a-0001.png", "a-0002.png"]
+    assert Path("a.png").read_text() == "old"
 
 
-def test_the_default_name_replaces_nothing(folder):
-    found = [save(output(None, DEFAULT, alone=True, count=1)) for _ in range(3)]
-    assert found == ["sana.png", "sana-0001.png", "sana-0002.png"]
+def test_the_default_name_has_the_seed(folder):
+    assert [save(Output(), seed) for seed in (7, 8, 7)] == ["sana_7.png", "sana_8.png", "sana_7-0001.png"]
+
+
+def test_overwrite_replaces_what_was_there_and_no_picture_of_this_run(folder):
+    for name in ("a.png", "a-0001.png", "s1.png"):
+        Path(name).write_text("old")
+    assert save(Output(path=Path("a.png"), overwrite=True)) == "a.png"
+    chosen = several("a.png", overwrite=True)
+    assert [save(chosen), save(chosen)] == ["a-0001.png", "a-0002.png"]
+    chosen = several("s{seed}.png", overwrite=True)
+    assert [save(chosen), save(chosen)] == ["s1.png", "s1-0001.png"]
+    assert files(folder) == ["a-0001.png", "a-0002.png", "a.png", "s1-0001.png", "s1.png"]
+    assert all(Image.open(name).size == (1, 1) for name in files(folder))
+
+
+def test_a_link_stays_one(folder):
+    Path("real.png").write_text("old")
+    Path("link.png").symlink_to("real.png")
+    assert save(Output(path=Path("link.png"), overwrite=True)) == "link.png"
+    assert Path("link.png").is_symlink() and Image.open("real.png").size == (1, 1)
 
 
 def test_numbers_go_on_after_the_highest(folder):
     for name in ("a-0002.png", "a-0007.png", "a-12.png", "a-x.png", "b-0011.png", "a-0009.jpg", "xa-0020.png"):
         Path(name).write_text("old")
-    chosen = output(Path("a.png"), DEFAULT, alone=False, count=2)
+    chosen = several("a.png")
     assert [save(chosen), save(chosen)] == ["a-0008.png", "a-0009.png"]
     assert all(Path(name).read_text() == "old" for name in ("a-0002.png", "a-0007.png"))
     Path("c-9999.png").write_text("old")
-    assert save(output(Path("c.png"), DEFAULT, alone=False, count=1)) == "c-10000.png"
-    assert save(output(Path("c.png"), DEFAULT, alone=False, count=1)) == "c-10001.png"
+    assert [save(several("c.png")) for _ in range(2)] == ["c-10000.png", "c-10001.png"]
 
 
 def test_numbers_that_another_process_takes_meanwhile_are_left_out(folder):
-    chosen, other = (output(Path("a.png"), DEFAULT, alone=False, count=2) for _ in range(2))
+    chosen, other = several("a.png"), several("a.png")
     assert [save(chosen), save(other), save(chosen)] == ["a-0001.png", "a-0002.png", "a-0003.png"]
 
 
-def test_nothing_is_left_of_a_picture_that_could_not_be_written(folder, monkeypatch):
-    def full(*_):
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_nothing_is_left_of_a_picture_that_could_not_be_written(folder, monkeypatch, overwrite):
+    def full(_, path, record):
+        path.write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(names, "save_png", full)
-    with pytest.raises(OSError, match="No space"):
-        save(Output(Path("a.png"), 1))
-    assert files(folder) == []
+    if overwrite:
+        Path("a.png").write_text("old")
+    monkeypatch.setattr(picture_files, "save_png", full)
+    with pytest.raises(InputError, match=r"a\.png cannot be written \(No space"):
+        save(Output(path=Path("a.png"), overwrite=overwrite))
+    assert files(folder) == ["a.png"] * overwrite
+    assert not overwrite or Path("a.png").read_text() == "old"
 
 
 @pytest.mark.parametrize("stem", ["a" * 251, "a" * 250, "\u732b" * 83], ids=len)
 def test_names_that_get_too_long_with_their_number(folder, stem):
     path = Path(f"{stem}.png")
     with pytest.raises(InputError, match=r"cannot be written \(File name too long\): name with --output"):
-        output(path, DEFAULT, alone=False, count=2)
+        several(path).check([1], 2)
     if len(path.name.encode()) <= 255:
-        output(path, DEFAULT, alone=True, count=1)
-    with pytest.raises(InputError, match="too long"):  # in a folder that is still to be made
-        output("new" / path, DEFAULT, alone=False, count=2)
+        Output(path=path).check([1], 1)
+    for long in ("new" / path, Path("b" * 300) / "x.png"):  # in a folder that is still to be made, too
+        with pytest.raises(InputError, match="too long"):
+            several(long).check([1], 2)
     with pytest.raises(InputError, match="too long"):
-        output(Path("b" * 300) / "x.png", DEFAULT, alone=False, count=2)
+        Output(path=Path("a" * 245 + "{seed}.png")).check([2**32], 1)
     assert files(folder) == []
 
 
 def test_the_last_number_counts(folder):
-    path = Path("a" * 246 + ".png")  # -9999 fits, -10000 does not
-    output(path, DEFAULT, alone=False, count=9999)
+    chosen = several("a" * 246 + ".png")  # -9999 fits, -10000 does not
+    chosen.check([1], 9999)
     with pytest.raises(InputError, match="too long"):
-        output(path, DEFAULT, alone=False, count=10000)
+        chosen.check([1], 10000)
 
 
 def test_a_long_name_is_refused_before_anything_is_drawn(folder, monkeypatch, capsys):
@@ -110,3 +131,40 @@ def test_batches_in_a_prompt_file_are_numbered_on(folder):
     for _ in range(2):
         assert main(["--prompt-file", "p.jsonl", "-o", "x.png", *QUICK]) == 0
     assert files(folder) == ["p.jsonl", *(f"x-000{number}.png" for number in range(1, 7))]
+
+
+def test_the_preview_is_not_the_picture(folder, capsys):
+    for name in ("a.png", "./a.png"):
+        assert main(["a cat", "-o", "a.png", "--preview", name, "--overwrite", *QUICK]) == 2
+        assert "is the picture itself" in capsys.readouterr().err
+    assert main(["a cat", "--preview", "sana_1.png", *QUICK]) == 2 and files(folder) == []
+    options = ["-b", "2", "--overwrite", "--preview", "a-0001.png"]
+    assert main(["a cat", "-o", "a.png", *options, *QUICK]) == 0
+    assert files(folder) == ["a-0001.png", "a-0002.png", "a-0003.png"]
+
+
+@pytest.mark.parametrize("ending", ["jpg", "JPEG", "webp"])
+def test_jpeg_and_webp_have_their_record_in_exif(folder, ending):
+    prompt = "\u82f9\u679c, an apple"
+    assert main([prompt, "-o", f"a.{ending}", "--quality", "80", *QUICK]) == 0
+    with Image.open(f"a.{ending}") as picture:
+        exif = picture.getexif()
+    comment = exif.get_ifd(0x8769)[0x9286]
+    assert comment[:8] == b"UNICODE\0"
+    assert comment[8:].decode("utf-16-be").startswith(f"{prompt}\nSteps: 1, Sampler: flow_dpm, CFG scale: 3.0, Seed: 1")
+    assert json.loads(exif[0x010E])["prompt"] == prompt and exif.endian != "<"
+
+
+def test_the_quality_decides_the_size(folder):
+    sizes = []
+    for quality in ("20", "100"):
+        assert main(["a cat", "-o", f"{quality}.jpg", "--quality", quality, *QUICK]) == 0
+        sizes.append(Path(f"{quality}.jpg").stat().st_size)
+    assert sizes[0] < sizes[1]
+
+
+def test_a_prompt_that_is_too_long_for_exif_is_shortened_there(folder):
+    record = RECORD | {"prompt": "long " * 20_000}
+    picture_files.save_picture(Image.new("RGB", (1, 1)), Path("a.jpg"), record)
+    stored = json.loads(Image.open("a.jpg").getexif()[0x010E])
+    assert 1000 < len(stored["prompt"]) <= 5000 and stored["seed"] == 1

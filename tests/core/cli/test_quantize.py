@@ -26,7 +26,7 @@ def test_a_file_its_summary_and_its_report(files, target, capsys):
     assert main(["quantize", files["transformer"], str(target), "--format", "int8", "--report", str(report)]) == 0
     out, err = capsys.readouterr()
     assert "20 layers to int8, the rest in bfloat16" in out and "ff.conv_point" in out and "worst" in out
-    assert "quantise [" in err and err.endswith("\n")
+    assert "\r" not in err
     assert len(quantised_layers(load_file(target))) == len(json.loads(report.read_text())["layers"]) == 20
 
 
@@ -81,6 +81,20 @@ def test_what_is_refused_before_anything_is_measured(files, target, tmp_path, ca
     other = (files["autoencoder"], tmp_path / "x")
     assert "expected a SANA transformer or a Gemma-2" in refused(capsys, *other, *fp8, "--prompts", prompts)
     assert target.read_bytes() == b"before" and not (tmp_path / "x").exists()
+
+
+def test_options_that_mean_nothing_are_refused(files, target, tmp_path, capsys):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red apple")
+    fp8, transformer, text = ("--format", "fp8"), (files["transformer"], target), (files["text_encoder"], target)
+    assert "--device" in refused(capsys, *transformer, *fp8, "--device", "cpu")
+    assert "--steps" in refused(capsys, *transformer, *fp8, "--steps", "0")
+    assert "at least 1" in refused(capsys, *transformer, *fp8, "--prompts", prompts, "--steps", "0")
+    assert "only for a text encoder" in refused(capsys, *transformer, *fp8, "--embedding", "int8")
+    assert "--tokenizer" in refused(capsys, *transformer, *fp8, "--tokenizer", "x")
+    assert "only for a transformer" in refused(capsys, *text, *fp8, "--variant", "2k")
+    assert "--size" in refused(capsys, *text, *fp8, "--prompts", prompts, "--size", "64")
+    assert not target.exists()
 
 
 def test_ctrl_c_leaves_no_file(files, target, monkeypatch):
