@@ -4,6 +4,7 @@
 import { app } from "../../scripts/app.js";
 
 const OURS = /^SanaNative/;
+const TEXT_NODE = 260; // height in pixels at which a text box shows some lines
 const GEMMA = {
   name: "gemma_2_2b_fp16.safetensors",
   url: "https://huggingface.co/Comfy-Org/Lumina_Image_2.0_Repackaged/resolve/main/split_files/text_encoders/gemma_2_2b_fp16.safetensors",
@@ -24,6 +25,7 @@ app.registerExtension({
       if (told || node.graph?.getNodeById(node.id) !== node) return;
       if (node.comfyClass === "SanaNativeLoadTextEncoder") node.properties.models ??= [GEMMA];
       node.onAdded(node.graph);
+      if (node.widgets?.some((widget) => widget.element)) node.setSize([Math.max(node.size[0], 320), Math.max(node.size[1], TEXT_NODE)]);
     });
   },
 });

@@ -5,14 +5,17 @@ they draw.
 import shutil
 
 import pytest
-from e2e.browser import UNKNOWN, closing_page, launched, needs_browser, open_editor
+from e2e.browser import SECONDS, UNKNOWN, closing_page, launched, needs_browser, open_editor
 from e2e.old_workflows import FILES, PROMPT, WORKFLOWS
 from e2e.server import ExecutionFailed, Graph, PromptRefused
 from workflows.installed import serve
 
+from sana_core.presets import TEXT_ENCODER
+
 LOAD = "workflow => app.loadGraphData(workflow, true, true)"
 EXPORT = "() => app.graphToPrompt().then(prompt => prompt.output)"
 DRAWN = "() => app.rootGraph.nodes.find(node => node.type === 'SaveImage').imgs?.[0]?.naturalWidth"
+GEMMA = TEXT_ENCODER.local_name
 SIZES = {"Sprint": (512, 512)}  # of the others: (608, 416)
 
 
@@ -49,14 +52,42 @@ def test_replace_all_and_run(browser, server, name):
         page.get_by_test_id("error-overlay-see-errors").click()
         page.get_by_text("Replace All").first.click()
         page.wait_for_function(f"() => ({UNKNOWN})().length === 0")
+        box = page.locator("textarea:visible").first
+        box.wait_for()
+        page.wait_for_timeout(0.5 * SECONDS)  # it is laid out
+        assert box.input_value() == PROMPT and box.bounding_box()["height"] > 30
+        box.fill(f"{PROMPT} at night")
         found = by_type(page.evaluate(EXPORT))
         positive = found["SanaNativeTextEncode"][0]
-        assert (positive["text"], positive["instruction"]) == (PROMPT, "upstream")
+        assert (positive["text"], positive["instruction"]) == (f"{PROMPT} at night", "upstream")
         assert found["SanaNativeLoadModel"][0]["model"].startswith("Efficient-Large-Model/Sana")
         assert found["SanaNativeResolution"][0]["ratio"] == ("1.00" if name == "Sprint" else "1.46")
         page.get_by_test_id("queue-button").click()
         page.wait_for_function(DRAWN)
         assert page.evaluate(DRAWN) == SIZES.get(name, (608, 416))[0]
+
+
+@needs_browser
+def test_gemma_is_offered_for_download_after_replace_all(browser, server):
+    def without_gemma(route):
+        infos = route.fetch().json()
+        options = infos["SanaNativeLoadTextEncoder"]["input"]["required"]["text_encoder"][1]
+        options["options"] = [option for option in options["options"] if option != GEMMA]
+        route.fulfill(json=infos)
+
+    with closing_page(browser) as page:
+        page.route("**/object_info", without_gemma)
+        open_editor(page, server)
+        page.evaluate(LOAD, WORKFLOWS["Sana_FlowEuler"])
+        page.get_by_test_id("error-overlay-see-errors").click()
+        page.get_by_text("Replace All").first.click()
+        page.wait_for_function(f"() => ({UNKNOWN})().length === 0")
+        offered = page.evaluate(
+            "() => app.rootGraph.nodes.find(node => node.type === 'SanaNativeLoadTextEncoder').properties.models"
+        )
+        assert [(model["name"], model["url"], model["directory"]) for model in offered] == [
+            (TEXT_ENCODER.local_name, TEXT_ENCODER.url, TEXT_ENCODER.directory)
+        ]
 
 
 def old_prompt(
@@ -97,11 +128,7 @@ def old_prompt(
 def drawn(server, build):
     g = Graph()
     image = build(g)
-    for node in g.values():
-        node["_meta"] = {"title": node["class_type"]}  # an editor exports it, and the host's replacement reads it
-    save = g.add("SaveImage", images=image, filename_prefix="p")
-    g[save.id]["_meta"] = {"title": "save"}
-    return server.files(g, save)
+    return server.files(g, g.add("SaveImage", images=image, filename_prefix="p"))
 
 
 def test_a_prompt_for_the_api_runs_as_it_is(server):
@@ -146,7 +173,7 @@ def test_lightnings_nodes(server):
         {"vae": "mit-han-lab/dc-ae-lite-f32c32-sana-1.1-diffusers"},
         "its file is not in models/vae: download "
         "https://huggingface.co/mit-han-lab/dc-ae-lite-f32c32-sana-1.1-diffusers/resolve/main/"
-        "diffusion_pytorch_model.safetensors and save it there as dc-ae-lite-f32c32-sana-1.1.safetensors",
+        "diffusion_pytorch_model.safetensors and save it there as sana_dc_ae_lite_f32c32_1.1.safetensors",
     ),
 ])  # fmt: skip
 def test_a_published_name_whose_file_is_not_there(server, change, said):

@@ -56,6 +56,7 @@ def test_what_no_user_needs_is_not_published(packed):
         "pyproject.toml",
         "requirements.txt",
         "sana_core",
+        "subgraphs",
         "workflows",
     }
 
