@@ -1,7 +1,9 @@
 """Released models by name, with the real huggingface_hub and a hub on this machine."""
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 import threading
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ NAME = "sana-1.6b"
 RELEASE = models.release(NAME)
 PARTS = models.parts(RELEASE)
 COMMIT = "c" * 40
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +218,21 @@ def test_sizes_are_those_of_the_networks(name):
     network = SanaTransformer(release.config, Kit(device=torch.device("meta")))
     count = sum(parameter.numel() for parameter in network.parameters())
     assert models.gigabytes("transformer", release) == pytest.approx(count * 4 / 1e9, rel=0.02)
+
+
+def test_without_a_folder_files_go_to_the_cache_of_the_hub(served, draw, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    options = ["-m", NAME, "--steps", "1", "--size", "32", "--device", "cpu", "--yes", "--quiet"]
+    assert main(["a cat", *options]) == 0 and len(whole_files(tmp_path / "cache")) >= 3
+    assert not Path("models").exists()
+
+
+def test_the_cache_is_found_in_a_fresh_program(tmp_path):
+    """huggingface_hub imports its parts when they are asked for."""
+    code = "from sana_core.cli import download; print(download._folder(None))"
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path)}
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ended.stdout == f"{tmp_path}\n", ended.stderr
 
 
 def test_embedded_models_by_name(tmp_path, monkeypatch):
