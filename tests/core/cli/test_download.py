@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 import tiny_pipeline
+from PIL import Image
 
 from sana_core.cli import download, main, models
+from sana_core.config import POSITIONS
 from sana_core.presets import RELEASES, network_name
 
 hub = pytest.importorskip("huggingface_hub")
@@ -205,6 +207,18 @@ def test_every_release_has_a_name_and_a_size(capsys, tmp_path):
     assert main(["--list-models", "--models-dir", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + 2 + 13 + 2 and any(line.startswith("sana-1.5-4.8b") and "18.9" in line for line in lines)
+
+
+def test_what_files_lack_is_known_of_a_release(served, draw):
+    found = {models.unstated(release) for release in RELEASES}
+    assert found == {
+        ("512", "float16"), ("1024", "float16"), ("1024", "bfloat16"), ("2k", "bfloat16"), ("4k", "bfloat16"),
+    }  # fmt: skip
+    assert {variant for variant, _ in found} == set(POSITIONS)
+    assert draw("--yes", "--quiet") == 0
+    with Image.open("a.png") as picture:
+        record = json.loads(picture.info["sana"])
+    assert (record["variant"], record["trained_precision"]) == ("1024", "bfloat16")
 
 
 @pytest.mark.parametrize("name", ["sana-0.6b", "sana-1.6b", "sana-sprint-0.6b"])
