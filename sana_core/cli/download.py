@@ -95,7 +95,7 @@ def _ask(name: str, files: list[Remote], folder: Path, *, yes: bool) -> None:
 def _folder(models_dir: Path | None) -> Path:
     if models_dir is not None:
         return models_dir
-    with _one_line(None) as hub:
+    with _one_line() as hub:
         return Path(hub.constants.HF_HUB_CACHE)
 
 
@@ -110,10 +110,12 @@ def _check_space(folder: Path, size: int) -> None:
 
 
 @contextmanager
-def _one_line(file: PublishedFile | None) -> Iterator[Any]:
+def _one_line(file: PublishedFile | None = None) -> Iterator[Any]:
     """huggingface_hub, whose errors become InputErrors of one line."""
     try:
         import huggingface_hub as hub
+        import huggingface_hub.constants
+        import huggingface_hub.utils  # parts that it does not import by itself
     except ImportError as error:
         raise InputError(MISSING) from error
     try:
@@ -121,8 +123,9 @@ def _one_line(file: PublishedFile | None) -> Iterator[Any]:
     except SanaError:
         raise
     except Exception as error:  # of huggingface_hub, of the library it asks with, of the disk
-        where = "the hub" if file is None else page(file)
-        raise InputError(f"{'' if file is None else file.file_name} {_reason(error)}: see {where}") from error
+        if file is None:
+            raise
+        raise InputError(f"{file.file_name} {_reason(error)}: see {page(file)}") from error
 
 
 def _reason(error: Exception) -> str:

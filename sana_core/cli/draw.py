@@ -162,6 +162,9 @@ def _source(args: argparse.Namespace) -> Source:
         if args.yes or args.models_dir:
             raise InputError("--yes and --models-dir are about the files of a --model: name one")
         return files or args.pipeline or "nano"
+    if "transformer" not in files:  # what its file may lack is known of a release
+        stated = models.unstated(models.release(args.model))
+        args.variant, args.trained_precision = args.variant or stated[0], args.trained_precision or stated[1]
     found = released_files(args.model, args.models_dir, without=files, yes=args.yes, quiet=args.quiet)
     return found | files
 

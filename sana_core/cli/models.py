@@ -53,6 +53,12 @@ def parts(model: Release) -> dict[str, PublishedFile]:
     return {"transformer": model, "autoencoder": AUTOENCODER, "text_encoder": TEXT_ENCODER}
 
 
+def unstated(model: Release) -> tuple[str, str]:
+    """The options --variant and --trained-precision for its file."""
+    size = model.native_size
+    return f"{size // 1024}k" if size > 1024 else str(size), str(model.dtype).removeprefix("torch.")
+
+
 def gigabytes(part: str, model: Release) -> float:
     """About how large the file is; the hub says exactly. Released transformers are in float32."""
     return BESIDE.get(part) or PARAMETERS[network_name(model.config)] * 4

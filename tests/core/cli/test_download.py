@@ -1,7 +1,9 @@
 """Released models by name, with the real huggingface_hub and a hub on this machine."""
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 import threading
 from dataclasses import dataclass, field
@@ -10,8 +12,10 @@ from pathlib import Path
 
 import pytest
 import tiny_pipeline
+from PIL import Image
 
 from sana_core.cli import download, main, models
+from sana_core.config import POSITIONS
 from sana_core.presets import RELEASES, network_name
 
 hub = pytest.importorskip("huggingface_hub")
@@ -19,6 +23,7 @@ NAME = "sana-1.6b"
 RELEASE = models.release(NAME)
 PARTS = models.parts(RELEASE)
 COMMIT = "c" * 40
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +209,18 @@ def test_every_release_has_a_name_and_a_size(capsys, tmp_path):
     assert len(lines) == 1 + 2 + 13 + 2 and any(line.startswith("sana-1.5-4.8b") and "18.9" in line for line in lines)
 
 
+def test_what_files_lack_is_known_of_a_release(served, draw):
+    found = {models.unstated(release) for release in RELEASES}
+    assert found == {
+        ("512", "float16"), ("1024", "float16"), ("1024", "bfloat16"), ("2k", "bfloat16"), ("4k", "bfloat16"),
+    }  # fmt: skip
+    assert {variant for variant, _ in found} == set(POSITIONS)
+    assert draw("--yes", "--quiet") == 0
+    with Image.open("a.png") as picture:
+        record = json.loads(picture.info["sana"])
+    assert (record["variant"], record["trained_precision"]) == ("1024", "bfloat16")
+
+
 @pytest.mark.parametrize("name", ["sana-0.6b", "sana-1.6b", "sana-sprint-0.6b"])
 def test_sizes_are_those_of_the_networks(name):
     import torch
@@ -215,6 +232,21 @@ def test_sizes_are_those_of_the_networks(name):
     network = SanaTransformer(release.config, Kit(device=torch.device("meta")))
     count = sum(parameter.numel() for parameter in network.parameters())
     assert models.gigabytes("transformer", release) == pytest.approx(count * 4 / 1e9, rel=0.02)
+
+
+def test_without_a_folder_files_go_to_the_cache_of_the_hub(served, draw, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    options = ["-m", NAME, "--steps", "1", "--size", "32", "--device", "cpu", "--yes", "--quiet"]
+    assert main(["a cat", *options]) == 0 and len(whole_files(tmp_path / "cache")) >= 3
+    assert not Path("models").exists()
+
+
+def test_the_cache_is_found_in_a_fresh_program(tmp_path):
+    """huggingface_hub imports its parts when they are asked for."""
+    code = "from sana_core.cli import download; print(download._folder(None))"
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path)}
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ended.stdout == f"{tmp_path}\n", ended.stderr
 
 
 def test_embedded_models_by_name(tmp_path, monkeypatch):
