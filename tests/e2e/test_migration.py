@@ -15,6 +15,12 @@ from sana_core.presets import TEXT_ENCODER
 LOAD = "workflow => app.loadGraphData(workflow, true, true)"
 EXPORT = "() => app.graphToPrompt().then(prompt => prompt.output)"
 DRAWN = "() => app.rootGraph.nodes.find(node => node.type === 'SaveImage').imgs?.[0]?.naturalWidth"
+NEAR = """() => {
+    const { pos } = app.rootGraph.nodes.find(node => node.type === 'SanaNativeTextEncode'), view = app.canvas.ds;
+    view.scale = 1;
+    view.offset = [300 - pos[0], 200 - pos[1]];
+    app.canvas.setDirty(true, true);
+}"""
 GEMMA = TEXT_ENCODER.local_name
 SIZES = {"Sprint": (512, 512)}  # of the others: (608, 416)
 
@@ -52,10 +58,10 @@ def test_replace_all_and_run(browser, server, name):
         page.get_by_test_id("error-overlay-see-errors").click()
         page.get_by_text("Replace All").first.click()
         page.wait_for_function(f"() => ({UNKNOWN})().length === 0")
+        page.evaluate(NEAR)
+        page.wait_for_timeout(0.5 * SECONDS)  # it is drawn
         box = page.locator("textarea:visible").first
-        box.wait_for()
-        page.wait_for_timeout(0.5 * SECONDS)  # it is laid out
-        assert box.input_value() == PROMPT and box.bounding_box()["height"] > 30
+        assert box.input_value() == PROMPT and box.bounding_box()["height"] > 100
         box.fill(f"{PROMPT} at night")
         found = by_type(page.evaluate(EXPORT))
         positive = found["SanaNativeTextEncode"][0]
