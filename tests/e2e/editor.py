@@ -6,15 +6,17 @@ from workflows.templates import load
 
 VUE = "Comfy.VueNodes.Enabled"
 LOADED = "titles => titles.every(title => app.rootGraph.nodes.some(node => (node.title ?? node.type) === title))"
-RECTANGLES = """() => app.canvas.graph.nodes.map(node => {
+RECTANGLES = """() => [
+    ...app.canvas.graph.nodes, app.canvas.graph.inputNode, app.canvas.graph.outputNode
+].filter(node => node).map(node => {
     const element = LiteGraph.vueNodesMode && document.querySelector(`[data-node-id="${node.id}"]`);
     if (element) {
         const { left, top, right, bottom } = element.getBoundingClientRect();
         return [node.title, left, top, right, bottom];
     }
-    const [x, y, width, height] = node.getBounding(), { scale, offset } = app.canvas.ds;
+    const [x, y, width, height] = node.getBounding?.() ?? node.boundingRect, { scale, offset } = app.canvas.ds;
     const at = (value, axis) => (value + offset[axis]) * scale;
-    return [node.title, at(x, 0), at(y, 1), at(x + width, 0), at(y + height, 1)];
+    return [node.title ?? 'inputs or outputs', at(x, 0), at(y, 1), at(x + width, 0), at(y + height, 1)];
 })"""
 """Of all nodes of the graph in view, in pixels on the screen: [title, left, top, right, bottom]."""
 SUBGRAPH = "app.rootGraph.nodes.find(node => node.isSubgraphNode())"

@@ -13,7 +13,9 @@ from workflows.templates import NAMES, load, nodes
 pytestmark = needs_browser
 
 SELECTED = """type => {
-    // again and again: the end of loading clears the selection
+    // again and again: the end of loading goes back to the root and clears the selection
+    const host = app.rootGraph.nodes.find(node => node.isSubgraphNode());
+    if (app.canvas.graph !== host.subgraph) app.canvas.openSubgraph(host.subgraph, host);
     app.canvas.selectNode(app.canvas.graph.nodes.find(node => node.type === type));
     return document.querySelector('[data-testid=info-button]');
 }"""
@@ -103,7 +105,6 @@ def test_the_prompt_box_keeps_its_height_when_a_workflow_is_opened(page, server,
 
 def test_the_help_of_a_node_is_its_page(page, server):
     open_template(page, server, QUICK_START)
-    page.evaluate(INSIDE)
     page.wait_for_function(SELECTED, arg="SanaNativeGenerate")
     page.get_by_test_id("info-button").click()
     text = (ROOT / "js" / "docs" / "SanaNativeGenerate" / "en.md").read_text("utf-8")

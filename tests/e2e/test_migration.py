@@ -63,6 +63,7 @@ def test_replace_all_and_run(browser, server, name):
         box = page.locator("textarea:visible").first
         assert box.input_value() == PROMPT and box.bounding_box()["height"] > 100
         box.fill(f"{PROMPT} at night")
+        page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
         found = by_type(page.evaluate(EXPORT))
         positive = found["SanaNativeTextEncode"][0]
         assert (positive["text"], positive["instruction"]) == (f"{PROMPT} at night", "upstream")

@@ -54,6 +54,9 @@ async (template) => {
     for (const output of subgraph.outputs)
       if (output.linkIds.some((link) => links.includes(link))) subgraph.renameOutput(output, called);
   }
+  const right = Math.max(...subgraph.nodes.map((inner) => inner.pos[0] + inner.size[0]));
+  subgraph.inputNode.pos = [-220, 0];
+  subgraph.outputNode.pos = [right + 2 * GAP, 0];
   await settle();
   let x = 0;
   const side = (column, width) => {
