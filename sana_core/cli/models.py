@@ -35,7 +35,7 @@ PARAMETERS = {  # of the transformers, in thousand millions
     "SANA-Sprint 1.6B": 1.610,
 }
 AUTOENCODER = AUTOENCODERS[0]
-BESIDE = {"autoencoder": 1.25, "text_encoder": 5.2}  # gigabytes of what every model needs
+BESIDE = {"autoencoder": AUTOENCODER, "text_encoder": TEXT_ENCODER}  # what every model needs
 OLD_FOLDERS = {"diffusion_models": "unet", "text_encoders": "clip"}  # as older versions of ComfyUI call them
 
 
@@ -50,7 +50,7 @@ def release(name: str) -> Release:
 
 def parts(model: Release) -> dict[str, PublishedFile]:
     """The files a model needs, by the part of the pipeline."""
-    return {"transformer": model, "autoencoder": AUTOENCODER, "text_encoder": TEXT_ENCODER}
+    return {"transformer": model, **BESIDE}
 
 
 def unstated(model: Release) -> tuple[str, str]:
@@ -61,7 +61,7 @@ def unstated(model: Release) -> tuple[str, str]:
 
 def gigabytes(part: str, model: Release) -> float:
     """About how large the file is; the hub says exactly. Released transformers are in float32."""
-    return BESIDE.get(part) or PARAMETERS[network_name(model.config)] * 4
+    return parts(model)[part].gigabytes or PARAMETERS[network_name(model.config)] * 4
 
 
 def local_file(file: PublishedFile, models_dir: Path | None) -> Path | None:
@@ -80,7 +80,7 @@ def local_file(file: PublishedFile, models_dir: Path | None) -> Path | None:
 
 def list_models(models_dir: Path | None, *, as_json: bool) -> None:
     """A line or a JSON object for each model on stdout."""
-    beside = {part: local_file(parts(RELEASES[0])[part], models_dir) is not None for part in BESIDE}
+    beside = {part: local_file(file, models_dir) is not None for part, file in BESIDE.items()}
     if not as_json:
         say(f"{'name':26}{'GB':>5}  {'here':6}page with the licence")
         for name in EMBEDDED:
@@ -94,9 +94,8 @@ def list_models(models_dir: Path | None, *, as_json: bool) -> None:
         else:
             say(f"{name:26}{size:>5}  {'yes' if here else 'no':6}{page(model)}")
     if not as_json:
-        for part, file in parts(RELEASES[0]).items():
-            if part in BESIDE:
-                say(f"and {file.name:22}{BESIDE[part]:>5}  {'yes' if beside[part] else 'no':6}{page(file)}")
+        for part, file in BESIDE.items():
+            say(f"and {file.name:22}{file.gigabytes:>5}  {'yes' if beside[part] else 'no':6}{page(file)}")
         tell("sizes are about those of the files; licences: NVIDIA's for SANA, Google's Gemma Terms for Gemma-2-2B")
 
 
@@ -108,7 +107,7 @@ def page(file: PublishedFile) -> str:
 def _in_comfyui(file: PublishedFile, models_dir: Path) -> Iterator[Path]:
     for folder in (file.directory, OLD_FOLDERS.get(file.directory)):
         if folder:
-            for name in (f"{file.name}{PurePosixPath(file.file).suffix}", file.file_name):
+            for name in (file.local_name, f"{file.name}{PurePosixPath(file.file).suffix}", file.file_name):
                 yield models_dir / folder / name
 
 

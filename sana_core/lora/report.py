@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
 from ..errors import listed, printable
 
@@ -33,7 +34,7 @@ class LoraReport:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.source}: {len(self.matched)} modules of the {self.network} at strength {self.strength:g}",
+            f"{PurePath(self.source).name}: {len(self.matched)} modules of the {self.network} at strength {self.strength:g}",
             f"kind: {_counted(self.kinds)}",
         ]
         lines += [f"rank: {_counted(self.ranks)}", f"alpha: {_counted(self.alphas, absent='not stated, scale 1')}"]

@@ -8,13 +8,14 @@ import pytest
 from e2e.browser import SECONDS, UNKNOWN, closing_page, launched, needs_browser, open_editor
 from e2e.old_workflows import FILES, PROMPT, WORKFLOWS
 from e2e.server import ExecutionFailed, Graph, PromptRefused
+from PIL import Image
 from workflows.installed import serve
 
 from sana_core.presets import TEXT_ENCODER
 
 LOAD = "workflow => app.loadGraphData(workflow, true, true)"
 EXPORT = "() => app.graphToPrompt().then(prompt => prompt.output)"
-DRAWN = "() => app.rootGraph.nodes.find(node => node.type === 'SaveImage').imgs?.[0]?.naturalWidth"
+SAVED = "() => app.nodeOutputs[app.rootGraph.nodes.find(node => node.type === 'SaveImage').id]?.images?.[0]"
 NEAR = """() => {
     const { pos } = app.rootGraph.nodes.find(node => node.type === 'SanaNativeTextEncode'), view = app.canvas.ds;
     view.scale = 1;
@@ -70,8 +71,10 @@ def test_replace_all_and_run(browser, server, name):
         assert found["SanaNativeLoadModel"][0]["model"].startswith("Efficient-Large-Model/Sana")
         assert found["SanaNativeResolution"][0]["ratio"] == ("1.00" if name == "Sprint" else "1.46")
         page.get_by_test_id("queue-button").click()
-        page.wait_for_function(DRAWN)
-        assert page.evaluate(DRAWN) == SIZES.get(name, (608, 416))[0]
+        page.wait_for_function(SAVED)
+        saved = page.evaluate(SAVED)
+        path = server.base / saved["type"] / saved["subfolder"] / saved["filename"]
+        assert Image.open(path).size == SIZES.get(name, (608, 416))
 
 
 @needs_browser

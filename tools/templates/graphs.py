@@ -128,7 +128,7 @@ def lora() -> Template:
     t = Template("SANA-LoRA", "Text to Image with a LoRA (SANA)")
     loaded = load_release(t, BASE)
     patched = t.add("SanaNativeLoadLora", column=0, model=loaded["MODEL"], clip=loaded["CLIP"], lora_name="none")
-    run = generate(t, patched["MODEL"], patched["CLIP"], FOX, **own_settings(BASE))
+    run = generate(t, patched["MODEL"], patched["CLIP"], FOX, control_after_generate="fixed", **own_settings(BASE))
     promote_settings(t, run, BASE)
     t.promote(patched, lora_name="LoRA", strength_model="strength")
     save(t, decode(t, run["LATENT"], loaded["VAE"]))
@@ -245,7 +245,9 @@ def quick_start_lora() -> Template:
         "SanaNativeLoadLora", column=0, model=loaded["MODEL"], clip=loaded["CLIP"],
         lora_name="sana_nano_style.safetensors",
     )  # fmt: skip
-    run = generate(t, patched["MODEL"], patched["CLIP"], "a sunflower, monochrome")
+    run = generate(
+        t, patched["MODEL"], patched["CLIP"], "a sunflower, monochrome", control_after_generate="fixed"
+    )  # to compare strengths
     t.promote(run, prompt="prompt", seed="seed")
     t.promote(patched, lora_name="LoRA", strength_model="strength")
     save(t, decode(t, run["LATENT"], loaded["VAE"]))
