@@ -12,24 +12,29 @@ from ...sana_core.errors import InputError, SanaError, printable, shortened
 from ...sana_core.presets import AUTOENCODERS, RELEASES, PublishedFile
 from ...sana_core.sources import NANO
 
-KINDS = ("diffusion_models", "text_encoders", "vae", "controlnet", "loras")
-"""Folder kinds of the host; the files of the embedded model and its add-ons lie in a subfolder of the same name each.
+SHARED = ("diffusion_models", "vae", "controlnet", "loras")
+"""Folder kinds of the host whose own loaders take the embedded model and its add-ons too. The text encoder is in the
+lists of this pack alone. The files lie in a subfolder of the kind's name each.
 """
 GGUF_KINDS = ("diffusion_models", "text_encoders")
 """Folder kinds in which the pack's own loaders also list GGUF files, which the host does not show."""
 
 
 def model_files(kind: str) -> list[str]:
-    """File names that a loader's list offers for a folder kind."""
+    """File names that a loader's list offers for a folder kind; those of the embedded model are the last."""
     names = folder_paths.get_filename_list(kind)
     if kind in GGUF_KINDS:  # in the folders as they are now: other packs replace their lists, or list GGUF files too
         folder_paths.folder_names_and_paths[f"{kind}_gguf"] = (folder_paths.get_folder_paths(kind), {".gguf"})
         names = list(dict.fromkeys(names + folder_paths.get_filename_list(f"{kind}_gguf")))
-    return names
+    embedded = sorted(path.name for path in (NANO / kind).glob("*.safetensors"))
+    return [*(name for name in names if name not in embedded), *embedded]
 
 
 def model_path(kind: str, name: str) -> str:
     """Path of a file in that list. Raises FileNotFoundError."""
+    embedded = NANO / kind / name
+    if kind not in SHARED and embedded.is_file():
+        return str(embedded)
     return folder_paths.get_full_path_or_raise(kind, name)
 
 
@@ -95,7 +100,7 @@ def _is_file_of(part: PublishedFile, file: PurePosixPath) -> bool:
 
 def add_folders() -> None:
     """Append the folders of the embedded model to the host's search paths, once."""
-    for kind in KINDS:
+    for kind in SHARED:
         folder = str(NANO / kind)
         if folder not in folder_paths.get_folder_paths(kind):
             folder_paths.add_model_folder_path(kind, folder)

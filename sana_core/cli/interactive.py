@@ -100,9 +100,15 @@ def _read(read: Callable[[str], Any], value: str, name: str) -> list[Any]:
     return list(found) if isinstance(found, tuple) else [found]
 
 
+def _at_least_one(value: str) -> int:
+    if int(value) < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return int(value)
+
+
 SETTINGS: dict[str, tuple[tuple[str, ...], Callable[[str], Any]]] = {
     "/size": (("width", "height"), arguments.size),
-    "/steps": (("steps",), int),
+    "/steps": (("steps",), _at_least_one),
     "/cfg": (("guidance_scale",), arguments.number),
     "/seed": (("seed",), int),
     "/negative": (("negative_prompt",), str),

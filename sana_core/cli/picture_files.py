@@ -17,7 +17,7 @@ from ..pictures.files import parameters_text, save_png
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 QUALITY = 95  # of JPEG and WebP
 EXIF_SIZE = 60_000  # bytes; a JPEG has room for 64 KiB
-LONGEST_PROMPT = 5_000  # characters of a prompt in a record that would be too large
+LONGEST_PROMPT = 1_500  # characters of a prompt in a record that would be too large
 # Tags of EXIF
 IMAGE_DESCRIPTION, EXIF_FOLDER, USER_COMMENT = 0x010E, 0x8769, 0x9286
 

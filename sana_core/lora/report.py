@@ -33,8 +33,9 @@ class LoraReport:
     alphas: dict[str, float | None] = field(default_factory=dict)
 
     def __str__(self) -> str:
+        name, count = PurePath(self.source).name, len(self.matched)
         lines = [
-            f"{PurePath(self.source).name}: {len(self.matched)} modules of the {self.network} at strength {self.strength:g}",
+            f"{name}: {count} modules of the {self.network} at strength {self.strength:g}",
             f"kind: {_counted(self.kinds)}",
         ]
         lines += [f"rank: {_counted(self.ranks)}", f"alpha: {_counted(self.alphas, absent='not stated, scale 1')}"]

@@ -38,7 +38,7 @@ def main() -> None:
         open_editor(page, server)
         page.evaluate(PLAIN)
         open_editor(page, server, f"?template=SANA-quick-start&source={NAME}")
-        page.wait_for_function("() => app.rootGraph.nodes.some(node => node.type === 'SanaNativeGenerate')")
+        page.wait_for_function("() => app.rootGraph.nodes.some(node => node.isSubgraphNode())")
         page.get_by_test_id("queue-button").click()
         page.wait_for_function(DRAWN)
         page.evaluate(FIT)

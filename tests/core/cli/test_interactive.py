@@ -40,11 +40,11 @@ def test_lines_of_a_pipe(folder, monkeypatch, capsys):
 
 
 def test_an_error_costs_its_line(folder, monkeypatch, capsys):
-    piped(monkeypatch, "/steps many\n/size 33\n/what\na cat\n")
+    piped(monkeypatch, "/steps many\n/steps -1\n/size 33\n/what\na cat\n")
     assert main([*QUICK, "--quiet", "-o", "a.png"]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 4 and all(line.startswith("sana: error: ") for line in lines)
-    assert "3 of the lines failed" in lines[-1] and [path.name for path in folder.iterdir()] == ["a-0001.png"]
+    assert len(lines) == 5 and all(line.startswith("sana: error: ") for line in lines)
+    assert "4 of the lines failed" in lines[-1] and [path.name for path in folder.iterdir()] == ["a-0001.png"]
 
 
 def test_the_model_is_loaded_once_and_a_first_prompt_is_drawn(folder, monkeypatch):
