@@ -55,7 +55,7 @@ async (template) => {
       if (output.linkIds.some((link) => links.includes(link))) subgraph.renameOutput(output, called);
   }
   const right = Math.max(...subgraph.nodes.map((inner) => inner.pos[0] + inner.size[0]));
-  subgraph.inputNode.pos = [-220, 0];
+  subgraph.inputNode.pos = [-320, 0];
   subgraph.outputNode.pos = [right + 2 * GAP, 0];
   await settle();
   let x = 0;

@@ -268,7 +268,7 @@ def quick_start_controlnet() -> Template:
         control_image=edges["IMAGE"], vae=loaded["VAE"],
     )  # fmt: skip
     t.promote(run, prompt="prompt")
-    t.promote(first, prompt="picture whose edges are followed")
+    t.promote(first, prompt="edges of")
     t.promote(run, control_strength="strength", seed="seed")
     save(t, decode(t, run["LATENT"], loaded["VAE"], column=4), height=260)
     t.after("PreviewImage", called="edges", title="Edges", tall=160, images=edges["IMAGE"])
