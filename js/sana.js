@@ -6,21 +6,22 @@ import { api } from "../../scripts/api.js";
 
 const OURS = /\bsana_core\.errors\.\w+$/; // whichever node raised it, stock loaders included
 const LIFE_MS = 20000;
-const BELOW = "sana-error"; // ComfyUI's own overlay is at the top right, where messages appear too
+const MESSAGE = "sana-error"; // class of ours
+const BELOW = "11rem"; // ComfyUI's own overlay is at the top right, where messages appear too
 
 /** @param {string} text */
 function showError(text) {
   const toast = app.extensionManager.toast;
-  if (toast.error) toast.error("SANA", { description: text });
-  else toast.add({ severity: "error", summary: "SANA", detail: text, life: LIFE_MS, styleClass: BELOW }); // frontends up to 1.49
+  if (toast.error) return toast.error("SANA", { description: text });
+  toast.add({ severity: "error", summary: "SANA", detail: text, life: LIFE_MS, styleClass: MESSAGE }); // frontends up to 1.49
+  setTimeout(() => {
+    for (const message of document.getElementsByClassName(MESSAGE)) message.style.marginTop = BELOW;
+  }, 50);
 }
 
 app.registerExtension({
   name: "sananative.errorToast",
   setup() {
-    const style = document.createElement("style");
-    style.textContent = `.${BELOW} { margin-top: 11rem; }`;
-    document.head.append(style);
     api.addEventListener("execution_error", ({ detail }) => {
       if (OURS.test(detail.exception_type)) showError(detail.exception_message.trim().split("\n")[0]);
     });
