@@ -71,4 +71,4 @@ def test_a_second_download_opens_its_templates(serve):
         card = page.get_by_test_id("template-workflow-SANA-quick-start")
         card.scroll_into_view_if_needed()
         card.click()
-        page.wait_for_function("app.rootGraph.nodes.some(node => node.type === 'SanaNativeGenerate')")
+        page.wait_for_function("app.rootGraph.nodes.some(node => node.isSubgraphNode())")
