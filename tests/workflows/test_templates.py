@@ -1,5 +1,6 @@
 """The templates as files: what the editor, the template browser and the missing-model panel read from them."""
 
+import json
 import re
 
 from workflows.templates import FOLDER, NAMES, PROMPTS, each_template, load, load_prompt, nodes, subgraph_node
@@ -106,3 +107,14 @@ def test_a_note_says_what_it_is(name):
     for node in nodes(load(name)):
         for model in node["properties"].get("models", []):
             assert f"({model['url']})" in notes[0]
+
+
+@each_template
+def test_a_chinese_editor_finds_every_text_of_a_template(name):
+    words = json.loads((FOLDER.parent / "js" / "chinese.json").read_text("utf-8"))
+    template = load(name)
+    (note,) = [node["widgets_values"][0] for node in template["nodes"] if node["type"] == "MarkdownNote"]
+    (subgraph,) = template["definitions"]["subgraphs"]
+    slots = [*subgraph["inputs"], *subgraph["outputs"]]
+    shown = [note, subgraph["name"], *(slot["label"] for slot in slots)]
+    assert [text for text in shown if text not in words] == []

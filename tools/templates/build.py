@@ -86,8 +86,7 @@ def blueprint(workflow: dict[str, Any]) -> dict[str, Any]:
 def chinese(templates: list[Template]) -> dict[str, str]:
     """What js/chinese.js puts in the place of English texts."""
     words = json.loads((FOLDER / "zh" / "words.json").read_text("utf-8"))
-    translated = [t for t in templates if (FOLDER / "zh" / f"{t.name}.md").exists()]
-    return words | {note(t.name, t.files): note(t.name, t.files, "zh") for t in translated}
+    return words | {note(t.name, t.files): note(t.name, t.files, "zh") for t in templates}
 
 
 def main(names: list[str]) -> None:
