@@ -28,8 +28,13 @@ def described(inputs):
     for section in ("required", "optional"):
         for name, (kind, options) in inputs.get(section, {}).items():
             fixed = options.get("options", []) if "default" in options or kind == "COMFY_DYNAMICCOMBO_V3" else []
-            found.append([name, kind, [choice_of(option) for option in fixed]])
+            found.append([name, kind, [choice_of(option) for option in fixed if not is_file(option)]])
     return found
+
+
+def is_file(option):
+    """Of this machine, and no choice that workflows rely on."""
+    return isinstance(option, str) and option.endswith((".safetensors", ".pth", ".gguf"))
 
 
 def choice_of(option):
