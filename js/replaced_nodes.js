@@ -1,10 +1,11 @@
 // @ts-check
-// "Replace All" puts nodes into a graph without telling them: the classic canvas then draws no text boxes on them, and the panel of
-// missing models knows no address for Gemma-2.
+// "Replace All" puts nodes into a graph without telling them: the classic canvas then draws no text boxes on them. It keeps the properties
+// of the old nodes, where the panel of missing models looks for the address of Gemma-2.
 import { app } from "../../scripts/app.js";
 
 const OURS = /^SanaNative/;
 const TEXT_NODE = 260; // height in pixels at which a text box shows some lines
+const OLD_GEMMA = ["GemmaLoader", "SanaCLIPLoader"];
 const GEMMA = {
   name: "gemma_2_2b_fp16.safetensors",
   url: "https://huggingface.co/Comfy-Org/Lumina_Image_2.0_Repackaged/resolve/main/split_files/text_encoders/gemma_2_2b_fp16.safetensors",
@@ -13,6 +14,9 @@ const GEMMA = {
 
 app.registerExtension({
   name: "sananative.replacedNodes",
+  beforeConfigureGraph(graph) {
+    for (const node of graph.nodes ?? []) if (OLD_GEMMA.includes(node.type)) (node.properties ??= {}).models ??= [GEMMA];
+  },
   nodeCreated(node) {
     if (!OURS.test(node.comfyClass ?? "")) return;
     let told = false;
@@ -23,7 +27,6 @@ app.registerExtension({
     };
     setTimeout(() => {
       if (told || node.graph?.getNodeById(node.id) !== node) return;
-      if (node.comfyClass === "SanaNativeLoadTextEncoder") node.properties.models ??= [GEMMA];
       node.onAdded(node.graph);
       if (node.widgets?.some((widget) => widget.element)) node.setSize([Math.max(node.size[0], 320), Math.max(node.size[1], TEXT_NODE)]);
     });

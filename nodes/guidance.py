@@ -79,8 +79,8 @@ class SanaNativeGuidanceInterval(io.ComfyNode):
             node_id="SanaNativeGuidanceInterval",
             display_name="SANA CFG Interval",
             category="SANA/guidance",
-            description="Uses cfg only in a part of the sampling. The other steps leave out the negative prompt and "
-            "take half the time. Pictures get less saturated.",
+            description="Uses cfg only in a part of the sampling. The other steps leave out the negative prompt, "
+            "which is half of the work. Pictures get less saturated.",
             search_aliases=["cfg interval", "guidance interval", "interval guidance", "limited interval guidance"],
             inputs=[io.Model.Input("model", tooltip="The model. It can be another model than SANA."), *_limits()],
             outputs=[io.Model.Output(tooltip="The model with the interval, for any sampler.")],

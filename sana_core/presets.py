@@ -35,7 +35,7 @@ class PublishedFile:
 
     repository: on Hugging Face, where everybody can download `file` without an account.  directory: its folder in
     ComfyUI's models.  licence: as the repository states it.  saved_as: a name that says what it is, where its own does
-    not.  gigabytes: of the file, where that is known.
+    not.  gigabytes: about how large the file is, where that is known.
     """
 
     name: str
@@ -80,6 +80,39 @@ class Release(PublishedFile):
         return torch.float16 if self.config.fp16_trained else torch.bfloat16
 
 
+FP16_06, FP16_16 = replace(BASE_06, fp16_trained=True), replace(BASE_16, fp16_trained=True)
+SANA15_16 = replace(BASE_16, qk_norm=True)
+
+NETWORKS = {
+    "SANA 0.6B": BASE_06,
+    "SANA 1.6B": BASE_16,
+    "SANA-1.5 1.6B": SANA15_16,
+    "SANA-1.5 4.8B": replace(SANA15_16, depth=60),
+    "SANA-Sprint 0.6B": replace(BASE_06, qk_norm=True, guidance_embed=True),
+    "SANA-Sprint 1.6B": replace(SANA15_16, guidance_embed=True),
+}
+PARAMETERS = {  # of these networks
+    "SANA 0.6B": 591_747_872,
+    "SANA 1.6B": 1_604_462_752,
+    "SANA-1.5 1.6B": 1_604_641_952,
+    "SANA-1.5 4.8B": 4_721_825_952,
+    "SANA-Sprint 0.6B": 593_501_216,
+    "SANA-Sprint 1.6B": 1_610_237_472,
+}
+
+
+def same_network(config: TransformerConfig, other: TransformerConfig) -> bool:
+    """Are these equal but for the position table and the number type of training?"""
+    fields = ("hidden_size", "depth", "qk_norm", "guidance_embed")
+    return all(getattr(config, field) == getattr(other, field) for field in fields)
+
+
+def network_name(config: TransformerConfig) -> str:
+    """ "SANA-1.5 4.8B" and the like; a description for sizes that were not published."""
+    published = (name for name, network in NETWORKS.items() if same_network(network, config))
+    return next(published, f"a SANA of {config.depth} blocks, {config.hidden_size} wide")
+
+
 def _release(
     name: str,
     config: TransformerConfig,
@@ -96,12 +129,10 @@ def _release(
         file=f"checkpoints/{file or name}.pth",
         repository=f"{OWNER}/{name}",
         directory="diffusion_models",
+        gigabytes=round(4e-9 * PARAMETERS[network_name(config)], 1),  # in float32
         diffusers_repository=f"{OWNER}/{name}_diffusers",
     )
 
-
-FP16_06, FP16_16 = replace(BASE_06, fp16_trained=True), replace(BASE_16, fp16_trained=True)
-SANA15_16 = replace(BASE_16, qk_norm=True)
 
 RELEASES = (
     _release("Sana_600M_512px", FP16_06, size=512, file="Sana_600M_512px_MultiLing"),
@@ -118,16 +149,6 @@ RELEASES = (
     _release("Sana_Sprint_0.6B_1024px", replace(BASE_06, qk_norm=True, guidance_embed=True), sampling=SPRINT),
     _release("Sana_Sprint_1.6B_1024px", replace(SANA15_16, guidance_embed=True), sampling=SPRINT),
 )
-
-
-NETWORKS = {
-    "SANA 0.6B": BASE_06,
-    "SANA 1.6B": BASE_16,
-    "SANA-1.5 1.6B": SANA15_16,
-    "SANA-1.5 4.8B": replace(SANA15_16, depth=60),
-    "SANA-Sprint 0.6B": replace(BASE_06, qk_norm=True, guidance_embed=True),
-    "SANA-Sprint 1.6B": replace(SANA15_16, guidance_embed=True),
-}
 
 TEXT_ENCODER = PublishedFile(
     name="Gemma-2-2B",
@@ -157,18 +178,6 @@ CONTROLNETS = tuple(
     PublishedFile(name=name, repository=f"{OWNER}/{name}", file=f"checkpoints/{name}.pth", directory="controlnet")
     for name in ("Sana_1600M_1024px_BF16_ControlNet_HED", "Sana_600M_1024px_ControlNet_HED")
 )
-
-
-def same_network(config: TransformerConfig, other: TransformerConfig) -> bool:
-    """Are these equal but for the position table and the number type of training?"""
-    fields = ("hidden_size", "depth", "qk_norm", "guidance_embed")
-    return all(getattr(config, field) == getattr(other, field) for field in fields)
-
-
-def network_name(config: TransformerConfig) -> str:
-    """ "SANA-1.5 4.8B" and the like; a description for sizes that were not published."""
-    published = (name for name, network in NETWORKS.items() if same_network(network, config))
-    return next(published, f"a SANA of {config.depth} blocks, {config.hidden_size} wide")
 
 
 def sampling_defaults(config: TransformerConfig, native_size: int | None = None) -> SamplingDefaults:

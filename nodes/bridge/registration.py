@@ -66,11 +66,9 @@ def install() -> None:
         try:
             hook()
         except (AttributeError, TypeError, ValueError) as error:
-            log.warning(
-                "ComfyUI's own loaders will not recognise all SANA files (%s: %s); use the Load SANA node",
-                hook.__name__,
-                error,
-            )
+            lost = "ComfyUI's own loaders will not recognise all SANA files: use the Load SANA node"
+            said = lost if hook in loaders else "a part of what this pack adds to ComfyUI is not there"
+            log.warning("%s (%s: %s)", said, hook.__name__, error)
 
 
 def _wrap_previews() -> None:

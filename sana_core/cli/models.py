@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from ..checkpoint.load import load_autoencoder
 from ..errors import InputError, SanaError
-from ..presets import AUTOENCODERS, RELEASES, TEXT_ENCODER, PublishedFile, Release, network_name
+from ..presets import AUTOENCODERS, RELEASES, TEXT_ENCODER, PublishedFile, Release
 from ..sources import EMBEDDED
 from .output import say, say_json, tell
 
@@ -25,14 +25,6 @@ MODELS = {
     "sana-1.5-4.8b": "SANA1.5_4.8B_1024px",
     "sana-sprint-0.6b": "Sana_Sprint_0.6B_1024px",
     "sana-sprint-1.6b": "Sana_Sprint_1.6B_1024px",
-}
-PARAMETERS = {  # of the transformers, in thousand millions
-    "SANA 0.6B": 0.592,
-    "SANA 1.6B": 1.604,
-    "SANA-1.5 1.6B": 1.605,
-    "SANA-1.5 4.8B": 4.722,
-    "SANA-Sprint 0.6B": 0.594,
-    "SANA-Sprint 1.6B": 1.610,
 }
 AUTOENCODER = AUTOENCODERS[0]
 BESIDE = {"autoencoder": AUTOENCODER, "text_encoder": TEXT_ENCODER}  # what every model needs
@@ -59,11 +51,6 @@ def unstated(model: Release) -> tuple[str, str]:
     return f"{size // 1024}k" if size > 1024 else str(size), str(model.dtype).removeprefix("torch.")
 
 
-def gigabytes(part: str, model: Release) -> float:
-    """About how large the file is; the hub says exactly. Released transformers are in float32."""
-    return parts(model)[part].gigabytes or PARAMETERS[network_name(model.config)] * 4
-
-
 def local_file(file: PublishedFile, models_dir: Path | None) -> Path | None:
     """The file where ComfyUI has it below its models folder, or in the cache of huggingface_hub."""
     if models_dir is not None:
@@ -87,7 +74,7 @@ def list_models(models_dir: Path | None, *, as_json: bool) -> None:
             say(f"{name:26}{0.02:>5}  {'yes':6}comes along, see sana_core/nano/NOTICE")
     for name in MODELS:
         model = release(name)
-        size, here = round(gigabytes("transformer", model), 1), local_file(model, models_dir) is not None
+        size, here = model.gigabytes, local_file(model, models_dir) is not None
         if as_json:
             values = {"model": name, "release": model.name, "gigabytes": size, "here": here, "licence": model.licence}
             say_json({**values, "page": page(model), **{f"{part}_here": there for part, there in beside.items()}})

@@ -13,6 +13,7 @@ from sana_core.presets import (
     AUTOENCODERS,
     CONTROLNETS,
     NETWORKS,
+    PARAMETERS,
     RELEASES,
     TEXT_ENCODER,
     network_name,
@@ -21,20 +22,11 @@ from sana_core.presets import (
 from sana_core.transformer.model import SanaTransformer
 
 BY_NAME = {release.name: release for release in RELEASES}
-PARAMETERS = {
-    "Sana_600M_1024px": 591_747_872,
-    "Sana_1600M_1024px": 1_604_462_752,
-    "Sana_1600M_4Kpx_BF16": 1_604_462_752,
-    "SANA1.5_1.6B_1024px": 1_604_641_952,
-    "SANA1.5_4.8B_1024px": 4_721_825_952,
-    "Sana_Sprint_0.6B_1024px": 593_501_216,
-    "Sana_Sprint_1.6B_1024px": 1_610_237_472,
-}
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_parameters(name):
-    model = SanaTransformer(BY_NAME[name].config, Kit(device="meta"))
+    model = SanaTransformer(NETWORKS[name], Kit(device="meta"))
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from e2e import comfyui, tiny_files
 from e2e.server import Server
+from workflows.installed import serve
 
 
 @pytest.fixture(scope="session")
@@ -30,10 +31,26 @@ def server(runnable, tmp_path_factory):
     server.stop()
 
 
+@pytest.fixture(scope="module")
+def packaged(tmp_path_factory):
+    """A server with the pack under its registry's name and tiny models under the names in the templates."""
+    with serve(tmp_path_factory.mktemp("comfyui")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser(runnable):
+    """Chromium, for tests that are skipped where it is not."""
+    from e2e.browser import launched  # needs Playwright
+
+    with launched() as chromium:
+        yield chromium
+
+
 def pytest_collection_modifyitems(items):
     """A test that needs a server is slow: starting one takes longer than all quick tests of a folder."""
     for item in items:
-        if "server" in getattr(item, "fixturenames", ()):
+        if {"server", "packaged"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
 
 

@@ -5,7 +5,7 @@ they draw.
 import shutil
 
 import pytest
-from e2e.browser import SECONDS, UNKNOWN, closing_page, launched, needs_browser, open_editor
+from e2e.browser import SECONDS, UNKNOWN, closing_page, needs_browser, open_editor
 from e2e.old_workflows import FILES, PROMPT, WORKFLOWS
 from e2e.server import ExecutionFailed, Graph, PromptRefused
 from PIL import Image
@@ -35,12 +35,6 @@ def server(tmp_path_factory):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(base / "models" / source, target)
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser(server):
-    with launched() as chromium:
-        yield chromium
 
 
 def by_type(prompt):
@@ -92,12 +86,13 @@ def test_gemma_is_offered_for_download_after_replace_all(browser, server):
         page.get_by_test_id("error-overlay-see-errors").click()
         page.get_by_text("Replace All").first.click()
         page.wait_for_function(f"() => ({UNKNOWN})().length === 0")
+        page.get_by_text("Errors", exact=True).first.click()  # as soon as the message of success is gone
+        page.get_by_text("Download all").first.wait_for()
+        page.get_by_text(GEMMA).first.wait_for()
         offered = page.evaluate(
             "() => app.rootGraph.nodes.find(node => node.type === 'SanaNativeLoadTextEncoder').properties.models"
         )
-        assert [(model["name"], model["url"], model["directory"]) for model in offered] == [
-            (TEXT_ENCODER.local_name, TEXT_ENCODER.url, TEXT_ENCODER.directory)
-        ]
+        assert offered == [{"name": GEMMA, "url": TEXT_ENCODER.url, "directory": TEXT_ENCODER.directory}]
 
 
 def old_prompt(

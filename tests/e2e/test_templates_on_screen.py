@@ -1,9 +1,8 @@
 """What a person sees of the templates, in the classic canvas and in Nodes 2.0. Needs Playwright and a Chromium."""
 
 import pytest
-from e2e.browser import UNKNOWN, closing_page, launched, needs_browser
+from e2e.browser import UNKNOWN, closing_page, needs_browser
 from e2e.editor import INSIDE, LETTERS, SUBGRAPH, choose_renderer, open_template, overlaps
-from workflows.installed import serve
 from workflows.templates import NAMES, load, load_prompt
 
 pytestmark = needs_browser
@@ -21,15 +20,8 @@ LEFT_OVER = f"""() => Object.keys(app.nodePreviewImages).length || {SUBGRAPH}.im
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serve(tmp_path_factory.mktemp("comfyui")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser(server):
-    with launched() as chromium:
-        yield chromium
+def server(packaged):
+    return packaged
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["canvas", "Nodes 2.0"])

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sana_core.kit import Kit
-from sana_core.presets import PublishedFile, Release
-from sana_core.transformer.model import SanaTransformer
+from sana_core.presets import PublishedFile
 
 FOLDER = Path(__file__).parent / "notes"
 WORDS = {
@@ -37,8 +35,4 @@ def _files(files: list[PublishedFile], language: str) -> list[str]:
 
 
 def _size(part: PublishedFile) -> str:
-    """Of a transformer's .pth, which holds float32."""
-    if not isinstance(part, Release):
-        return f", {part.gigabytes:g} GB" if part.gigabytes else ""
-    weights = SanaTransformer(part.config, Kit(device="meta")).parameters()
-    return f", {4e-9 * sum(weight.numel() for weight in weights):.1f} GB"
+    return f", {part.gigabytes:g} GB" if part.gigabytes else ""
