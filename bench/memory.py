@@ -1,9 +1,9 @@
 """Peak memory of SANA's networks at their published sizes, beside diffusers': `python bench/memory.py [--json FILE]`.
 
-Without a GPU the bytes of live tensors are counted on the meta device (`meter.py`), where nothing is computed. With
-one, or with --device cuda, PyTorch's allocator is asked; weights are random. Exits with 1 if a count is off by more
-than 10 % from the formulas of `sana_core/dcae/memory.py`, by which tiles are chosen; with --quantised, which counts
-quantised networks instead (`quantised.py`), if one of them takes more than its limit.
+Without a GPU the bytes of live tensors are counted on the meta device (`sana_core/live_memory.py`), where nothing is
+computed. With one, or with --device cuda, PyTorch's allocator is asked; weights are random. Exits with 1 if a count
+is off by more than 10 % from the formulas of `sana_core/dcae/memory.py`, by which tiles are chosen; with --quantised,
+which counts quantised networks instead (`quantised.py`), if one of them takes more than its limit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.meter import LiveMemory, weight_bytes
 from bench.networks import (
     AUTOENCODERS,
     autoencoder,
@@ -38,6 +37,7 @@ from bench.steps import DTYPE, TOKENS, kept_step, own_step, zeros
 from sana_core.config import POSITIONS, AutoencoderConfig, TextConfig, TransformerConfig
 from sana_core.dcae.memory import decode_peak_bytes, encode_peak_bytes
 from sana_core.geometry import DC_AE_F32
+from sana_core.live_memory import LiveMemory, weight_bytes
 from sana_core.presets import BASE_06, BASE_16
 from sana_core.text.gemma import GemmaTextEncoder
 

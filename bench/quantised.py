@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.meter import LiveMemory, weight_bytes
 from bench.networks import AUTOENCODERS, autoencoder, transformer
 from bench.steps import DTYPE, kept_step, own_step
 from sana_core.config import POSITIONS, TextConfig, TransformerConfig
+from sana_core.live_memory import LiveMemory, weight_bytes
 from sana_core.presets import BASE_06, BASE_16, NETWORKS
 from sana_core.quantised import layers as quantised_layers
 from sana_core.quantised.formats import FORMATS, Format, Shape, Side

@@ -1,13 +1,15 @@
 // @ts-check
 // Previews of this pack's nodes. The editor leaves the last one beside the finished picture, and after a cancel: they are taken off when a
-// run ends. The classic canvas shows none on a subgraph: they are put there.
+// run ends, and one that is still being loaded then is not let in. The classic canvas shows none on a subgraph: they are put there.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
 const OURS = /^SanaNative/;
 const PREVIEW_WIDGET = "$$canvas-image-preview"; // of the classic canvas
 const ENDS = ["execution_success", "execution_interrupted", "execution_error"];
-const shown = new Set();
+const GONE_MS = 600; // the editor forgets previews somewhat later
+const running = new Map(); // execution id of a node, or of a subgraph around it -> the node
+const guarded = new WeakSet();
 const onSubgraphs = new Map(); // node -> widget
 
 /** The node of an execution id: "4:7" is node 7 in the subgraph node 4. @param {string} id */
@@ -35,6 +37,21 @@ function put(node, picture) {
   widget.element.src = URL.createObjectURL(picture);
 }
 
+/** A preview is loaded before the editor sets it: do not let it in when its run is over. @param {any} node @param {string} id */
+function letInWhileRunning(node, id) {
+  if (guarded.has(node)) return;
+  guarded.add(node);
+  let pictures = node.imgs;
+  Object.defineProperty(node, "imgs", {
+    configurable: true,
+    enumerable: true,
+    get: () => pictures,
+    set: (loaded) => {
+      pictures = running.has(id) || !loaded?.some((picture) => picture.src.startsWith("blob:")) ? loaded : undefined;
+    },
+  });
+}
+
 /** @param {any} node */
 function clear(node) {
   node.imgs = undefined;
@@ -52,16 +69,21 @@ function clear(node) {
   node.setDirtyCanvas(true, true);
 }
 
+/** The editor loads the pictures of a result once, and took the preview for them: let it load them. @param {any} node */
+function showResult(node) {
+  if (node.imgs) return;
+  node.images = undefined;
+  node.setDirtyCanvas(true, true);
+}
+
 function end() {
-  for (const id of shown) {
-    const parts = id.split(":");
-    for (let count = parts.length; count > 0; count--) {
-      const own = parts.slice(0, count).join(":"), node = nodeOf(own);
-      store()?.revokePreviewsByExecutionId?.(own);
-      if (node) clear(node);
-    }
+  const ended = [...running];
+  running.clear();
+  for (const [id, node] of ended) {
+    store()?.revokePreviewsByExecutionId?.(id);
+    clear(node);
+    setTimeout(() => showResult(node), GONE_MS);
   }
-  shown.clear();
 }
 
 app.registerExtension({
@@ -70,9 +92,13 @@ app.registerExtension({
     api.addEventListener("b_preview_with_metadata", ({ detail }) => {
       const id = String(detail.displayNodeId);
       if (!OURS.test(nodeOf(id)?.type ?? "")) return;
-      shown.add(id);
-      const [first, inner] = id.split(":");
-      if (inner && !LiteGraph.vueNodesMode) put(nodeOf(first), detail.blob);
+      const parts = id.split(":");
+      for (let count = parts.length; count > 0; count--) {
+        const own = parts.slice(0, count).join(":"), node = nodeOf(own);
+        running.set(own, node);
+        letInWhileRunning(node, own);
+      }
+      if (parts.length > 1 && !LiteGraph.vueNodesMode) put(nodeOf(parts[0]), detail.blob);
     });
     for (const name of ENDS) api.addEventListener(name, end);
   },

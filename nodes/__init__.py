@@ -9,6 +9,7 @@ from pathlib import Path
 
 from comfy_api.latest import ComfyExtension, io
 
+from .best_of import SanaNativeBestOf, SanaNativeLoadScorer
 from .bridge import migration, paths, registration
 from .controlnet import SanaNativeLoadControlNet, SanaNativeSoftEdge
 from .guidance import SanaNativeGuidanceInterval, SanaNativePerturbedAttention
@@ -16,8 +17,10 @@ from .latent import SanaNativeEmptyLatent, SanaNativeResolution
 from .load import SanaNativeLoad, SanaNativeLoadModel, SanaNativeLoadTextEncoder, SanaNativeLoadVAE
 from .lora import SanaNativeLoadLora
 from .quantize import SanaNativeQuantize
+from .safety import SanaNativeCheckPrompt, SanaNativeStyle
 from .sample import SanaNativeGenerate, SanaNativeSampler, SanaNativeSigmas
 from .text import SanaNativeTextEncode
+from .train import SanaNativeTrainLora
 from .vae import SanaNativeDecodeTiled
 
 log = logging.getLogger("sana")
@@ -29,6 +32,8 @@ NODES: list[type[io.ComfyNode]] = [
     SanaNativeLoadLora,
     SanaNativeLoadControlNet,
     SanaNativeSoftEdge,
+    SanaNativeCheckPrompt,
+    SanaNativeStyle,
     SanaNativeTextEncode,
     SanaNativeEmptyLatent,
     SanaNativeResolution,
@@ -39,6 +44,9 @@ NODES: list[type[io.ComfyNode]] = [
     SanaNativeGenerate,
     SanaNativeDecodeTiled,
     SanaNativeQuantize,
+    SanaNativeTrainLora,
+    SanaNativeLoadScorer,
+    SanaNativeBestOf,
 ]
 
 

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 
 from ..sana_core.pictures.soft_edge import soft_edge
 from .bridge.control import load_control
+from .bridge.links import check_links
 from .bridge.paths import chosen_file, model_files
 
 
@@ -85,5 +86,6 @@ class SanaNativeSoftEdge(io.ComfyNode):
 
     @classmethod
     def execute(cls, edges: torch.Tensor, lines: str, thickness: int) -> io.NodeOutput:
+        check_links(edges=edges)
         picture = edges[..., :3].movedim(-1, 1)
         return io.NodeOutput(soft_edge(picture, thickness=thickness, thin=lines == "thin").movedim(1, -1))

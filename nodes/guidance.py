@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .bridge.guidance import Interval, guidance_interval, perturbed_attention
+from .bridge.links import check_links
 
 
 def _limits() -> list[io.Float.Input]:
@@ -66,6 +67,7 @@ class SanaNativePerturbedAttention(io.ComfyNode):
     def execute(
         cls, model: Any, scale: float, layers: str, adaptive_scale: float, start_percent: float, end_percent: float
     ) -> io.NodeOutput:
+        check_links(model=model)
         interval = Interval(start=start_percent, end=end_percent)
         return io.NodeOutput(perturbed_attention(model, scale, layers, adaptive_scale, interval))
 
@@ -88,4 +90,5 @@ class SanaNativeGuidanceInterval(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, start_percent: float, end_percent: float) -> io.NodeOutput:
+        check_links(model=model)
         return io.NodeOutput(guidance_interval(model, Interval(start=start_percent, end=end_percent)))

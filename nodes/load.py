@@ -218,7 +218,7 @@ class SanaNativeLoadTextEncoder(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SanaNativeLoadTextEncoder",
-            display_name="Load SANA Text Encoder",
+            display_name="Load SANA Text Encoder (Gemma)",
             category="SANA/loaders",
             description="Loads Gemma-2 as SANA uses it: with its final norm, the soft cap of its attention, and "
             "SANA's instruction before the prompt.",

@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from .bridge.links import check_links
 from .bridge.lora import load_lora_file
 from .bridge.paths import chosen_file, model_files
 from .bridge.progress import show
@@ -69,6 +70,7 @@ class SanaNativeLoadLora(io.ComfyNode):
     def execute(
         cls, model: Any, lora_name: str, strength_model: float, strength_clip: float, clip: Any = None
     ) -> io.NodeOutput:
+        check_links(model=model, clip=clip)
         if lora_name == NONE:
             return io.NodeOutput(model, clip, "no LoRA is chosen")
         with chosen_file("loras", lora_name) as path:

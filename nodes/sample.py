@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..sana_core.latents import ASPECT_RATIOS
 from ..sana_core.pipeline.request import Request
 from .bridge.control import Control
+from .bridge.links import check_links
 from .bridge.sampling import SAMPLER_NAMES, chosen_size, generate, make_sampler, make_sigmas
 
 SAMPLER_TIP = (
@@ -65,6 +66,7 @@ class SanaNativeSigmas(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, schedule: str, steps: int, shift: float, denoise: float) -> io.NodeOutput:
+        check_links(model=model)
         return io.NodeOutput(make_sigmas(model, schedule, steps, shift or None, denoise))
 
 
@@ -164,7 +166,7 @@ class SanaNativeGenerate(io.ComfyNode):
             search_aliases=["sana simple", "sana text to image", "sana txt2img", "sana ksampler"],
             inputs=[
                 io.Model.Input("model", tooltip="A SANA model."),
-                io.Clip.Input("clip", tooltip="Its Gemma-2 from Load SANA or Load SANA Text Encoder."),
+                io.Clip.Input("clip", tooltip="Its Gemma-2 from Load SANA or Load SANA Text Encoder (Gemma)."),
                 io.String.Input(
                     "prompt",
                     multiline=True,
@@ -247,6 +249,7 @@ class SanaNativeGenerate(io.ComfyNode):
         vae: Any = None,
         control_strength: float = 1.0,
     ) -> io.NodeOutput:
+        check_links(model=model, clip=clip, latent=latent)
         own = sampling or {}
         settings: dict[str, Any] = {
             "steps": own.get("steps", steps) or None,

@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..sana_core.errors import InputError
+from .bridge.links import check_links
 from .bridge.sampling import encode_prompt
 
 INSTRUCTIONS = {"upstream": "default", "diffusers": "diffusers", "none": None}
@@ -26,7 +27,7 @@ class SanaNativeTextEncode(io.ComfyNode):
             "Choose none for a negative prompt.",
             search_aliases=["sana prompt", "chi", "complex human instruction", "gemma encode", "clip text encode"],
             inputs=[
-                io.Clip.Input("clip", tooltip="Gemma-2 from Load SANA or Load SANA Text Encoder."),
+                io.Clip.Input("clip", tooltip="Gemma-2 from Load SANA or Load SANA Text Encoder (Gemma)."),
                 io.String.Input(
                     "text",
                     multiline=True,
@@ -82,6 +83,7 @@ class SanaNativeTextEncode(io.ComfyNode):
         own_instruction: str | None = None,
         positive: list | None = None,
     ) -> io.NodeOutput:
+        check_links(clip=clip, positive=positive)
         if instruction == OWN and not own_instruction:
             raise InputError(
                 'instruction is "own text" but own_instruction is empty: connect a text to it, or choose none'

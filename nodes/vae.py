@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from .bridge.links import check_links
 from .bridge.vae import decode_in_tiles
 
 AUTO = "auto"
@@ -54,5 +55,6 @@ class SanaNativeDecodeTiled(io.ComfyNode):
 
     @classmethod
     def execute(cls, samples: dict[str, Any], vae: Any, tile_size: str, method: dict[str, Any]) -> io.NodeOutput:
+        check_links(samples=samples, vae=vae)
         tile = AUTO if tile_size == AUTO else int(tile_size)
         return io.NodeOutput(decode_in_tiles(vae, samples["samples"], tile, method.get("overlap")))

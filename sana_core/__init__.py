@@ -14,6 +14,7 @@
     dcae/                    DC-AE: picture <-> latent, 32 x 32 pixels in one cell
     lora/                    LoRA files of every dialect, added to the weights of a network
     pipeline/                all of it together: a request -> pictures
+    safety/, styles.py       a check of the prompts; the styles of NVIDIA's demo
     cli/                     `python -m sana_core "a red apple" -o apple.png`
     nano/, training/         the embedded model; the library that trains it
 

@@ -153,14 +153,16 @@ class TextConfig:
     query_pre_attn_scalar: int = 256
     vocab_size: int = 256000
     attn_logit_softcapping: float = 50.0
+    final_logit_softcapping: float = 30.0  # of the language model's head, which only the check of prompts uses
 
     def __post_init__(self) -> None:
         sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim")
         check_whole(self, (*sizes, "query_pre_attn_scalar", "vocab_size"), LARGEST_SIZE)
         check_whole(self, ("num_hidden_layers",), LARGEST_DEPTH, least=0)
-        cap = self.attn_logit_softcapping
-        if type(cap) not in (int, float) or not 0.0 < cap < math.inf:
-            raise InputError(f"attn_logit_softcapping is {cap!r}, expected a number above 0")
+        for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+            cap = getattr(self, name)
+            if type(cap) not in (int, float) or not 0.0 < cap < math.inf:
+                raise InputError(f"{name} is {cap!r}, expected a number above 0")
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
         if heads % kv_heads or self.hidden_size % heads or self.head_dim % 2:
             raise InputError(

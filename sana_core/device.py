@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from .errors import InputError
+from .shortage import out_of_memory
 
 GPUS = ("cuda", "xpu", "mps")  # kinds of devices, in the order in which they are looked for
 # What properties of Intel's devices are called; older versions of PyTorch lack some of them.
@@ -42,6 +43,8 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     try:
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        if out_of_memory(error):
+            raise
         raise InputError(
             f"the device {chosen} was asked for, but PyTorch cannot use it here ({error}): use cpu"
         ) from error

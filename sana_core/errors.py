@@ -22,12 +22,20 @@ class SanaError(ValueError):
         super().__init__(safe_line(str(message)))
 
 
+class DivergedError(SanaError):
+    """A training whose loss is not a number any more."""
+
+
 class CheckpointError(SanaError):
     """A model file cannot be used: unreadable, of another model, or with missing, unexpected or mis-shaped tensors."""
 
 
 class InputError(SanaError):
     """An argument or an input (size, prompt file, picture, device) cannot be used."""
+
+
+class RefusedError(SanaError):
+    """A prompt that the check of prompts does not let pass."""
 
 
 def safe_line(text: str) -> str:

@@ -62,7 +62,7 @@ def trained_in_fp16(
     }
     if len(kinds) == 1:
         return kinds == {torch.float16}, "as all published models of this size"
-    return None, f"stored in {_name(stored)}, which both kinds are"
+    return None, f"stored in {dtype_name(stored)}, which both kinds are"
 
 
 def run_dtypes(config: TransformerConfig, device: str | torch.device | None = None) -> list[torch.dtype]:
@@ -97,7 +97,7 @@ def full_range(dtype: torch.dtype, network: str, device: str | torch.device | No
     if torch.finfo(dtype).max >= torch.finfo(torch.bfloat16).max:
         return dtype
     wider = torch.bfloat16 if device is None else usable(torch.bfloat16, device)
-    log.info("%s runs in %s instead of %s, which it overflows", network, _name(wider), _name(dtype))
+    log.info("%s runs in %s instead of %s, which it overflows", network, dtype_name(wider), dtype_name(dtype))
     return wider
 
 
@@ -130,5 +130,6 @@ def precision_words(config: TransformerConfig, reason: str) -> str:
     return f"trained in {kind} ({reason})"
 
 
-def _name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
+    """Such as "bfloat16"."""
     return str(dtype).removeprefix("torch.")

@@ -134,6 +134,12 @@ def pipeline_files(source: str | Path | Mapping[str, str | Path]) -> PipelineFil
     )
 
 
+def embedded_files(name: str) -> dict[str, Path]:
+    """The files of a model in EMBEDDED by the names that `pipeline_files` takes."""
+    files = EMBEDDED[name]
+    return {part: Path(getattr(files, part)) for part in PARTS}
+
+
 def released_sampling(files: PipelineFiles, config: TransformerConfig, variant: str | None = None) -> SamplingDefaults:
     """How the model says it is sampled: the JSON under `sampling` in its file, else diffusers' scheduler, else the
     published releases. Warns of settings of the scheduler that no sampler here follows.
@@ -181,5 +187,8 @@ def _named_files(source: Mapping[str, str | Path]) -> PipelineFiles:
     if missing or unknown:
         problems = [*(f"{name} is missing" for name in missing), *(f"{name} is unknown" for name in unknown)]
         needed, optional = ", ".join(PARTS), " and ".join(OPTIONAL_PARTS)
-        raise InputError(f"a pipeline of single files needs {needed} and may have {optional}: {listed(problems)}")
+        raise InputError(
+            f"a pipeline of single files needs {needed} and may have {optional}: {listed(problems)}. A model by "
+            "its name, such as --model nano, has the others"
+        )
     return PipelineFiles(**{name: Path(path) for name, path in source.items() if path})

@@ -29,7 +29,10 @@ SYMBOLS = [
 VOCAB_SIZE = 800
 
 
-def spiece():
+ANSWERING = ["<start_of_turn>", "<end_of_turn>", "Yes", "No"]  # what ShieldGemma's tokenizer needs besides
+
+
+def spiece(symbols=SYMBOLS):
     """A serialised SentencePiece model laid out as Gemma's: pad, eos, bos, unk, mask are 0 to 4, then runs of newlines
     and spaces, tags.
     """
@@ -37,7 +40,7 @@ def spiece():
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(CORPUS * 4), model_writer=model, model_type="bpe", vocab_size=VOCAB_SIZE,
         pad_id=0, eos_id=1, bos_id=2, unk_id=3,
-        pad_piece="<pad>", eos_piece="<eos>", bos_piece="<bos>", unk_piece="<unk>", user_defined_symbols=SYMBOLS,
+        pad_piece="<pad>", eos_piece="<eos>", bos_piece="<bos>", unk_piece="<unk>", user_defined_symbols=symbols,
         byte_fallback=True, split_digits=True, allow_whitespace_only_pieces=True,
         add_dummy_prefix=False, remove_extra_whitespaces=False,
         normalization_rule_name="identity", character_coverage=1.0, num_threads=1, minloglevel=2,
@@ -45,7 +48,7 @@ def spiece():
     return model.getvalue()
 
 
-def hugging_face_tokenizer(spiece):
+def hugging_face_tokenizer(spiece, symbols=SYMBOLS):
     """The tokenizer.json that belongs to a SentencePiece BPE model: merges in the order of the scores, all symbols as
     added tokens.
     """
@@ -70,7 +73,7 @@ def hugging_face_tokenizer(spiece):
     tokenizer.add_special_tokens(
         [AddedToken(piece, normalized=False) for piece in ("<pad>", "<eos>", "<bos>", "<unk>")]
     )
-    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in SYMBOLS if "\u2581" not in piece])
+    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in symbols if "\u2581" not in piece])
     assert tokenizer.get_vocab_size() == len(pieces)
     return tokenizer
 

@@ -4,7 +4,8 @@ progress.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import comfy.model_management
@@ -17,6 +18,7 @@ from ...sana_core.dcae.autoencoder import DCAE
 from ...sana_core.dcae.blending import decode_blended
 from ...sana_core.dcae.memory import MARGIN, PeakBytes, decode_peak_bytes, encode_peak_bytes, pick_tile
 from ...sana_core.dcae.tiling import MIN_TILE, decode_tiled, encode_tiled
+from ...sana_core.device import out_of_memory
 from ...sana_core.errors import InputError
 from ...sana_core.geometry import DC_AE_F32
 from .previews import learn
@@ -41,11 +43,12 @@ class ComfyDCAE(DCAE):
 
     def encode(self, image: Tensor, device: torch.device | None = None, *, tile: Tile = "auto") -> Tensor:
         """(B, 3, H, W) in -1..1 -> raw latent (B, 32, H/32, W/32), on `device`. None: where the picture is."""
-        image = image.to(device)
-        if tile == "auto":
-            height, width = image.shape[-2:]
-            tile = self._largest_tile(encode_peak_bytes, height, width, image)
-        return encode_tiled(self.encoder, image, tile=tile, on_tile=counted("tile"))
+        with shortage_as_the_hosts():
+            image = image.to(device)
+            if tile == "auto":
+                height, width = image.shape[-2:]
+                tile = self._largest_tile(encode_peak_bytes, height, width, image)
+            return encode_tiled(self.encoder, image, tile=tile, on_tile=counted("tile"))
 
     def decode(
         self, latent: Tensor, output_buffer: Tensor | None = None, *, tile: Tile = "auto", overlap: int | None = None
@@ -58,13 +61,14 @@ class ComfyDCAE(DCAE):
         _, _, height, width = self.decode_output_shape(latent.shape)
         if tile == "auto":
             tile = self._largest_tile(_alone if overlap is not None else decode_peak_bytes, height, width, latent)
-        if tile is None or overlap is None:
-            image = decode_tiled(self.decoder, latent, tile=tile, out=output_buffer, on_tile=counted("tile"))
-        else:
-            overlap = min(overlap, tile // 2)
-            image = decode_blended(
-                self.decoder, latent, tile=tile, overlap=overlap, out=output_buffer, on_tile=counted("tile")
-            )
+        with shortage_as_the_hosts():
+            if tile is None or overlap is None:
+                image = decode_tiled(self.decoder, latent, tile=tile, out=output_buffer, on_tile=counted("tile"))
+            else:
+                overlap = min(overlap, tile // 2)
+                image = decode_blended(
+                    self.decoder, latent, tile=tile, overlap=overlap, out=output_buffer, on_tile=counted("tile")
+                )
         learn(self.fingerprint, latent, image, DC_AE_F32.scaling_factor)
         return image
 
@@ -111,6 +115,19 @@ class SanaVAE(comfy.sd.VAE):
         image = self.process_input(pixel_samples).to(self.vae_dtype)
         latent = self.first_stage_model.encode(image, device=self.device, tile=usable_tile(tile_x, tile_y))
         return latent.to(self.output_device, self.vae_output_dtype())
+
+
+@contextmanager
+def shortage_as_the_hosts() -> Iterator[None]:
+    """Tell the host of a shortage of memory by the error that it knows, which makes it try again in tiles: PyTorch has
+    that type for CUDA alone.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if out_of_memory(error) and not comfy.model_management.is_oom(error):
+            raise comfy.model_management.OOM_EXCEPTION(str(error) or "out of memory") from error
+        raise
 
 
 def picture_shape(config: AutoencoderConfig, shape: Sequence[int]) -> tuple[int, int, int, int]:

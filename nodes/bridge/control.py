@@ -29,6 +29,7 @@ from ...sana_core.pictures.control import control_picture
 from ...sana_core.transformer.controlnet import ControlBranch, SanaControlNet
 from .kit import host_kit
 from .latent_format import SanaLatent
+from .links import check_links
 from .model import SanaModel, keep_small_weights_exact
 from .reading import read_model
 from .steps import step_sigma
@@ -135,6 +136,7 @@ class Control:
         """None without a network: a loader that is bypassed leaves the rest. Raises InputError if another part is
         missing.
         """
+        check_links(control_net=network, control_image=image, vae=vae)
         if network is None:
             return None
         if image is None or vae is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from comfy.text_encoders import llama
 from torch import Tensor
 
 from ...sana_core.text.instruction import PAD_ID
+from . import progress
 from .gguf import gguf_operations
 from .quantised import quantised_operations
 from .tokenizer import NAME, PADDING
@@ -28,6 +30,7 @@ class Gemma2Config(llama.Gemma2_2B_Config):
     head_dim: int = 256
     query_pre_attn_scalar: int = 256
     attn_logit_softcapping: float = 50.0
+    final_logit_softcapping: float = 30.0
 
 
 class SoftCapAttention(llama.Attention):
@@ -111,11 +114,14 @@ class SanaGemma(comfy.sd1_clip.SDClipModel):
     def encode_token_weights(
         self, token_weight_pairs: list[list[tuple[int, float]]]
     ) -> tuple[Tensor, None, dict[str, Tensor]]:
+        count, start = sum(map(len, token_weight_pairs)), time.monotonic()
+        progress.show(f"encoding {count} tokens")
         parts = []
         for section in token_weight_pairs:
             states = self.encode([[pair[0] for pair in section]])[0]
             parts.append(states[:, [index for index, pair in enumerate(section) if pair[1] != 0.0]])
         states = torch.cat(parts, dim=1).to(comfy.model_management.intermediate_device())
+        progress.show(f"{count} tokens encoded in {time.monotonic() - start:.1f} s, {progress.memory()}")
         return states, None, {"attention_mask": torch.ones(states.shape[:2], dtype=torch.long, device=states.device)}
 
 

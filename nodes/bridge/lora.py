@@ -24,6 +24,7 @@ from ...sana_core.lora.peft import stated_config
 from ...sana_core.lora.report import log_unmatched
 from ...sana_core.transformer.model import SanaTransformer
 from .dora import exact_dora
+from .lora_shortage import raising
 from .lora_tensors import Network, host_tensors
 from .model import SanaModel
 from .text_encoder import NAME, SanaGemma
@@ -133,7 +134,8 @@ def load_patches(
             raise CheckpointError(nothing_matches(lora, keys.transformer.parameters))
         if not (args[0] if args else kwargs.get("log_missing", True)):  # else the host names them
             _log_unused(lora.source, converted, patches)
-    return {key: exact_dora(patch) if isinstance(patch, WeightAdapterBase) else patch for key, patch in patches.items()}
+    adapters = {key: patch for key, patch in patches.items() if isinstance(patch, WeightAdapterBase)}
+    return {**patches, **{key: raising(exact_dora(adapter)) for key, adapter in adapters.items()}}
 
 
 def _converted(lora: Lora, keys: SanaKeys) -> tuple[dict[str, Tensor], set[str]]:
@@ -170,7 +172,9 @@ def load_lora_file(
     parts = [(transformer_network(model.model), strength_model)]
     if clip is not None:
         if not _is_gemma(clip.cond_stage_model):
-            raise InputError("this CLIP is not SANA's Gemma-2: load it with Load SANA or Load SANA Text Encoder")
+            raise InputError(
+                "this CLIP is not SANA's Gemma-2: load it with Load SANA or Load SANA Text Encoder (Gemma)"
+            )
         parts.append((gemma_network(clip.cond_stage_model), strength_clip))
     tensors: dict[str, Tensor] = {}
     reports = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import folder_paths
 
@@ -16,6 +16,7 @@ SHARED = ("diffusion_models", "vae", "controlnet", "loras")
 """Folder kinds of the host whose own loaders take the embedded model and its add-ons too. The text encoder is in the
 lists of this pack alone. The files lie in a subfolder of the kind's name each.
 """
+SCORERS = "sana_scorers"  # a folder kind of this pack alone, with a folder for each scorer
 GGUF_KINDS = ("diffusion_models", "text_encoders")
 """Folder kinds in which the pack's own loaders also list GGUF files, which the host does not show."""
 
@@ -53,6 +54,8 @@ def choice_error(kind: str, name: str) -> str | None:
     """What is wrong with the value of a node's input, for the host's check; None if it is a listed file or a published
     name.
     """
+    if not isinstance(name, str):  # over the API
+        return f"the name of a file is {name!r:.80}, expected a text"
     if name in model_files(kind) or published_part(kind, name):
         return None
     shown = shortened(printable(name))
@@ -99,8 +102,11 @@ def _is_file_of(part: PublishedFile, file: PurePosixPath) -> bool:
 
 
 def add_folders() -> None:
-    """Append the folders of the embedded model to the host's search paths, once."""
+    """Append the folders of the embedded model to the host's search paths, once, and name that of scorers."""
     for kind in SHARED:
         folder = str(NANO / kind)
         if folder not in folder_paths.get_folder_paths(kind):
             folder_paths.add_model_folder_path(kind, folder)
+    folder = str(Path(folder_paths.models_dir) / SCORERS)
+    if folder not in folder_paths.folder_names_and_paths.get(SCORERS, ([], None))[0]:
+        folder_paths.add_model_folder_path(SCORERS, folder)

@@ -130,5 +130,5 @@ def learn(fingerprint: str | None, raw: Tensor, image: Tensor, scale: float) -> 
     try:
         with torch.inference_mode(False), torch.no_grad():
             learnt.add(fingerprint, raw.float() * scale, image)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, MemoryError) as error:
         log.debug("no colours for previews from this picture: %s", error)

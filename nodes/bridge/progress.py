@@ -1,6 +1,7 @@
 """Words on a node while it works: how far, how fast, how long yet, how much memory.
 
-The host shows them on the node that runs, to the client that asked for it.
+The host shows them on the node that runs, to the client that asked for it. Scripts get none: several take any message
+that is not JSON for a picture.
 """
 
 from __future__ import annotations
@@ -12,18 +13,22 @@ from collections.abc import Callable
 import comfy.model_management
 import comfy.utils
 import psutil
+from comfy_api import feature_flags
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 EVERY = 0.2  # seconds between two texts
+EDITOR = "supports_preview_metadata"  # what the editor says of itself when it connects, and scripts do not
 
 
 def show(text: str) -> None:
     """Put a text on the node that runs, and on the subgraphs that it is in: "4:7" is node 7 of the subgraph node 4.
-    Without a server or a running node, nothing is done.
+    Without a server, a running node or an editor nothing is done.
     """
     server, context = getattr(PromptServer, "instance", None), get_executing_context()
     if server is None or context is None:
+        return
+    if not feature_flags.supports_feature(server.sockets_metadata, server.client_id, EDITOR):
         return
     parts = context.node_id.split(":")
     for count in range(len(parts), 0, -1):

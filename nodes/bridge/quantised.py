@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,11 +17,25 @@ from ...sana_core.quantised.formats import MARK, SIDES
 BESIDE_WEIGHT = SIDES - {"input_scale", "pre_quant_scale"}  # the host keeps these two at the layer
 
 
+class Moved:
+    """A layer whose quantised weight can go on where the mode has changed. The host unloads models outside inference
+    mode, as for `/free`, and gives them plain tensors there; inside, PyTorch makes no parameter of those.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        return super()._apply(lambda tensor: _of_this_mode(fn(tensor)), recurse)  # type: ignore[misc]
+
+
+def _of_this_mode(tensor: Tensor) -> Tensor:
+    plain = isinstance(tensor, QuantizedTensor) and not tensor.is_inference()
+    return tensor.clone() if plain and torch.is_inference_mode_enabled() else tensor
+
+
 def quantised_operations(base: Any) -> Any:
     """base: a class of layers as `comfy.ops.mixed_precision_ops` makes."""
 
     class Operations(base):
-        class Linear(base.Linear):
+        class Linear(Moved, base.Linear):
             def __getattr__(self, name: str) -> Any:
                 """Also the tensors beside the weight. The host asks for each entry of a state dict where models are
                 merged.
@@ -48,7 +63,7 @@ def quantised_operations(base: Any) -> Any:
                     )
                 return super().set_weight(weight, inplace_update=inplace_update, **options)
 
-        class Embedding(base.Embedding):
+        class Embedding(Moved, base.Embedding):
             def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
                 """Rows become numbers in float32: the host would round them to the type of the plain weights. A host
                 that cannot read rows of the format gets all numbers at once.

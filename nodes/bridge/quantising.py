@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -10,17 +9,15 @@ from typing import Any
 import comfy.model_management
 import folder_paths
 
-from ...sana_core.errors import InputError, printable, shortened
+from ...sana_core.errors import InputError, printable
 from ...sana_core.pipeline.request import Request
 from ...sana_core.quantiser.calibration import largest_inputs
 from ...sana_core.quantiser.convert import Model, prepare, write_quantised
 from ...sana_core.quantiser.policy import CALIBRATED, GGUF
-from ...sana_core.sources import NANO
 from ...sana_core.text.detect import SPIECE_KEY
+from .new_files import called, own_folder, plain_name
 from .paths import chosen_file
 from .progress import counted
-
-FORBIDDEN = frozenset('/<>:"|?*')  # in names: what some system does not allow, or reads as another place
 
 
 def quantise_model(
@@ -43,7 +40,7 @@ def quantise_model(
     kind: "diffusion_models" or "text_encoders".  filename: of the new file, "" for one made of both names.  prompts: to
     measure inputs with, by the text encoder of that name if it is a transformer.  Raises CheckpointError, InputError.
     """
-    folder = _folder(kind)
+    folder = own_folder(kind)
     file = _new_name(kind, name, format, filename)
     target, called = folder / file, f"{kind}/{file}"
     there = folder_paths.get_full_path(kind, str(file))
@@ -95,30 +92,11 @@ def _inputs(
 
 
 def _new_name(kind: str, name: str, format: str, filename: str) -> PurePosixPath:
-    """Of the new file, as the loaders list it. Raises InputError for a name that is no plain one, perhaps in subfolders
-    that are there.
-    """
-    said = f'the new file is called "{shortened(printable(filename))}"'
+    """Of the new file, as the loaders list it. Raises InputError for a name that is no plain one."""
     ending = ".gguf" if format in GGUF else ".safetensors"
-    given = PurePosixPath((filename or f"{PurePosixPath(name.replace(chr(92), '/')).stem}_{format}").replace("\\", "/"))
-    if not given.parts or any(
-        part[0] == "." or set(part) & FORBIDDEN or not part.isprintable() for part in given.parts
-    ):
-        raise InputError(f"{said}: give a plain name in models/{kind}, without a path to it")
+    given = plain_name(kind, filename or f"{PurePosixPath(name.replace(chr(92), '/')).stem}_{format}")
     if given.suffix.lower() not in (".safetensors", ".gguf"):
-        given = given.with_name(given.name + ending)
-    elif given.suffix.lower() != ending:
-        raise InputError(f"{said}, but {format} makes a {ending} file")
+        return given.with_name(given.name + ending)
+    if given.suffix.lower() != ending:
+        raise InputError(f"{called(filename)}, but {format} makes a {ending} file")
     return given
-
-
-def _folder(kind: str) -> Path:
-    """The user's own folder of a kind that can be written: not the pack's, and rather one of that name than models/unet
-    and the like. Raises InputError.
-    """
-    folders = [Path(folder) for folder in folder_paths.get_folder_paths(kind)]
-    own = [folder for folder in folders if not folder.resolve().is_relative_to(NANO.resolve())]
-    for folder in sorted(own, key=lambda folder: folder.name != kind):
-        if folder.is_dir() and os.access(folder, os.W_OK):
-            return folder
-    raise InputError(f"there is no folder models/{kind} that ComfyUI can write: make one")

@@ -110,7 +110,7 @@ def encode_prompt(clip: Any, text: str, instruction: str | None, positive: list 
     if not isinstance(clip.tokenizer, SanaTokenizer):
         raise InputError(
             f"this CLIP ({type(clip.cond_stage_model).__name__}) does not take SANA's instruction: load Gemma-2 with "
-            "Load SANA or Load SANA Text Encoder, or encode with CLIP Text Encode"
+            "Load SANA or Load SANA Text Encoder (Gemma), or encode with CLIP Text Encode"
         )
     length = text_length(positive) if positive else None
     tokens = clip.tokenizer.prompt(text, instruction, length)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import comfy.sd
 import comfy.utils
 import folder_paths
+import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.supported_models_base import ClipTarget
 from comfy.text_encoders.hunyuan_video import llama_detect
@@ -27,6 +29,8 @@ from .gguf import has_gguf
 from .reading import read_model
 from .tokenizer import NAME, SanaTokenizer
 
+TOKENIZER_FILE = "tokenizer.model"
+
 
 def load_text_encoder(path: str, disable_dynamic: bool = False) -> comfy.sd.CLIP:
     """Gemma-2 with its tokenizer from one file, as the host's CLIP. The file is Gemma's own, or a checkpoint that the
@@ -35,7 +39,7 @@ def load_text_encoder(path: str, disable_dynamic: bool = False) -> comfy.sd.CLIP
     checkpoint = read_model(path)
     tensors, metadata = comfy.utils.convert_old_quants(checkpoint.tensors, metadata=checkpoint.metadata)
     with naming(path):
-        found = gemma2_tensors(tensors)
+        found = with_tokenizer(gemma2_tensors(tensors), Path(path))
         config = checked_config(found, Checkpoint(tensors, path, metadata, checkpoint.config))
         tokenizer = matching_tokenizer(found, config)
     single = {**{f"model.{key}": tensor for key, tensor in found.tensors.items()}, SPIECE_KEY: found.spiece}
@@ -68,12 +72,20 @@ def checked_config(found: GemmaTensors, checkpoint: Checkpoint) -> TextConfig:
     return config
 
 
+def with_tokenizer(found: GemmaTensors, path: Path) -> GemmaTensors:
+    """The same; one without tokenizer gets the tokenizer.model beside its file, as in a folder of Hugging Face."""
+    beside = path.with_name(TOKENIZER_FILE)
+    if found.spiece is not None or not beside.is_file():
+        return found
+    return replace(found, spiece=torch.frombuffer(bytearray(beside.read_bytes()), dtype=torch.uint8))
+
+
 def matching_tokenizer(found: GemmaTensors, config: TextConfig) -> SanaTokenizer:
     """The tokenizer beside a Gemma-2. Raises CheckpointError if there is none, or that of another model."""
     if found.spiece is None:
         raise CheckpointError(
-            "it is a Gemma-2 without tokenizer: use a file that has it inside under the key "
-            f"{SPIECE_KEY}, such as gemma_2_2b_fp16.safetensors"
+            "it is a Gemma-2 without tokenizer: put its tokenizer.model beside it, or use a file that has it inside "
+            f"under the key {SPIECE_KEY}, such as gemma_2_2b_fp16.safetensors"
         )
     tokenizer = SanaTokenizer(tokenizer_data={SPIECE_KEY: found.spiece, **config_tensor(config)})
     if tokenizer.pieces.size != config.vocab_size:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...sana_core.checkpoint.read_json import tensor_bytes
 from ...sana_core.errors import CheckpointError
 from ...sana_core.text.detect import GEMMA_CONFIG_KEY, SPIECE_KEY
 from ...sana_core.text.instruction import PAD_ID, PromptTokens, prompt_tokens
@@ -33,7 +34,7 @@ class SanaTokenizer:
             raise CheckpointError(
                 f"this checkpoint has a Gemma-2 without tokenizer (no {SPIECE_KEY}): use gemma_2_2b_fp16.safetensors"
             )
-        self.pieces = tokenizer_from_bytes(self.tensors[SPIECE_KEY].numpy().tobytes(), SPIECE_KEY)
+        self.pieces = tokenizer_from_bytes(tensor_bytes(self.tensors[SPIECE_KEY]), SPIECE_KEY)
 
     def prompt(self, text: str, instruction: str | None = AUTO, kept_length: int | None = None) -> PromptTokens:
         """instruction: None, "default", "diffusers", an own text, or AUTO.  kept_length: cut or padded to so many

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..shortage import out_of_memory
 from .folders import joined_parts, weight_files
 from .gguf_file import read_gguf
 from .gguf_header import MAGIC
@@ -48,6 +49,8 @@ def read_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
         files, note = joined_parts(path)
         return _read_files(files, f"{path}{note}", meta)
     except OSError as error:
+        if out_of_memory(error):
+            raise
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from error
 
 

@@ -9,6 +9,7 @@ llama.cpp (Gemma2Model), gguf/constants.py and gguf/tensor_mapping.py.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -47,11 +48,13 @@ SETTINGS = {
     "num_key_value_heads": "attention.head_count_kv",
     "head_dim": "attention.key_length",
     "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
     "rms_norm_eps": "attention.layer_norm_rms_epsilon",
     "rope_theta": "rope.freq_base",
 }
 DEPTH_OF_27B = 46  # its attention is scaled by the width of a head as if heads shared the model's width
 TOKENS, SCORES, KINDS = "tokenizer.ggml.tokens", "tokenizer.ggml.scores", "tokenizer.ggml.token_type"
+LARGEST_SCORE = np.finfo(np.float32).max
 MODEL, SENTENCEPIECE = "tokenizer.ggml.model", "llama"  # llama.cpp's name for the kind of tokenizer
 SPACE = "\u2581"  # stands for a space in pieces
 _NAME = re.compile(r"blk\.([0-9]+)\.(\w+)\.(.+)")
@@ -72,14 +75,16 @@ def gemma2_from_llama_cpp(
     Raises CheckpointError for other language models and for a tokenizer that cannot be.
     """
     architecture = first.get(ARCHITECTURE_KEY)
-    if architecture != ARCHITECTURE:
-        found = f"a language model of the architecture {architecture}" if architecture else "an unnamed language model"
+    if not isinstance(architecture, str) or architecture != ARCHITECTURE:
+        named = isinstance(architecture, str) and architecture
+        found = f"a language model of the architecture {architecture}" if named else "an unnamed language model"
         raise CheckpointError(f"it is {found} ({ARCHITECTURE_KEY}), expected {ARCHITECTURE}: choose Gemma-2-2B")
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         key = _name(name)
         renamed[key] = _norm(tensor) if key.endswith(NORMS) and key.startswith("model.") else tensor
-    if fields.get(MODEL) == SENTENCEPIECE:
+    model = fields.get(MODEL)
+    if isinstance(model, str) and model == SENTENCEPIECE:
         renamed[SPIECE] = torch.frombuffer(bytearray(_tokenizer(fields)), dtype=torch.uint8)
     return renamed, {"config": json.dumps(_config(first))}
 
@@ -106,7 +111,7 @@ def _config(fields: Mapping[str, Any]) -> dict[str, int | float]:
     stated = {name: fields.get(f"{ARCHITECTURE}.{entry}") for name, entry in SETTINGS.items()}
     config = {name: _number(value) for name, value in stated.items() if isinstance(value, (int, float, np.floating))}
     width, heads = config.get("hidden_size"), config.get("num_attention_heads")
-    if config.get("num_hidden_layers") == DEPTH_OF_27B and width and heads:
+    if config.get("num_hidden_layers") == DEPTH_OF_27B and width and heads and math.isfinite(width / heads):
         config["query_pre_attn_scalar"] = int(width // heads)
     return config
 
@@ -129,6 +134,8 @@ def _tokenizer(fields: Mapping[str, Any]) -> bytes:
         raise CheckpointError(
             f"its tokenizer has {len(pieces)} pieces, {len(scores)} scores and {len(kinds)} kinds: the file is damaged"
         )
+    if scores.dtype.kind != "f" or kinds.dtype.kind not in "iu" or not (np.abs(scores) <= LARGEST_SCORE).all():
+        raise CheckpointError(f"{SCORES} are no scores or {KINDS} no kinds of pieces: the file is damaged")
     own = {"<pad>", "<eos>", "<bos>", "<unk>"}
     found = []
     for piece, score, kind in zip(pieces, scores.tolist(), kinds.tolist()):

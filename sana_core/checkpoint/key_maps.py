@@ -12,6 +12,7 @@ import functools
 import re
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
@@ -150,6 +151,29 @@ def foreign_key(key: str, key_map: KeyMap) -> str:
             if match:
                 return foreign.format(**match.groupdict())
     return key
+
+
+def foreign_tensors(tensors: Mapping[str, Tensor], key_map: KeyMap) -> dict[str, Tensor]:
+    """The inverse of `rename`: canonical tensors in the layout of `key_map`, fused where it fuses them. Keys that the
+    table does not know keep their names.
+    """
+    parts: dict[str, dict[int, Tensor]] = {}
+    for key, tensor in tensors.items():
+        place = foreign_key(key, key_map)
+        parts.setdefault(place, {})[_place_in(place, key, key_map)] = tensor
+    return {
+        key: torch.cat([found[place] for place in sorted(found)]) if len(found) > 1 else found[0]
+        for key, found in parts.items()
+    }
+
+
+def _place_in(foreign: str, key: str, key_map: KeyMap) -> int:
+    """Which of the targets of a foreign key a canonical key is."""
+    for name, targets in key_map:
+        match = _pattern(name).fullmatch(foreign)
+        if match:
+            return [target.format(**match.groupdict()) for target in targets].index(key)
+    return 0
 
 
 @functools.cache

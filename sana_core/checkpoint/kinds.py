@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..errors import shortened
+
 # What it is, and the ends of keys that show it; the first match wins.
 NETWORK_KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a SANA ControlNet", ("controlnet_blocks.0.weight", "input_block.weight")),
@@ -56,7 +58,7 @@ def describe(keys: Iterable[str]) -> str:
     for kind, ends in NETWORK_KINDS:
         if all(any(key.endswith(end) for key in keys) for end in ends):
             return kind
-    return f"a model of an unknown kind (one of its keys is {keys[0]})" if keys else "an empty file"
+    return f"a model of an unknown kind (one of its keys is {shortened(keys[0])})" if keys else "an empty file"
 
 
 def describe_lora(names: Iterable[str]) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from ..errors import InputError
 
 SUFFIX = ".partial"
@@ -19,7 +21,7 @@ def new_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Where to write the file: one of a name of its own beside `path`, which takes that name at the end of the block.
 
     An error or Ctrl-C removes it. A link stays one: what it points to is written. Raises InputError as `check_target`,
-    and for every OSError of the block.
+    and for every OSError and SafetensorError of the block.
     """
     check_target(path, overwrite)
     path = Path(os.path.realpath(path))
@@ -33,6 +35,10 @@ def new_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         os.replace(partial, path)
     except OSError as error:
         raise _cannot_write(path, error) from error
+    except SafetensorError as error:  # its writer has no OSError
+        raise InputError(
+            f"{path} cannot be written ({error}): name a file on another disk, or free some space"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)  # nothing, once it has its name
 

@@ -9,10 +9,14 @@ trainer writes that.
 
 from __future__ import annotations
 
+import io
 import pickle
+import re
+import struct
 import sys
 import threading
 import zipfile
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, listed
+from ..shortage import out_of_memory
 from .safetensors_file import TEXTS
 from .statements import CONFIG_KEY, saved_statement
 
@@ -51,6 +56,8 @@ DATA = frozenset({"argparse", "collections", "copyreg", "datetime", "decimal", "
 _LOCK = threading.Lock()  # PyTorch's table of allowed names is of the whole process
 
 LARGEST_PICKLE = 2**24  # bytes of the pickle beside the tensors; those of the released models take 100 kB
+LARGEST_READ = 2**16  # bytes that are read without asking how many there are
+ASKED = re.compile(r"tried to allocate ([0-9]+) bytes")  # what PyTorch says where memory runs out
 LARGEST_GROWTH = 4  # times the file, for all that it unpacks to; weights hardly compress
 
 
@@ -75,6 +82,15 @@ class InertDict:
 
     def __new__(cls, *_: Any) -> Any:
         return OrderedDict()
+
+
+class BoundedFile(io.BufferedReader):
+    """A file that is never asked for more than it holds: Python makes room for all that is asked for."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > LARGEST_READ:
+            size = min(size, Path(self.name).stat().st_size)
+        return super().read(size)
 
 
 def read_pickle(path: Path, meta: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -117,16 +133,29 @@ def _load(path: Path) -> Any:
         return _load_inert(path, mapped, _foreign_names(path) if is_zip else [])
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds Python objects besides tensors, which could run code when opened ({error}); it was not "
-            "loaded. Use a .safetensors version of this model"
+            f"{path} holds Python objects besides tensors, which could run code when opened ({_named(error)}); it was "
+            "not loaded. Use a .safetensors version of this model"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError,
-            AssertionError, RecursionError, zipfile.BadZipFile) as error:  # fmt: skip
-        if isinstance(error, CheckpointError):
+            AssertionError, RecursionError, ArithmeticError, struct.error, zlib.error,
+            zipfile.BadZipFile) as error:  # fmt: skip
+        if isinstance(error, CheckpointError) or _is_short_of_memory(error, path):
             raise
         raise CheckpointError(
             f"{path} is not a whole PyTorch file ({error}): it is truncated or damaged, download it again"
         ) from error
+
+
+def _named(error: pickle.UnpicklingError) -> str:
+    """The objects in question. PyTorch's whole message tells how to load them all the same."""
+    names = re.findall(r"GLOBAL ([\w.]+)", str(error))
+    return listed(names) if names else str(error).partition(". ")[0]
+
+
+def _is_short_of_memory(error: Exception, path: Path) -> bool:
+    """Did memory run out? A damaged file may ask for far more than it holds: that is no shortage."""
+    asked = ASKED.search(str(error))
+    return out_of_memory(error) and (asked is None or int(asked[1]) <= LARGEST_GROWTH * path.stat().st_size)
 
 
 def _is_stored(path: Path) -> bool:
@@ -182,5 +211,5 @@ def _load_with(path: Path, mapped: bool, allowed: list[Any]) -> Any:
     with _LOCK, torch.serialization.safe_globals(allowed):
         if mapped and path.suffix != ".safetensors":
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
-        with path.open("rb") as file:
+        with BoundedFile(io.FileIO(path)) as file:
             return torch.load(file, map_location="cpu", weights_only=True)

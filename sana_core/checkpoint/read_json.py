@@ -45,6 +45,11 @@ def read_object_file(path: Path, error: type[SanaError] = CheckpointError) -> di
     return read_object(content, str(path), error)
 
 
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """The bytes of a tensor of any type and shape, such as a text that a file keeps in one."""
+    return tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
 def json_tensor(value: Any) -> Tensor:
     """JSON in UTF-8 as a tensor of bytes, uint8, with spaces at its end."""
     text = json.dumps(value).encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..quantised.formats import MARK
+from ..shortage import out_of_memory
 from .statements import CONFIG_KEY, saved_statement
 
 # What the format calls number types, and PyTorch; an older PyTorch does not have all of them.
@@ -33,9 +35,10 @@ def read_safetensors(path: Path, meta: bool) -> tuple[dict[str, Tensor], dict[st
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = dict(file.metadata() or {})
             tensors = {key: _tensor(file, key, meta, path) for key in list(file.keys())}
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, OverflowError) as error:
-        if isinstance(error, CheckpointError):
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, OverflowError, TypeError) as error:
+        if isinstance(error, CheckpointError) or out_of_memory(error):
             raise
+        _check_name(path)
         _check_types(path)
         raise CheckpointError(
             f"{path} is not a whole safetensors file ({error}): it is truncated or damaged, download it again"
@@ -58,16 +61,26 @@ def _tensor(file, key: str, meta: bool, path: Path) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
+def _check_name(path: Path) -> None:
+    """Raise CheckpointError for a name that the safetensors library does not take."""
+    try:
+        os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path} cannot be read: its name or its folder's is not UTF-8: rename it") from error
+
+
 def _check_types(path: Path) -> None:
     """Raise CheckpointError for a file that the safetensors library refuses because of a number type alone."""
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(size, 100_000_000)))
+            header = json.loads(file.read(min(size, path.stat().st_size)))  # what is asked for is taken at once
         for key, entry in header.items():
             if key != "__metadata__" and entry["dtype"] not in DTYPES:
                 raise _unknown(path, key, str(entry["dtype"]))
-    except (OSError, KeyError, TypeError, AttributeError, RecursionError, UnicodeDecodeError, json.JSONDecodeError):
+    except CheckpointError:
+        raise
+    except (OSError, KeyError, TypeError, AttributeError, RecursionError, ValueError):
         return
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..config import SAMPLER_NAMES, SamplingDefaults
 from ..errors import CheckpointError
 from .numbers import read_number
-from .read_json import read_object
+from .read_json import read_object, tensor_bytes
 
 CONFIG_KEY = "sana_config"
 """Last part of the key of a tensor of bytes with JSON in UTF-8: what the file of a transformer states in place of
@@ -42,7 +42,7 @@ def saved_statement(tensor: Tensor, where: str = f"the tensor {CONFIG_KEY}") -> 
     """The content of a CONFIG_KEY tensor, in the form of safetensors metadata. Raises CheckpointError if it is none."""
     if tensor.dtype not in (torch.uint8, torch.int8):
         raise CheckpointError(f"{where} holds {tensor.dtype}, expected the bytes of a JSON text")
-    content = read_object(tensor.cpu().numpy().tobytes(), where)
+    content = read_object(tensor_bytes(tensor), where)
     return {name: json.dumps(value) for name, value in content.items()}
 
 

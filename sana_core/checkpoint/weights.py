@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..precision import dtype_name
 from ..quantised.formats import MARK, SCALED_FP8, Format, format_named
-from .read_json import json_tensor, read_object
+from .read_json import json_tensor, read_object, tensor_bytes
 
 METADATA_KEY = "_quantization_metadata"
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -40,7 +41,7 @@ def quantised_layers(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] 
     for key, tensor in tensors.items():
         layer, _, side = key.rpartition(".")
         if side == MARK:
-            stated[layer] = None if tensor.is_meta else read_object(tensor.cpu().numpy().tobytes(), key)
+            stated[layer] = None if tensor.is_meta else read_object(tensor_bytes(tensor), key)
         elif side == "scale_weight" or (side == "weight" and older and tensor.dtype in FLOAT8):
             stated.setdefault(layer, {"format": SCALED_FP8})
     return {layer: _format(layer, mark) for layer, mark in stated.items()}
@@ -157,8 +158,10 @@ def _wrong(tensor: Tensor, logical: tuple[int, ...], form: Format | None) -> str
         stored = form.stored_shape(logical) if form else logical
         if shape != stored:
             return f"{shape} instead of {stored}{name}"
+    if form is None and not tensor.is_floating_point():
+        return f"of {dtype_name(tensor.dtype)} instead of numbers with a fraction"
     if form and form.stored and tensor.dtype not in form.stored:
-        return f"of {_words(tensor.dtype)} instead of {' or '.join(map(_words, form.stored))}{name}"
+        return f"of {dtype_name(tensor.dtype)} instead of {' or '.join(map(dtype_name, form.stored))}{name}"
     return None
 
 
@@ -171,9 +174,5 @@ def _wrong_side(tensor: Tensor, name: str, form: Format, logical: tuple[int, ...
     if shape not in allowed:
         return f"{shape} instead of {' or '.join(map(str, allowed))} ({form.name})"
     if tensor.dtype not in side.stored:
-        return f"of {_words(tensor.dtype)} instead of {' or '.join(map(_words, side.stored))} ({form.name})"
+        return f"of {dtype_name(tensor.dtype)} instead of {' or '.join(map(dtype_name, side.stored))} ({form.name})"
     return None
-
-
-def _words(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -12,27 +12,31 @@ from typing import Any, NoReturn
 
 from ..errors import InputError
 from ..samplers.guidance import block_numbers
+from ..styles import style_name
 from .output import fail, write
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """summary: one line for --help. examples: more lines of it. add_options: adds them to a parser. run: does the work
-    with parsed options, which may have `quiet`; it raises SanaError or OSError. memory: what helps if there is too
-    little.
+    with parsed options, which may have `quiet`; it returns the exit code, None for 0, and raises SanaError or OSError.
+    memory: what helps if there is too little.
     """
 
     summary: str
     examples: Sequence[str]
     memory: str
     add_options: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], None]
+    run: Callable[[argparse.Namespace], int | None]
 
 
 class Parser(argparse.ArgumentParser):
     """Errors are one line, or with `as_json` a JSON object. No stream has to be there."""
 
     as_json = False
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **settings})
 
     def error(self, message: str) -> NoReturn:
         hint = "--help lists the options"
@@ -72,6 +76,14 @@ def number(text: str) -> float:
     return value
 
 
+def probability(text: str) -> float:
+    """A number from 0 to 1."""
+    value = number(text)
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text} is not a probability, expected a number from 0 to 1")
+    return value
+
+
 def blocks(text: str) -> tuple[int, ...]:
     """ "8, 9" -> (8, 9)."""
     try:
@@ -83,6 +95,14 @@ def blocks(text: str) -> tuple[int, ...]:
 def instruction(text: str) -> str | None:
     """ "none" -> None, for no text before the prompt."""
     return None if text == "none" else text
+
+
+def style(text: str) -> str:
+    """ "pixel art" -> "Pixel art"."""
+    try:
+        return style_name(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def lora(text: str) -> tuple[Path, float]:

@@ -15,18 +15,21 @@ from ..pipeline.load import load_pipeline
 from ..pipeline.memory import peak_memory
 from ..pipeline.pipeline import SanaPipeline
 from ..pipeline.request import Request, Resolved, random_seed
+from ..prompts.values import PICTURES
 from ..samplers.types import StepCallback
-from ..sources import EMBEDDED, PARTS
+from ..sources import EMBEDDED, PARTS, embedded_files
 from . import models, names
 from .arguments import Command
+from .best import check_best_of, load_best_of
 from .download import released_files
 from .drawing import Drawing
 from .interactive import session
 from .options import DTYPES, add_options
 from .output import tell
 from .preview import check_preview
-from .prompt_file import PICTURES, read_prompt_file
+from .prompt_file import read_prompt_file
 from .record import Source, model_record
+from .shield import chosen_screen
 
 EXAMPLES = (
     '"a red apple" -o apple.png',
@@ -46,7 +49,11 @@ def run(args: argparse.Namespace) -> None:
         return
     requests = plan(args)
     output = _output(args, requests)
-    source = _source(args)
+    best = load_best_of(args)
+    source = chosen_source(args)
+    screen = chosen_screen(args)
+    requests = screen(requests)
+    screen = screen if args.interactive else list  # the memory of ShieldGemma is given back
     pipeline = load(args, source)
     drawing = Drawing(
         pipeline=pipeline,
@@ -54,13 +61,14 @@ def run(args: argparse.Namespace) -> None:
         draw=_draw,
         record=model_record(pipeline, source, args),
         soft_edge=args.soft_edge,
+        best=best,
         preview=args.preview,
         quiet=args.quiet,
         as_json=args.json,
     )
     drawing(requests)
     if args.interactive:
-        session(drawing, common(args), checked, DRAW.memory)
+        session(drawing, common(args), lambda request: screen([checked(request)])[0], DRAW.memory)
     if args.offload and not args.quiet:
         tell(f"peak of memory: {peak_memory(pipeline.device)}")
 
@@ -76,6 +84,7 @@ def plan(args: argparse.Namespace) -> list[Request]:
         raise InputError("give a prompt or --prompt-file, not both; --interactive takes no --prompt-file")
     if args.batch_size < 1:
         raise InputError(f"--batch is {args.batch_size}, expected at least 1")
+    check_best_of(args)
     settings = common(args)
     if args.prompt_file is not None:
         requests = read_prompt_file(args.prompt_file, settings)
@@ -137,27 +146,29 @@ def draw_one(pipeline: SanaPipeline, run: Resolved, callback: StepCallback | Non
 
 
 def _output(args: argparse.Namespace, requests: list[Request]) -> names.Output:
-    count = sum(request.batch_size for request in requests)
+    kept = None if args.best_of is None else args.keep or 1
+    count = sum(kept or request.batch_size for request in requests)
     output = names.Output(
         path=args.output or names.DEFAULT,
-        several=args.prompt_file is not None or args.interactive or args.batch_size > 1,
+        several=args.prompt_file is not None or args.interactive or (kept or args.batch_size) > 1,
         overwrite=args.overwrite,
         quality=args.quality,
     )
     if args.preview is not None:
         check_preview(args.preview)
         output.avoided.add(args.preview.absolute())
+    output.avoided |= {path.absolute() for path in args.scores}
     output.check([request.seed for request in requests if request.seed is not None], count)
     return output
 
 
-def _source(args: argparse.Namespace) -> Source:
-    """Where the model is. Downloads a released one, if the user agrees."""
+def chosen_source(args: argparse.Namespace) -> Source:
+    """Where the model of the options of `add_files` is. Downloads a released one, if the user agrees."""
     files = {name: getattr(args, name) for name in (*PARTS, "tokenizer") if getattr(args, name) is not None}
     if args.pipeline and (files or args.model):
         raise InputError("give either --pipeline or the single model files, or the name of a --model")
-    if args.model in EMBEDDED and not files:
-        return args.model
+    if args.model in EMBEDDED:
+        return {**embedded_files(args.model), **files} if files else args.model
     if args.model is None:
         if args.yes or args.models_dir:
             raise InputError("--yes and --models-dir are about the files of a --model: name one")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from ..errors import SanaError
-from ..pipeline.memory import out_of_memory
+from ..shortage import out_of_memory
 
 
 def explained(error: Exception, memory: str) -> str | None:
     """What to say of an error; None for one that is a mistake of the program. memory: what helps if it ran out."""
-    if isinstance(error, (SanaError, OSError)):
-        return str(error)
     if out_of_memory(error):
         first_line = str(error).partition("\n")[0] or type(error).__name__
         return f"out of memory ({first_line}): {memory}"
-    return None
+    return str(error) if isinstance(error, (SanaError, OSError)) else None

@@ -19,7 +19,7 @@ SIGN, BOM = "sana> ", "\ufeff"
 QUIT = ("/quit", "/exit", "/q")
 HELP = (
     "a line is a prompt; these change the pictures that follow (without a value: back to what it was at the start):",
-    "  /size 1024x768   /steps 20   /cfg 4.5   /seed 7   /negative blurry   /batch 2",
+    "  /size 1024x768   /steps 20   /cfg 4.5   /seed 7   /negative blurry   /batch 2   /style anime",
     "  /show tells what is set, /help this text; /quit or Ctrl-D ends; Ctrl-C stops a picture, or ends",
 )
 
@@ -113,6 +113,7 @@ SETTINGS: dict[str, tuple[tuple[str, ...], Callable[[str], Any]]] = {
     "/seed": (("seed",), int),
     "/negative": (("negative_prompt",), str),
     "/batch": (("batch_size",), int),
+    "/style": (("style",), arguments.style),
 }
 
 

@@ -10,12 +10,31 @@ from collections.abc import Sequence
 from .. import __version__
 from ..interrupts import INTERRUPTED, signals_as_errors
 from .arguments import Command, Parser
+from .batch import BATCH
+from .benchmark import BENCHMARK
+from .doctor import DOCTOR
 from .draw import DRAW
+from .evaluate import EVALUATE
 from .failures import explained
+from .grow import GROW
 from .output import fail, log_on_stderr
+from .prune import PRUNE
 from .quantize import QUANTIZE
+from .train import TRAIN
+from .verify import VERIFY
 
-COMMANDS: dict[str, Command] = {"draw": DRAW, "quantize": QUANTIZE}
+COMMANDS: dict[str, Command] = {
+    "draw": DRAW,
+    "batch": BATCH,
+    "quantize": QUANTIZE,
+    "train": TRAIN,
+    "grow": GROW,
+    "prune": PRUNE,
+    "doctor": DOCTOR,
+    "verify": VERIFY,
+    "evaluate": EVALUATE,
+    "benchmark": BENCHMARK,
+}
 DEFAULT = "draw"
 PROGRAM = "python -m sana_core"
 NAMES = (
@@ -27,7 +46,7 @@ NAMES = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command: the first argument if it is the name of one, else `draw` with all arguments.
 
-    Returns the exit code: 0; 2 after one line on stderr; 130 after Ctrl-C, 143 after SIGTERM.
+    Returns the exit code: 0, or the command's own; 2 after one line on stderr; 130 after Ctrl-C, 143 after SIGTERM.
     """
     try:
         with signals_as_errors():
@@ -40,14 +59,13 @@ def _run(argv: list[str]) -> int:
     command, args = _parsed(argv)
     try:
         with log_on_stderr(logging.WARNING if getattr(args, "quiet", False) else logging.INFO):
-            command.run(args)
+            return command.run(args) or 0
     except Exception as error:
         message = explained(error, command.memory)
         if message is None:
             raise
         fail(message, as_json="--json" in argv)
         return 2
-    return 0
 
 
 def _parsed(argv: list[str]) -> tuple[Command, argparse.Namespace]:

@@ -1,8 +1,8 @@
 """Where pictures are saved.
 
 One picture gets the name as it is. Several pictures of a run get numbers: apple-0001.png and so on, after those that
-are there. `{seed}` in a name stands for the seed; such a name is used as it is, as long as it is free. A name that is
-taken gets a number, too: a file is replaced only with --overwrite.
+are there. `{seed}` in a name stands for the seed; such a name has a number if a batch shares it. A name that is taken
+gets a number, too: a file is replaced only with --overwrite.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from typing import Any
 from PIL import Image, features
 
 from ..errors import InputError
-from .picture_files import FORMATS, save_picture
+from ..pictures.saving import FORMATS, save_picture
 
 SEED = "{seed}"
+PLACEHOLDER = re.compile(r"\{[a-zA-Z_]+\}")
 DEFAULT = Path("sana_{seed}.png")
 
 
@@ -39,10 +40,10 @@ class Output:
     avoided: set[Path] = field(default_factory=set)
     _numbers: dict[Path, Iterator[int]] = field(default_factory=dict)
 
-    def save(self, picture: Image.Image, record: dict[str, Any]) -> Path:
-        """Write the next picture. Returns its path."""
+    def save(self, picture: Image.Image, record: dict[str, Any], batch: int = 1) -> Path:
+        """Write the next picture, one of `batch` with this seed. Returns its path."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        path = next(path for path in self._names(record["seed"]) if self._take(path))
+        path = next(path for path in self._names(record["seed"], batch) if self._take(path))
         try:
             save_picture(picture, Path(os.path.realpath(path)), record, self.quality)
         except BaseException:
@@ -59,50 +60,56 @@ class Output:
             raise InputError(
                 f"{self.path}: --output names a picture by its ending, expected one of {', '.join(FORMATS)}"
             )
+        if unknown := [found for found in PLACEHOLDER.findall(self.path.name) if found != SEED]:
+            raise InputError(f"{self.path}: {unknown[0]} stands for nothing, only {SEED} does: leave it out")
         if self.path.suffix.lower() == ".webp" and not features.check("webp"):
             raise InputError(f"{self.path}: this Pillow writes no WebP: choose .png or .jpg, or install another Pillow")
         if self.quality is not None and self.path.suffix.lower() == ".png":
             raise InputError("--quality is for JPEG and WebP; a PNG keeps every pixel: leave it out")
         if taken := [seed for seed in seeds if _seeded(self.path, seed).absolute() in self.avoided]:
             name = _seeded(self.path, taken[0])
-            raise InputError(f"--preview {name} is the picture itself: name another file")
+            raise InputError(f"{name} is the picture itself: name another file with --preview or --scores")
         plain = _seeded(self.path, max(seeds, key=lambda seed: len(str(seed)), default=2**32))
         if not self.several or SEED in self.path.name:
-            _check_place(plain)
+            check_place(plain)
         if self.several or plain.exists():
-            _check_place(_numbered(plain, _highest_number(plain) + pictures))
+            check_place(numbered(plain, highest_number(plain) + pictures))
 
-    def _names(self, seed: int) -> Iterator[Path]:
+    def _names(self, seed: int, batch: int) -> Iterator[Path]:
         path = _seeded(self.path, seed)
-        if not self.several or SEED in self.path.name:
+        if not self.several or (SEED in self.path.name and batch == 1):
             yield path
         if path not in self._numbers:
-            self._numbers[path] = count(1 if self.overwrite else _highest_number(path) + 1)
+            self._numbers[path] = count(1 if self.overwrite else highest_number(path) + 1)
         for number in self._numbers[path]:
-            yield _numbered(path, number)
+            yield numbered(path, number)
 
     def _take(self, path: Path) -> bool:
-        """Is the name free? Then an empty file takes it: other processes may be choosing names, too."""
+        """May the picture have this name?"""
         if path.absolute() in self.avoided:
             return False
-        if not self.overwrite:
-            try:
-                path.touch(exist_ok=False)
-            except FileExistsError:
-                return False
-        return True
+        return self.overwrite or take(path)
+
+
+def take(path: Path) -> bool:
+    """Is the name free? Then an empty file takes it: other processes may be choosing names, too."""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _seeded(path: Path, seed: int) -> Path:
     return path.with_name(path.name.replace(SEED, str(seed)))
 
 
-def _numbered(path: Path, number: int) -> Path:
+def numbered(path: Path, number: int) -> Path:
     return path.with_name(f"{path.stem}-{number:04d}{path.suffix}")
 
 
-def _highest_number(path: Path) -> int:
-    """Of the pictures that are numbered after `path`; 0 if there is none, or no such folder that can be read."""
+def highest_number(path: Path) -> int:
+    """Of the files that are numbered after `path`; 0 if there is none, or no such folder that can be read."""
     pattern = re.compile(rf"{re.escape(path.stem)}-(\d{{4,9}}){re.escape(path.suffix)}")
     names: list[str] = []
     with suppress(OSError):
@@ -110,8 +117,8 @@ def _highest_number(path: Path) -> int:
     return max((int(match[1]) for match in map(pattern.fullmatch, names) if match), default=0)
 
 
-def _check_place(path: Path) -> None:
-    """Raise InputError if no file could be written there."""
+def check_place(path: Path, option: str = "--output") -> None:
+    """Raise InputError if no file could be written there. option: names the file."""
     try:
         if path.is_dir():
             raise IsADirectoryError(None, "Is a directory")
@@ -123,5 +130,5 @@ def _check_place(path: Path) -> None:
         tempfile.TemporaryFile(dir=place).close()
     except OSError as error:
         raise InputError(
-            f"{path} cannot be written ({error.strerror}): name with --output a file in a folder that you can write to"
+            f"{path} cannot be written ({error.strerror}): name with {option} a file in a folder that you can write to"
         ) from error

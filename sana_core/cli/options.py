@@ -9,12 +9,14 @@ import torch
 
 from ..config import POSITIONS
 from ..fast import FAST
+from ..pictures.saving import QUALITY
 from ..pipeline.request import NEGATIVE_MASKS
 from ..precision import TRAINED_PRECISIONS
 from ..samplers.methods import SAMPLERS
+from ..styles import NO_STYLE, STYLES
 from ..transformer.controlnet import ORDERS
 from . import arguments
-from .picture_files import QUALITY
+from .shield import add_shield
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SOFT_EDGES = ("soft", "thin")
@@ -24,36 +26,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """All of them. Size, steps, guidance, shift and sampler are the model's own by default."""
     _add_prompt(parser.add_argument_group("what to draw"))
     _add_output(parser.add_argument_group("where the pictures go"))
+    _add_best_of(parser.add_argument_group("the best of many"))
     _add_model(parser.add_argument_group("which model"))
-    _add_pictures(parser.add_argument_group("pictures to start from or to follow"))
-    _add_sampling(parser.add_argument_group("how to sample (default: as the model was released)"))
-    _add_machine(parser.add_argument_group("the machine"))
+    add_pictures(parser.add_argument_group("pictures to start from or to follow"))
+    add_shield(parser.add_argument_group("a check of the prompts before anything is drawn"))
+    add_sampling(parser.add_argument_group("how to sample (default: as the model was released)"))
+    add_machine(parser.add_argument_group("the machine"))
 
 
 def _add_prompt(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("prompt", nargs="?", help="what to draw, in quotes")
     add("-p", "--prompt", dest="prompt_option", metavar="PROMPT", help="the same as an option")
-    add("-n", "--negative", dest="negative_prompt", default="", metavar="PROMPT", help="what not to draw")
-    add(
-        "-s",
-        "--size",
-        type=arguments.size,
-        help="width x height in pixels, such as 1024x768, or one number for a square (default: the model's own)",
-    )
+    add_picture_settings(group)
     add("-S", "--seed", type=int, help="the same seed gives the same picture (default: another one each time)")
-    add("--steps", type=int, help="more steps take longer (default: the model's own)")
-    add(
-        "--guidance",
-        "--cfg",
-        dest="guidance_scale",
-        type=arguments.number,
-        metavar="NUMBER",
-        help="how strongly to follow the prompt; 1 turns guidance off (default: the model's own)",
-    )
     add("-b", "--batch", dest="batch_size", type=int, default=1, metavar="NUMBER", help="pictures per prompt")
-    add("-W", "--width", type=int, help="in pixels, a multiple of 32; in place of that in --size")
-    add("-H", "--height", type=int, help="in pixels, a multiple of 32; in place of that in --size")
     add(
         "--prompt-file",
         metavar="FILE",
@@ -65,6 +52,35 @@ def _add_prompt(group: argparse._ArgumentGroup) -> None:
         "--interactive",
         action="store_true",
         help="keep the model loaded and ask for one prompt after the other; /help there lists the commands",
+    )
+
+
+def add_picture_settings(group: argparse._ArgumentGroup) -> None:
+    """What a picture is like, besides its prompt and its seed."""
+    add = group.add_argument
+    add("-n", "--negative", dest="negative_prompt", default="", metavar="PROMPT", help="what not to draw")
+    add(
+        "--style",
+        type=arguments.style,
+        metavar="NAME",
+        help=f"words around the prompt, as in NVIDIA's demo: {', '.join(name for name in STYLES if name != NO_STYLE)}",
+    )
+    add(
+        "-s",
+        "--size",
+        type=arguments.size,
+        help="width x height in pixels, such as 1024x768, or one number for a square (default: the model's own)",
+    )
+    add("-W", "--width", type=int, help="in pixels, a multiple of 32; in place of that in --size")
+    add("-H", "--height", type=int, help="in pixels, a multiple of 32; in place of that in --size")
+    add("--steps", type=int, help="more steps take longer (default: the model's own)")
+    add(
+        "--guidance",
+        "--cfg",
+        dest="guidance_scale",
+        type=arguments.number,
+        metavar="NUMBER",
+        help="how strongly to follow the prompt; 1 turns guidance off (default: the model's own)",
     )
 
 
@@ -90,7 +106,54 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
     add("-q", "--quiet", action="store_true", help="no progress, no file names, no hints; warnings stay")
 
 
+def _add_best_of(group: argparse._ArgumentGroup) -> None:
+    add_best_of(group)
+    group.add_argument(
+        "--scores",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a plot of the expected best score over the number of candidates (.png), or all scores (.json); may be "
+        "repeated",
+    )
+
+
+def add_best_of(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--best-of", type=int, metavar="N", help="draw N candidates of each prompt, --batch at once, and save the best")
+    add("--keep", type=int, metavar="K", help="how many of them are saved, the best first (default: 1)")
+    add("--scorer", metavar="SCORER", help="what says how good a picture is: clip:FOLDER, nvila:FOLDER, imscore:NAME")
+    add(
+        "--verifier-python",
+        metavar="FILE",
+        help="Python of an environment with transformers 4.46, for nvila (default: $SANA_VERIFIER_PYTHON)",
+    )
+
+
 def _add_model(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--list-models", action="store_true", help="names, sizes and licences of the released models, and end")
+    add_model(group)
+
+
+def add_model(group: argparse._ArgumentGroup) -> None:
+    """The networks and the LoRAs on them."""
+    add = group.add_argument
+    add_files(group)
+    add(
+        "--lora",
+        action="append",
+        type=arguments.lora,
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="LoRA to add (strength 1); may be repeated",
+    )
+    add_unstated(group)
+
+
+def add_files(group: argparse._ActionsContainer) -> None:
+    """Where the networks are, for every command that draws."""
     add = group.add_argument
     add(
         "-m",
@@ -99,7 +162,6 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         help="a released model, which is downloaded if it is not there, or nano or nano-sprint, the embedded models "
         "(default: nano)",
     )
-    add("--list-models", action="store_true", help="names, sizes and licences of the released models, and end")
     add(
         "--models-dir",
         type=Path,
@@ -113,15 +175,6 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     add("--autoencoder", type=Path, metavar="FILE", help="DC-AE: file or folder")
     add("--text-encoder", type=Path, metavar="FILE", help="Gemma-2-2B: file or folder")
     add("--tokenizer", type=Path, metavar="FILE", help="its tokenizer, if it has none inside")
-    add(
-        "--lora",
-        action="append",
-        type=arguments.lora,
-        default=[],
-        metavar="FILE[:STRENGTH]",
-        help="LoRA to add (strength 1); may be repeated",
-    )
-    add_unstated(group)
 
 
 def add_unstated(parser: argparse._ActionsContainer) -> None:
@@ -139,7 +192,8 @@ def add_unstated(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def _add_pictures(group: argparse._ArgumentGroup) -> None:
+def add_pictures(group: argparse._ArgumentGroup) -> None:
+    """Pictures to start from or to follow, and the ControlNet."""
     add = group.add_argument
     add("--image", metavar="FILE", help="picture to start from; without a size its own, cut down to multiples of 32")
     add("--strength", type=arguments.number, help="how much of it is redrawn, up to 1 (default: 0.6; 1 with a mask)")
@@ -155,7 +209,8 @@ def _add_pictures(group: argparse._ArgumentGroup) -> None:
     add("--control-order", choices=ORDERS, default=ORDERS[0], help="how it is connected (default: %(default)s)")
 
 
-def _add_sampling(group: argparse._ArgumentGroup) -> None:
+def add_sampling(group: argparse._ArgumentGroup) -> None:
+    """How to sample, other than the model was released."""
     add = group.add_argument
     add("--sampler", choices=list(SAMPLERS), help="how a step is made")
     add("--shift", type=arguments.number, help="flow shift: a larger one spends more steps on the outlines")
@@ -187,7 +242,8 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_machine(group: argparse._ArgumentGroup) -> None:
+def add_machine(group: argparse._ArgumentGroup) -> None:
+    """The device and the number type."""
     add = group.add_argument
     add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     add(

@@ -14,7 +14,7 @@ from ..quantiser.policy import CALIBRATED, EMBEDDINGS, FORMATS
 from . import arguments
 from .arguments import Command
 from .options import DTYPES, add_unstated
-from .output import say
+from .output import say, say_json
 from .progress import bar
 from .prompt_file import read_prompt_file
 
@@ -43,6 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--tokenizer", type=Path, metavar="FILE", help="tokenizer of a text encoder that has none inside")
     add("--overwrite", action="store_true", help="replace OUT if it is there")
     add("--report", type=Path, metavar="FILE", help="write errors and sizes of all layers as JSON")
+    add("--json", action="store_true", help="write the same as one JSON object to stdout, errors too")
     add("-q", "--quiet", action="store_true", help="no progress bar and no summary; warnings stay")
     add = parser.add_argument_group(f"scales of the inputs, for {' and '.join(CALIBRATED)}").add_argument
     add(
@@ -91,7 +92,9 @@ def run(args: argparse.Namespace) -> None:
         )
     if args.report is not None:
         args.report.write_text(json.dumps(report.as_dict(), indent=1), encoding="utf-8")
-    if not args.quiet:
+    if args.json:
+        say_json({"file": str(args.target), **report.as_dict()})
+    elif not args.quiet:
         for line in report.lines():
             say(line)
 

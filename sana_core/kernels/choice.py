@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_leaves
 
 from ..errors import InputError, shortened
+from ..shortage import out_of_memory
 from .gated_depthwise import gated_depthwise
 from .linear_attention import attend, attention_state, linear_attention
 from .modulation import gated_residual, gated_residual_norm, modulated_norm
@@ -103,9 +104,9 @@ class Operation:
         """The plain result; from now on the kernel for tensors of this case, if it gives the same."""
         try:
             found = tree_leaves(self.kernel(*args, **options))
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:  # no compiler on the machine, an unknown GPU, a fault of Triton's
+            if out_of_memory(error):
+                raise
             self._switch_off(f"{type(error).__name__}: {shortened(str(error), 200)}")
             return self.plain(*args, **options)
         expected = self.plain(*args, **options)

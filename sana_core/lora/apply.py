@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from .report import LoraReport, log_unmatched
 
 log = logging.getLogger("sana")
 Held = dict[str, tuple[str, QuantisedLinear | QuantisedEmbedding]]
+Undo = list[Callable[[], object]]
+"""What puts back, last one first, all that was changed. The old weights are kept on the CPU."""
 
 
 @torch.no_grad()
@@ -28,9 +31,10 @@ def apply_lora(network: nn.Module, lora: Lora, strength: float = 1.0) -> LoraRep
     it is added to, nor biases that a file replaces. Quantised weights stay as they are, a LoRA
     is kept beside them.
 
-    Everything is checked before the first weight changes. Keys that fit nothing are logged and reported. Raises
-    CheckpointError if nothing fits or a shape differs, and InputError for a strength that is no number or for weights
-    that were cast to 8 bits.
+    Everything is checked before the first weight changes. An error later on, such as a shortage of memory, puts all
+    weights back; for that the CPU holds a copy of the plain weights that change while this runs. Keys that fit nothing
+    are logged and reported. Raises CheckpointError if nothing fits or a shape differs, and InputError for a strength
+    that is no number or for weights that were cast to 8 bits.
     """
     if not (isinstance(strength, (int, float)) and math.isfinite(strength)):
         raise InputError(f"a LoRA at strength {strength!r}: expected a number such as 1")
@@ -41,8 +45,14 @@ def apply_lora(network: nn.Module, lora: Lora, strength: float = 1.0) -> LoraRep
         raise CheckpointError(nothing_matches(lora, parameters))
     log_unmatched(report)
     _check_tables(lora, matches, quantised)
-    for match in matches if strength else ():
-        _change(match, network, parameters, quantised, strength)
+    undo: Undo = []
+    try:
+        for match in matches if strength else ():
+            _change(match, network, parameters, quantised, strength, undo)
+    except BaseException:
+        for put_back in reversed(undo):
+            put_back()
+        raise
     return report
 
 
@@ -88,6 +98,7 @@ def _change(
     parameters: dict[str, Tensor],
     quantised: Held,
     strength: float,
+    undo: Undo,
 ) -> None:
     """Change the modules of one match. A product of low rank goes beside quantised weights. Other kinds of change need
     the numbers: then the layer is held in 16 bits from now on.
@@ -98,21 +109,23 @@ def _change(
     if layers and pair is not None and len(layers) == len(match.modules):
         up, down = pair
         for layer, rows in zip(layers, up.split([layer.quantised.shape[0] for layer in layers])):
+            undo.append(partial(setattr, layer, "beside", layer.beside))
             layer.add_beside(strength * rows, down)
     else:
         dtype = next((p.dtype for p in parameters.values() if p.is_floating_point() and not p.is_meta), torch.float32)
         for (name, (real, _)), layer in zip(held.items(), layers):
             quantised.pop(name)
             plain = layer.plain(dtype)
+            undo.append(partial(replace_layer, network, real, layer))
             replace_layer(network, real, plain)
             parameters[f"{name}.weight"] = plain.weight
             log.info("%s is not quantised any more: a %s cannot be kept beside it", name, match.factors.kind)
         weights = [parameters[f"{name}.weight"] for name in match.modules]
         factors = match.factors.to(weights[0].device)
-        _add(factors.change(_joined(weights)), weights, strength)
+        _add(factors.change(_joined(weights)), weights, strength, undo)
     biases = [parameters[f"{name}.bias"] for name in match.modules if f"{name}.bias" in parameters]
     if biases:
-        _add(match.factors.to(biases[0].device).bias_change(_joined(biases)), biases, strength)
+        _add(match.factors.to(biases[0].device).bias_change(_joined(biases)), biases, strength, undo)
 
 
 def _joined(parameters: list[Tensor]) -> Tensor:
@@ -120,9 +133,11 @@ def _joined(parameters: list[Tensor]) -> Tensor:
     return torch.cat([parameter.float() for parameter in parameters])
 
 
-def _add(change: Tensor | None, parameters: list[Tensor], strength: float) -> None:
+def _add(change: Tensor | None, parameters: list[Tensor], strength: float, undo: Undo) -> None:
     """Add the rows of `change` (float32) to parameters that share them, summed in float32."""
     if change is None:
         return
     for parameter, part in zip(parameters, change.split([len(parameter) for parameter in parameters])):
-        parameter.copy_(parameter.float() + strength * part)
+        changed = parameter.float() + strength * part
+        undo.append(partial(parameter.copy_, parameter.to("cpu", copy=True)))
+        parameter.copy_(changed)

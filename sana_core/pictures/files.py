@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from ..errors import InputError
+from ..styles import styled
 
 log = logging.getLogger("sana")
 
@@ -37,17 +38,21 @@ def _upright(picture: Image.Image, path: str | Path) -> Image.Image:
         return picture.copy()
 
 
-def save_png(picture: Image.Image, path: Path, record: dict[str, Any]) -> None:
+def save_png(picture: Image.Image, file: Path | IO[bytes], record: dict[str, Any]) -> None:
     """Write a PNG with its settings as JSON under `sana`, and in one readable text under `parameters`."""
     info = PngInfo()
     info.add_text("sana", json.dumps(record))
     info.add_text("parameters", parameters_text(record))
-    picture.save(path, pnginfo=info)
+    picture.save(file, "PNG", pnginfo=info)
 
 
 def parameters_text(record: dict[str, Any]) -> str:
-    """Prompt, negative prompt and settings in the form that stable-diffusion-webui writes and many viewers read."""
-    negative = [f"Negative prompt: {record['negative_prompt']}"] if record["negative_prompt"] else []
+    """Prompt, negative prompt and settings in the form that stable-diffusion-webui writes and many viewers read.
+
+    They know no styles of ours: the prompts have the words of the style in them.
+    """
+    prompt, negative_prompt = styled(record["prompt"], record["negative_prompt"], record.get("style"))
+    negative = [f"Negative prompt: {negative_prompt}"] if negative_prompt else []
     settings = {
         "Steps": record["steps"],
         "Sampler": record["sampler"],
@@ -59,4 +64,4 @@ def parameters_text(record: dict[str, Any]) -> str:
     }
     if record["batch_size"] > 1:
         settings["Batch index"] = record["batch_index"]
-    return "\n".join([record["prompt"], *negative, ", ".join(f"{name}: {value}" for name, value in settings.items())])
+    return "\n".join([prompt, *negative, ", ".join(f"{name}: {value}" for name, value in settings.items())])

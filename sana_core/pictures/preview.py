@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 
+from ..checkpoint.safetensors_file import read_safetensors
+from ..errors import CheckpointError
 from ..geometry import DC_AE_F32
 
 POINTS = 8  # on a side of a cell
@@ -46,8 +47,11 @@ class PreviewMap:
 
 
 def read_map(path: str | Path) -> PreviewMap:
-    """A map from a safetensors file with one tensor, `weight`."""
-    return PreviewMap(load_file(path)["weight"].float())
+    """A map from a safetensors file with one tensor, `weight`. Raises CheckpointError."""
+    weight = read_safetensors(Path(path), meta=False)[0].get("weight")
+    if weight is None or weight.shape != (INPUTS + 1, OUTPUTS) or not weight.is_floating_point():
+        raise CheckpointError(f"{path} is no map for previews: its tensor weight is not ({INPUTS + 1}, {OUTPUTS})")
+    return PreviewMap(weight.float())
 
 
 class PreviewFit:
@@ -77,8 +81,9 @@ class PreviewFit:
         inputs = torch.cat([numbers, torch.ones_like(numbers[:, :1])], dim=1)
         usable = inputs.isfinite().all(1) & outputs.isfinite().all(1)
         inputs, outputs = inputs[usable], outputs[usable]
-        self.gram += inputs.T @ inputs
-        self.cross += inputs.T @ outputs
+        gram, cross = inputs.T @ inputs, inputs.T @ outputs  # both, before one of the sums changes
+        self.gram += gram
+        self.cross += cross
 
     def map(self) -> PreviewMap | None:
         """The map; None before the first example."""

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..checkpoint.safetensors_file import read_safetensors
 from ..errors import CheckpointError
 from ..geometry import DC_AE_F32
 
@@ -59,10 +58,7 @@ def load_tiny_decoder(path: str | Path) -> TinyDecoder:
     """From a safetensors file, on the CPU in float32. Raises CheckpointError."""
     decoder = TinyDecoder()
     expected = {key: tensor.shape for key, tensor in decoder.state_dict().items()}
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error})") from error
+    tensors, _ = read_safetensors(Path(path), meta=False)
     if {key: tensor.shape for key, tensor in tensors.items()} != expected:
         raise CheckpointError(f"{path} is no tiny decoder of SANA's latents: take tsd.safetensors of cake-ml")
     decoder.load_state_dict({key: tensor.float() for key, tensor in tensors.items()}, assign=True)

@@ -42,6 +42,13 @@ def whole(name: str, value: Any) -> int:
         raise InputError(f"{name} is {_found(value)}, expected a whole number") from None
 
 
+def wholes(name: str, value: Any) -> tuple[int, ...]:
+    """Several whole numbers."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, Iterable)):
+        raise InputError(f"{name} is {_found(value)}, expected a list of whole numbers")
+    return tuple(whole(name, item) for item in value)
+
+
 def number(name: str, value: Any) -> float:
     """A finite number: of Python, NumPy or a tensor without dimensions."""
     try:

@@ -10,18 +10,10 @@ from typing import TypeVar
 import torch
 
 from ..dcae.memory import TILES
+from ..shortage import out_of_memory
 
 log = logging.getLogger("sana")
 Result = TypeVar("Result")
-# PyTorch has a type of its own for CUDA alone: these are what the CPU, MPS and others say in a RuntimeError
-SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Does the error say that a device had no memory left?"""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in SIGNS)
 
 
 def with_smaller_tiles(work: Callable[[int | None], Result], tile: int | None) -> Result:

@@ -100,7 +100,7 @@ class SanaPipeline:
         """Draw a request: a prompt with settings, or a `Request` with changes on top.
 
         settings: the fields of `Request`: width, height, steps, guidance_scale, sampler, shift, instruction,
-        negative_mask, pag_scale, pag_layers, seed, latents, step_noise, image, strength, mask, control_image,
+        negative_mask, pag_scale, pag_layers, seed, seeds, latents, step_noise, image, strength, mask, control_image,
         control_scale, batch_size. None stands for the model's own default. callback: called after each step with
         (step, sigma, latents after the step, predicted x0).
 
@@ -150,7 +150,7 @@ class SanaPipeline:
     def encode_text(self, run: Resolved) -> Texts:
         """The prompts, and the negative prompts if guidance uses them. Each is for `batch_size` pictures in a row."""
         unguided = run.guidance_scale == 1.0 or self.transformer.config.guidance_embed
-        with self._turn(self.text_encoder):
+        with self.turn(self.text_encoder):
             states, mask = self._encode(run.prompt, run.instruction)
             lengths = mask.sum(1).tolist() if run.negative_mask == "positive" else None
             negative = None if unguided else self._encode(run.negative_prompt, None, lengths)
@@ -159,7 +159,8 @@ class SanaPipeline:
     @torch.no_grad()
     def start(self, run: Resolved) -> Start:
         """The noise of the run, and the latents of its pictures."""
-        noise, step_noise = start_noise(run.shape(self.transformer.config), run.seed, run.latents, run.step_noise)
+        seeds = run.seed if run.seeds is None else run.seeds
+        noise, step_noise = start_noise(run.shape(self.transformer.config), seeds, run.latents, run.step_noise)
         noise = noise.to(self.device, torch.float32)
         return Start(
             noise=noise,
@@ -174,7 +175,7 @@ class SanaPipeline:
         """All steps of the sampler -> latents (B, 32, h, w) of about unit variance, float32."""
         networks = [self.transformer, *(branch.network for branch in start.control)]
         sigmas = run.sigmas()
-        with self._turn(*networks):
+        with self.turn(*networks):
             x, denoise = start.begin(self.denoiser(run, texts, start.control), sigmas[0].item())
             solver = SAMPLERS[run.sampler].sample
             x = solver(denoise, x, sigmas, step_noise=start.step_noise, callback=callback)
@@ -202,9 +203,9 @@ class SanaPipeline:
     def encode_image(self, image: Picture, size: SamplingDefaults | Resolved) -> Tensor:
         """A picture -> its latent (1 or B, 32, h, w) of about unit variance, float32. size: has width and height."""
         pixels = picture_tensor(image, size.width, size.height)
-        with self._turn(self.autoencoder):
+        with self.turn(self.autoencoder):
             pixels = pixels.to(self.device, _dtype(self.autoencoder))
-            tile = self._tile(pixels, size.width, size.height, encode=True)
+            tile = self.tile(pixels, size.width, size.height, encode=True)
             return with_smaller_tiles(lambda tile: _one_by_one(self.autoencoder.encode, pixels, tile), tile)
 
     @overload
@@ -220,12 +221,23 @@ class SanaPipeline:
     def decode(self, latents: Tensor, *, pil: bool = True) -> list[Image.Image] | Tensor:
         """Latents (B, 32, h, w) of about unit variance -> PIL pictures, or (B, 3, 32 h, 32 w) in 0..1, float32."""
         height, width = self.autoencoder.geometry.in_pixels(latents.shape)
-        with self._turn(self.autoencoder):
+        with self.turn(self.autoencoder):
             latents = latents.to(self.device, _dtype(self.autoencoder))
-            tile = self._tile(latents, width, height)
+            tile = self.tile(latents, width, height)
             image = with_smaller_tiles(lambda tile: _one_by_one(self.autoencoder.decode, latents, tile), tile)
         image = (image * 0.5 + 0.5).clamp(0.0, 1.0)
         return to_pil(image) if pil else image
+
+    def tile(self, given: Tensor, width: int, height: int, *, encode: bool = False) -> int | None:
+        """Side of the autoencoder's exact tiles: the largest that fits, with offload at most OFFLOADED_TILE."""
+        tile = auto_tile(self.autoencoder.config, height, width, given, encode=encode)
+        if self.offload and max(width, height) > OFFLOADED_TILE:
+            return min(tile or OFFLOADED_TILE, OFFLOADED_TILE)
+        return tile
+
+    def turn(self, *networks: nn.Module) -> AbstractContextManager[None]:
+        """In the block these networks are on the device, with offload no others."""
+        return on_device(self.device, *networks) if self.offload else nullcontext()
 
     @property
     def _replays(self) -> bool:
@@ -237,16 +249,6 @@ class SanaPipeline:
         if run.control_image is None or self.controlnet is None:
             return ()
         return (ControlBranch(self.controlnet, self.encode_image(run.control_image, run), run.control_scale),)
-
-    def _tile(self, given: Tensor, width: int, height: int, *, encode: bool = False) -> int | None:
-        """Side of the autoencoder's exact tiles: the largest that fits, with offload at most OFFLOADED_TILE."""
-        tile = auto_tile(self.autoencoder.config, height, width, given, encode=encode)
-        if self.offload and max(width, height) > OFFLOADED_TILE:
-            return min(tile or OFFLOADED_TILE, OFFLOADED_TILE)
-        return tile
-
-    def _turn(self, *networks: nn.Module) -> AbstractContextManager[None]:
-        return on_device(self.device, *networks) if self.offload else nullcontext()
 
     def _encode(
         self, prompts: Sequence[str], instruction: str | None, kept_lengths: list[int] | None = None

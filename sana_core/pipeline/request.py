@@ -19,7 +19,8 @@ from ..pictures.control import control_picture
 from ..pictures.images import Picture, fitted_mask, fitted_picture, natural_size, read_picture
 from ..presets import pag_layer
 from ..samplers.guidance import check_pag_layers
-from ..samplers.methods import SAMPLERS, check_sampler, check_shift
+from ..samplers.methods import SAMPLERS, check_name, check_sampler, check_shift
+from ..styles import style_name, styled
 from . import checks
 from .start import check_noise, resolve_strength
 
@@ -36,12 +37,14 @@ class Request:
     instruction: the text before prompts, never before negative ones: "default", "diffusers", None for no text, or an
     own text. negative_mask: "own" shows the model the negative prompt's own tokens, as diffusers does; "positive" as
     many as the prompt has, with padding, as upstream does. pag_scale: of perturbed-attention guidance, 0 is off,
-    upstream's demo takes 2. pag_layers: the blocks it perturbs. seed: None draws another picture each time. latents:
+    upstream's demo takes 2. pag_layers: the blocks it perturbs. seed: None draws another picture each time. seeds:
+    one for each picture in place of `seed`, so that each starts from the same noise as alone. latents:
     unit-variance noise (B, 32, h, w) in place of the seed's. step_noise: noise (steps or steps - 1, B, 32, h, w) in
     place of what scm draws in its steps. image: a picture to start from, of which `strength` in (0, 1] is redrawn:
     all of it, or the part where `mask` is bright. control_image: what the ControlNet follows, such as an edge map,
-    control_scale times as strongly as trained. Pictures: see `pictures.images.Picture`. batch_size: pictures of each
-    prompt.
+    control_scale times as strongly as trained. Pictures: see `pictures.images.Picture`. batch_size: pictures of
+    each prompt. style: one of `styles.STYLES`, put around the prompts and before the negative ones; a resolved request
+    has its words in the prompts.
     """
 
     prompt: str | Sequence[str]
@@ -58,6 +61,7 @@ class Request:
     pag_scale: float = 0.0
     pag_layers: Sequence[int] | None = None
     seed: int | None = None
+    seeds: Sequence[int] | None = None
     latents: Tensor | None = None
     step_noise: Tensor | None = None
     image: Picture | None = None
@@ -66,6 +70,7 @@ class Request:
     control_image: Picture | None = None
     control_scale: float = 1.0
     batch_size: int = 1
+    style: str | None = None
 
     def changed(self, **settings: Any) -> Request:
         """The request with other settings."""
@@ -84,8 +89,11 @@ class Request:
         if request.pag_scale < 0.0:
             raise InputError(f"pag_scale is {request.pag_scale}, expected 0 (off) or more, such as 2")
         checks.choice("negative_mask", request.negative_mask, NEGATIVE_MASKS)
-        if request.seed is not None:
-            noise((0,), request.seed)  # draws nothing, and refuses a seed out of range
+        if request.sampler is not None:
+            check_name(request.sampler)
+        for seed in (request.seed, *(request.seeds or ())):
+            if seed is not None:
+                noise((0,), seed)  # draws nothing, and refuses a seed out of range
         request._check_size()
         resolve_strength(request.image, request.strength, request.mask)
         return request
@@ -96,17 +104,20 @@ class Request:
         Logs a warning for settings that do not suit the model. Raises InputError for whatever cannot be drawn.
         """
         request = self.checked()
-        prompts, negatives = request._prompts()
+        prompts, negatives = request._styled()
         image = None if request.image is None else read_picture(request.image)
         sampling = request._sampling(defaults, image)
         _check_sampling(sampling, defaults, config)
         count, size = len(prompts) * request.batch_size, (sampling.width, sampling.height)
+        if request.seeds is not None and len(request.seeds) != count:
+            raise InputError(f"{len(request.seeds)} seeds for {count} pictures: give one for each")
         layers = (pag_layer(config),) if request.pag_layers is None else request.pag_layers
         values: dict[str, Any] = {item.name: getattr(request, item.name) for item in fields(request)}
         values |= {
             **asdict(sampling),
             "prompt": prompts,
             "negative_prompt": negatives,
+            "style": None,
             "pag_layers": check_pag_layers(layers, config.depth) if request.pag_scale > 0.0 else layers,
             "seed": random_seed() if request.seed is None else request.seed,
             "strength": resolve_strength(image, request.strength, request.mask),
@@ -144,12 +155,22 @@ class Request:
             )
         return prompts, negatives
 
+    def _styled(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        prompts, negatives = self._prompts()
+        pairs = [styled(prompt, negative, self.style) for prompt, negative in zip(prompts, negatives)]
+        return tuple(prompt for prompt, _ in pairs), tuple(negative for _, negative in pairs)
+
     def _sampling(self, defaults: SamplingDefaults, image: Image.Image | Tensor | None) -> SamplingDefaults:
         """The model's defaults with the settings that are given in their place."""
         given = {name: getattr(self, name) for name in asdict(defaults)}
         if self.width is None and self.height is None:
             given["width"], given["height"] = natural_size(self.latents, image)
         return replace(defaults, **{name: value for name, value in given.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class Replaced(Request):
+    """A request whose words a check of prompts has refused. It has harmless ones in their place, the others nowhere."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +192,7 @@ class Resolved(Request):
     shift: float = field()
     pag_layers: tuple[int, ...] = field()
     seed: int = field()
+    seeds: tuple[int, ...] | None = field()
     image: Tensor | None = field()
     mask: Tensor | None = field()
     control_image: Tensor | None = field()
@@ -212,11 +234,13 @@ _TYPES: dict[str, Any] = {
     "pag_scale": checks.number,
     "pag_layers": checks.blocks,
     "seed": checks.whole,
+    "seeds": checks.wholes,
     "latents": checks.noise,
     "step_noise": checks.noise,
     "strength": checks.number,
     "control_scale": checks.number,
     "batch_size": checks.whole,
+    "style": lambda name, value: style_name(checks.text(name, value)),
 }
 _OPTIONAL = {item.name for item in fields(Request) if item.default is None} | {"instruction"}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,12 +57,21 @@ class Start:
 
 
 def start_noise(
-    shape: tuple[int, ...], seed: int, latents: Tensor | None, step_noise: Tensor | None
+    shape: tuple[int, ...],
+    seed: int | Sequence[int],
+    latents: Tensor | None,
+    step_noise: Tensor | None,
 ) -> tuple[Tensor, Iterable[Tensor]]:
-    """The noise of a run and that of its steps: as given, or from one generator, the first noise first."""
-    drawn = noises(shape, seed)
+    """The noise of a run and that of its steps: as given, or from one generator, the first noise first. With several
+    seeds each picture of the batch has a generator of its own.
+    """
+    drawn = noises(shape, seed) if isinstance(seed, int) else _noises_of_each(shape[1:], seed)
     first = next(drawn)
     return first if latents is None else latents, drawn if step_noise is None else step_noise
+
+
+def _noises_of_each(shape: tuple[int, ...], seeds: Sequence[int]) -> Iterator[Tensor]:
+    return map(torch.cat, zip(*(noises((1, *shape), seed) for seed in seeds)))
 
 
 def resolve_strength(image: object | None, strength: float | None, mask: object | None) -> float | None:

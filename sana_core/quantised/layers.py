@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +57,25 @@ class QuantisedWeight(nn.Module):
         return self
 
 
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: QuantisedWeight) -> Tensor:
+        ctx.weight = weight
+        return F.linear(x, weight.numbers(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = grad_outputs
+        return gradient @ ctx.weight.numbers(gradient.dtype), None
+
+
+def product(x: Tensor, weight: QuantisedWeight) -> Tensor:
+    """x @ weight.T, whose gradient for x makes the numbers of the weight once more: nothing is kept until then."""
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    return cast(Tensor, _Product.apply(x, weight))
+
+
 class QuantisedLinear(nn.Module):
     """x @ weight.T + bias, (..., K) -> (..., N).
 
@@ -71,7 +90,10 @@ class QuantisedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = kitchen.linear(x, self.quantised, self.bias)
-        if y is None:
+        if y is None and torch.is_grad_enabled() and x.requires_grad:
+            y = product(x, self.quantised)
+            y = y if self.bias is None else y + self.bias.to(y.dtype)
+        elif y is None:
             y = F.linear(x, self.quantised.numbers(x.dtype), self.bias)
         for up, down in zip(self.beside[::2], self.beside[1::2]):
             y = y + (x @ down.to(x.dtype).T) @ up.to(x.dtype).T
@@ -80,7 +102,8 @@ class QuantisedLinear(nn.Module):
     def add_beside(self, up: Tensor, down: Tensor) -> None:
         """Add the product of up (N, r) and down (r, K) to the layer from now on."""
         home = next(self.quantised.buffers()).device
-        self.beside.extend(nn.Parameter(factor.to(home), requires_grad=False) for factor in (up, down))
+        further = [nn.Parameter(factor.to(home), requires_grad=False) for factor in (up, down)]
+        self.beside = nn.ParameterList([*self.beside, *further])  # both or, where memory runs out, none
 
     def plain(self, dtype: torch.dtype) -> nn.Linear:
         """The same layer with its weight in `dtype`."""

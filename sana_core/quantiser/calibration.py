@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..checkpoint.canonical import transformer_prefix
 from ..checkpoint.files import component_folder, read_checkpoint
 from ..checkpoint.load import load_transformer
+from ..config import SamplingDefaults
 from ..dcae.autoencoder import DCAE
 from ..device import pick_device
 from ..errors import InputError
@@ -94,29 +95,40 @@ def largest_inputs(
     header = read_checkpoint(component_folder(source, "transformer"), "meta")
     if transformer_prefix(header.tensors) is None:
         return _of_text_encoder(source, requests, tokenizer, place, progress)
-    if (source / "model_index.json").is_file():
-        files = pipeline_files(source)
-        files = files if text_encoder is None else replace(files, text_encoder=Path(text_encoder), tokenizer=None)
-    elif text_encoder is None:
-        raise InputError("calibrating a transformer needs a text encoder: name a Gemma-2")
-    else:
-        files = PipelineFiles(transformer=source, autoencoder=source, text_encoder=Path(text_encoder))
-    if tokenizer is not None:
-        files = replace(files, tokenizer=Path(tokenizer))
-    pipeline = _pipeline(files, place, variant, trained_precision)
+    pipeline = calibration_pipeline(
+        calibration_files(source, text_encoder, tokenizer), place, variant, trained_precision
+    )
     heard = Largest(pipeline.transformer)
     for number, request in enumerate(requests, 1):
-        steps = request.steps or min(STEPS, pipeline.defaults.steps)
-        seed = number if request.seed is None else request.seed
         with heard.listening():
-            pipeline(request.changed(steps=steps, seed=seed), output="latent")
+            pipeline(calibration_request(request, number, pipeline.defaults), output="latent")
         if progress is not None:
             progress(number, len(requests))
     return heard.values()
 
 
-def _pipeline(
-    files: PipelineFiles, place: torch.device, variant: str | None, trained_precision: str | None
+def calibration_files(
+    source: Path, text_encoder: str | Path | None = None, tokenizer: str | Path | None = None
+) -> PipelineFiles:
+    """What to draw with: a whole pipeline folder, or a transformer beside a text encoder. Raises InputError."""
+    if (source / "model_index.json").is_file():
+        files = pipeline_files(source)
+        files = files if text_encoder is None else replace(files, text_encoder=Path(text_encoder), tokenizer=None)
+    elif text_encoder is None:
+        raise InputError("measuring a transformer needs a text encoder: name a Gemma-2")
+    else:
+        files = PipelineFiles(transformer=source, autoencoder=source, text_encoder=Path(text_encoder))
+    return files if tokenizer is None else replace(files, tokenizer=Path(tokenizer))
+
+
+def calibration_request(request: Request, number: int, defaults: SamplingDefaults) -> Request:
+    """The request with STEPS, or the model's own if these are fewer, and a seed, unless it has its own."""
+    steps = request.steps or min(STEPS, defaults.steps)
+    return request.changed(steps=steps, seed=number if request.seed is None else request.seed)
+
+
+def calibration_pipeline(
+    files: PipelineFiles, place: torch.device, variant: str | None = None, trained_precision: str | None = None
 ) -> SanaPipeline:
     """A pipeline that draws as far as the latents. Beside a GPU the networks take turns on it."""
     offload = place.type != "cpu"

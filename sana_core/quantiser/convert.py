@@ -93,7 +93,7 @@ def prepare(
         raise InputError(f"dtype={dtype!r}, expected torch.float32, torch.bfloat16, torch.float16 or None")
     if (target.suffix.lower() == ".gguf") != (format in GGUF):
         raise InputError(f"{target}: {format} makes a {'.gguf' if format in GGUF else '.safetensors'} file: name it so")
-    _check_places(source, target, overwrite)
+    check_places(source, target, overwrite)
     if format not in GGUF:
         check_available(format)
     model = open_model(source, variant=variant, trained_precision=trained_precision, dtype=dtype, tokenizer=tokenizer)
@@ -146,7 +146,7 @@ def write_quantised(
     return report
 
 
-def _check_places(source: Path, target: Path, overwrite: bool) -> None:
+def check_places(source: Path, target: Path, overwrite: bool) -> None:
     """Raise InputError if the new file has no place, or would replace the model or become a part of its folder."""
     try:
         if source.is_dir():

@@ -41,13 +41,18 @@ SAMPLERS = {
 SHIFT_WARNING_RATIO = 0.5  # warn at this fraction of the released shift and below
 
 
+def check_name(name: str) -> None:
+    """Raise InputError for an unknown name."""
+    if name not in SAMPLERS:
+        raise InputError(f"there is no sampler {name!r:.80}, choose one of {', '.join(SAMPLERS)}")
+
+
 def check_sampler(name: str, config: TransformerConfig) -> str | None:
     """Returns a warning if the sampler does not suit the model, or None.
 
     Raises InputError for an unknown name, and for Sprint's sampler on a model that was not distilled for it.
     """
-    if name not in SAMPLERS:
-        raise InputError(f"there is no sampler {name!r:.80}, choose one of {', '.join(SAMPLERS)}")
+    check_name(name)
     if name == "scm" and not config.guidance_embed:
         raise InputError(
             "scm takes the few large steps that SANA-Sprint was distilled for, and this model is "

@@ -16,7 +16,7 @@ from ..checkpoint.files import Checkpoint
 from ..checkpoint.kinds import describe
 from ..checkpoint.numbers import read_number
 from ..checkpoint.other_tools import refuse_other_tools
-from ..checkpoint.read_json import read_object
+from ..checkpoint.read_json import read_object, tensor_bytes
 from ..checkpoint.statements import stated_config
 from ..checkpoint.wrappers import is_extra, unwrapped
 from ..config import LARGEST_DEPTH, LARGEST_SIZE, TextConfig
@@ -119,7 +119,7 @@ def _stated(checkpoint: Checkpoint, beside: Tensor | None) -> dict[str, Any]:
     """What config.json, the tensor beside the weights and the safetensors metadata say; the later ones win."""
     config = stated_config(checkpoint.metadata, checkpoint.config)
     rope = config.get("rope_parameters")  # where transformers 5 puts rope_theta
-    own = {} if beside is None else read_object(beside.cpu().numpy().tobytes(), f"the tensor {GEMMA_CONFIG_KEY}")
+    own = {} if beside is None else read_object(tensor_bytes(beside), f"the tensor {GEMMA_CONFIG_KEY}")
     stated = {**config, **(rope if isinstance(rope, dict) else {}), **own, **checkpoint.metadata}
     return {name: value for name, value in stated.items() if value is not None}
 
@@ -134,7 +134,7 @@ def _equal(name: str, value: object, fixed: object) -> bool:
 
 
 def _number(name: str, value: object) -> int | float:
-    if name == "attn_logit_softcapping":
+    if name in ("attn_logit_softcapping", "final_logit_softcapping"):
         return read_number(name, value, least=1e-6, most=LARGEST_SIZE)
     most = LARGEST_DEPTH if name == "num_hidden_layers" else LARGEST_SIZE
     return read_number(name, value, whole=True, least=1, most=most)

@@ -6,6 +6,7 @@ The network is transformers' `Gemma2Model`, imported when a model is built.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 BOS_ID = 2
 log = logging.getLogger("sana")
+_defaults = threading.Lock()  # for who changes what the process has one of: the default number type, the random state
 
 
 class GemmaTextEncoder(nn.Module):
@@ -88,6 +90,7 @@ class GemmaTextEncoder(nn.Module):
         instruction: str | None = None,
         max_length: int = MAX_LENGTH,
         kept_lengths: list[int] | None = None,
+        multiple: int = 1,
     ) -> tuple[Tensor, Tensor]:
         """Embeddings (B, L, hidden_size) and mask (B, L) bool, L the longest kept length of the batch, at most
         `max_length`.
@@ -95,21 +98,19 @@ class GemmaTextEncoder(nn.Module):
         instruction: None, "default" (upstream's wording), "diffusers", or an own text; it is put before every prompt,
         empty ones too, and its embeddings are dropped. Prompts are used as they are: no lower-casing, no stripping.
         kept_lengths: one for each prompt, which is cut or padded to it, as `prompt_tokens` says. Rows outside the mask
-        are zero. A prompt that is cut is warned of.
+        are zero. A prompt that is cut is warned of. multiple: the encoder reads a multiple of so many tokens, so that
+        few lengths occur; what it adds for that reaches no token.
         """
         tokens = self.tokenize(prompts, instruction=instruction, max_length=max_length, kept_lengths=kept_lengths)
         for warning in dict.fromkeys(item.cut_warning() for item in tokens):
             if warning:
                 log.warning(warning)
         device = self.model.embed_tokens.weight.device
-        read = _pad(
-            [[1] * (len(item.ids) - item.num_padding) for item in tokens],
-            0,
-            longest=max(len(item.ids) for item in tokens),
-        )
+        length = -(-max(len(item.ids) for item in tokens) // multiple) * multiple
+        read = _pad([[1] * (len(item.ids) - item.num_padding) for item in tokens], 0, length)
         padded = any(item.num_padding for item in tokens)
         hidden = self(
-            _pad([item.ids for item in tokens], PAD_ID).to(device), read.bool().to(device) if padded else None
+            _pad([item.ids for item in tokens], PAD_ID, length).to(device), read.bool().to(device) if padded else None
         )
         kept = _pad([item.kept for item in tokens], 0).to(device)
         lengths = torch.tensor([len(item.kept) for item in tokens], device=device)
@@ -144,7 +145,7 @@ def build_gemma2(
         return model
     # No file holds the rotary frequencies and the embedding scale, which the class computes: take them from the same
     # model without layers.
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"), _default_dtype(torch.float32):
+    with _defaults, torch.random.fork_rng(devices=[]), torch.device("cpu"), _default_dtype(torch.float32):
         bare = build(replace(config, num_hidden_layers=0, vocab_size=BOS_ID + 1))
     device = next(iter(state_dict.values())).device
     for name, buffer in bare.named_buffers():

@@ -86,7 +86,7 @@ class PromptTokens:
             return None
         tokens = "token was" if self.num_cut == 1 else f"{self.num_cut} tokens were"
         return (
-            f"the prompt is too long: its last {tokens} cut off, from {self.cut.strip()[:QUOTED]!a} on; "
+            f"the prompt is too long: its last {tokens} cut off, from {self.cut.strip()[:QUOTED]!r} on; "
             f"SANA sees {len(self.kept)} tokens of it"
         )
 

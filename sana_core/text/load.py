@@ -9,6 +9,7 @@ import torch
 from ..checkpoint.files import component_folder, read_checkpoint
 from ..checkpoint.fit import check_fit, naming
 from ..checkpoint.move import moved
+from ..checkpoint.read_json import tensor_bytes
 from ..checkpoint.weights import marked, quantised_layers
 from ..device import pick_device
 from ..errors import CheckpointError
@@ -65,7 +66,7 @@ def _load_tokenizer(path: Path, source: str, found: GemmaTensors, tokenizer: str
     if tokenizer is not None:
         return read_tokenizer(tokenizer)
     if found.spiece is not None:
-        return tokenizer_from_bytes(found.spiece.to(torch.uint8).numpy().tobytes(), f"{source}: {SPIECE_KEY}")
+        return tokenizer_from_bytes(tensor_bytes(found.spiece.to(torch.uint8)), f"{source}: {SPIECE_KEY}")
     if path.is_dir() and find_tokenizer(path):
         return read_tokenizer(path)
     raise CheckpointError(

@@ -12,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..checkpoint.read_json import read_object
 from ..errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as FastTokenizer
 
 BOS_ID = 2
+AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
 FILES = ("tokenizer.model", "tokenizer.json")
 
 
@@ -117,23 +119,30 @@ def tokenizer_from_bytes(content: bytes, source: str) -> SentencePieceTokenizer:
     processor = SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(content)
-    except RuntimeError as error:
+        tokenizer = SentencePieceTokenizer(processor)
+    except (RuntimeError, UnicodeDecodeError) as error:
         raise CheckpointError(
             f"{source} is not a SentencePiece model ({len(content)} bytes): get Gemma-2's again"
         ) from error
     _check_bos(processor.bos_id(), source)
-    return SentencePieceTokenizer(processor)
+    return tokenizer
 
 
 def _from_json(content: bytes, source: str) -> JsonTokenizer:
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_buffer(content)
-    except Exception as error:  # the library raises nothing more specific
+        model = read_object(content, "it").get("model")
+        affixed = isinstance(model, dict) and any(model.get(name) for name in AFFIXES)
+        tokenizer = None if affixed else Tokenizer.from_buffer(content)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises nothing more specific, and its panics are no Exception
         raise CheckpointError(
             f"{source} is not a Hugging Face tokenizer.json ({error}): get Gemma-2's again"
         ) from error
+    if tokenizer is None:  # with these the library may end the process
+        raise CheckpointError(f"{source} is not Gemma's tokenizer, whose pieces have no {' and no '.join(AFFIXES)}")
     _check_bos(tokenizer.token_to_id("<bos>"), source)
     return JsonTokenizer(tokenizer)
 

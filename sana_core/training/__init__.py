@@ -1,7 +1,6 @@
-"""Training of the transformer and its add-ons. Nothing else in `sana_core` imports it.
+"""Training: LoRAs, ControlNets and whole models, by flow matching.
 
-In the order of the data: `batches.py` (a batch is a function of its step), `flow.py` (flow matching), `consistency.py`
-and `sprint_student.py` (Sprint), `lora_layers.py` (LoRA), `networks.py` (how networks begin), `optimizer.py` (Muon,
-learning rate), `average.py` (EMA), `resolution.py` (small pictures first), `state.py` (save, resume exactly), `loop.py`
-(steps), `log.py` (what a person looks at). What serves the embedded model alone is in `tools/nano/`.
+`flow.py` is the loss, `objective.py` the network with its loss, `loop.py` the steps, `state.py` what a killed training
+goes on from, `processes.py` several GPUs. `data/` reads pictures and captions. What serves the embedded model alone is
+in `tools/nano/`.
 """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -10,20 +11,37 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Average:
-    """`model` is a copy whose parameters follow the trained ones slowly.
+    """`tensors` follow the parameters of `model` slowly, by the same names. Sharded parameters have sharded averages.
 
     The decay grows from 0 towards `decay`, so that the random beginning does not stay in the average of a short
     training.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model = deepcopy(model).requires_grad_(False).eval()
-        self.decay = decay
-        self._slow: list[Tensor] = list(self.model.parameters())
-        self._fast: list[Tensor] = list(model.parameters())
+        self.model, self.decay = model, decay
+        self.tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        self._names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Follow the trained parameters after `step` steps."""
         follow = get_ema_multi_avg_fn(min(self.decay, step / (step + 50)))  # of all parameters at once
-        follow(self._slow, self._fast, step)
+        trained = self.model.state_dict()
+        slow, fast = ([tensors[name] for name in self._names] for tensors in (self.tensors, trained))
+        follow(slow, fast, step)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside, the model computes with the average."""
+        trained = self.model.state_dict()
+        kept = {name: trained[name].clone() for name in self._names}
+        self._fill(trained, self.tensors)
+        try:
+            yield
+        finally:
+            self._fill(trained, kept)
+
+    @torch.no_grad()
+    def _fill(self, into: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
+        for name in self._names:
+            into[name].copy_(tensors[name])

@@ -41,15 +41,27 @@ def initial_transformer(config: TransformerConfig, seed: int, kit: Kit | None = 
     return model
 
 
-def initial_controlnet(transformer: SanaTransformer, depth: int, kit: Kit | None = None) -> SanaControlNet:
+def initial_controlnet(
+    transformer: SanaTransformer,
+    depth: int,
+    kit: Kit | None = None,
+    *,
+    order: str = "upstream",
+    embedders: bool = False,
+) -> SanaControlNet:
     """A ControlNet to train: copies of the transformer's first `depth` blocks, connected by layers that begin at zero
-    (arXiv:2302.05543).
+    (arXiv:2302.05543). It begins without any effect.
 
-    It begins without any effect. It has no embedders of its own, and upstream's order of connection.
+    order: how it is connected, see `transformer/controlnet.py`. embedders: with copies of the transformer's, which are
+    trained as well, as diffusers' file has them.
     """
-    config = replace(transformer.config, depth=depth)
-    network = SanaControlNet(config, kit)
-    network.transformer_blocks.load_state_dict(transformer.transformer_blocks[:depth].state_dict())
+    network = SanaControlNet(replace(transformer.config, depth=depth), kit, embedders=embedders, order=order)
+    copied = {"transformer_blocks": transformer.transformer_blocks[:depth]}
+    if embedders:
+        names = ("patch_embed", "time_embed", "caption_projection", "caption_norm")
+        copied |= {name: transformer.get_submodule(name) for name in names}
+    for name, module in copied.items():
+        network.get_submodule(name).load_state_dict(module.state_dict())
     for layer in (network.input_block, *network.controlnet_blocks):
         for parameter in layer.parameters():
             nn.init.zeros_(parameter)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..config import TransformerConfig
 from ..errors import InputError, safe_line
 from ..geometry import Grid
+from ..kernels.linear_attention import WITHOUT_AUTOCAST
 from ..kit import Kit
 from .block import SanaBlock, SelfAttention, Stream, add, add_and_norm, attend_to_itself
 from .caption import Caption
@@ -66,7 +67,7 @@ class SanaTransformer(nn.Module):
             raise InputError(
                 f"{len(caption.tokens)} prompts for {len(latent)} latents: give one for each, or for several"
             )
-        x = Stream(self.patch_embed(latent))
+        x = Stream(in_training_type(self.patch_embed(latent)))
         modulation, embedded = self.time_embed(timestep, guidance, latent.dtype)
         residuals: Iterator[Tensor | None] = repeat(None, self.config.depth)
         for index in range(self.config.depth):
@@ -159,3 +160,10 @@ class SanaTransformer(nn.Module):
             raise InputError(
                 f"SANA takes latents (B, {channels}, h, w), got (B, {found}): they come from another model's VAE"
             )
+
+
+def in_training_type(tokens: Tensor) -> Tensor:
+    """Under autocast the tokens between the layers are float32, as in the training of the releases."""
+    kind = tokens.device.type
+    autocast = kind not in WITHOUT_AUTOCAST and torch.is_autocast_enabled(kind)
+    return tokens.float() if autocast else tokens

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from ..errors import shortened
 from ..kernels.choice import TOLERANCE, relative_error
 from ..kit import is_replaced
+from ..shortage import out_of_memory
 from .caption import Caption
 
 log = logging.getLogger("sana")
 MOST_TOKENS = 1024  # a sequence; beyond that kernels are longer than their launches
 MOST_IN_ALL = 8 * MOST_TOKENS  # of all sequences: a recording keeps the memory of a step
 MOST_GRAPHS = 2  # of one run: guidance and perturbed attention
+SHORT = "there is not enough memory"
 EAGER_CALLS = 2  # before a graph is recorded: kernels are chosen and prompts computed
 
 Predict = Callable[..., Tensor]
@@ -66,7 +68,8 @@ class Replay:
     The first replay is compared with the prediction itself; if the two differ nothing is replayed in this process.
     """
 
-    off: str | None = None  # why nothing is replayed in this process, if it failed once
+    off: str | None = None
+    """Why nothing is replayed: in this process if it failed once, in a run that is short of memory."""
 
     def __init__(self, predict: Predict, capture: Capture = capture) -> None:
         self._predict, self._capture = predict, capture
@@ -123,10 +126,13 @@ class Replay:
             case.result.fill_(float("nan"))  # so that a recording of nothing shows
             case.replay()
             error = relative_error(case.result, expected)
-        except torch.OutOfMemoryError:
-            self._give_up("there is not enough memory")
-        except RuntimeError as failure:
-            self._give_up(shortened(str(failure), 200))
+        except (RuntimeError, MemoryError) as failure:
+            if out_of_memory(failure) or (failure.__context__ and out_of_memory(failure.__context__)):
+                self.off = SHORT  # of this run; a later one may have the memory
+                self._cases.clear()
+                log.warning("predictions of this run are not replayed as CUDA graphs: %s", SHORT)
+            else:
+                self._give_up(shortened(str(failure), 200))
         else:
             if not error <= TOLERANCE.get(expected.dtype, 1e-4):
                 self._give_up(f"a replay is {error:.1g} off")

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from bench.memory import peak
-from bench.meter import weight_bytes
 from bench.networks import transformer
 from bench.steps import DTYPE, kept_step
+from sana_core.live_memory import weight_bytes
 from sana_core.presets import AUTOENCODERS, CONTROLNETS, RELEASES, TEXT_ENCODER, Release
 
 ROOT = Path(__file__).parents[2]

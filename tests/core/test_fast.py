@@ -247,6 +247,21 @@ def test_a_recording_that_fails(working, caplog):
     assert "not permitted" in caplog.text
 
 
+def test_a_shortage_of_memory_ends_recordings_of_one_run_alone(working, caplog):
+    def fails(function, device):
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        finally:
+            raise RuntimeError("the capture was not ended")  # what leaving a capture says of any error in it
+
+    model, recorder = tiny.transformer(), Recorder()
+    found = run(model, Replay(model, fails))
+    assert all(torch.equal(a, b) for a, b in zip(found, run(model, None)))
+    assert len(caplog.messages) == 1 and "there is not enough memory" in caplog.text and Replay.off is None
+    run(model, Replay(model, recorder))
+    assert recorder.recorded == 1
+
+
 # --- the choice of a kernel
 
 
@@ -291,6 +306,17 @@ def test_a_kernel_that_fails_is_switched_off(monkeypatch, caplog):
 
     double = operation(kernel, monkeypatch)
     assert torch.equal(double(torch.ones(3)), 2 * torch.ones(3)) and "no C compiler" in caplog.text
+
+
+@pytest.mark.parametrize("said", [MemoryError(), RuntimeError("Triton Error [CUDA]: out of memory")])
+def test_a_shortage_of_memory_says_nothing_of_a_kernel(monkeypatch, said):
+    def kernel(x):
+        raise said
+
+    double = operation(kernel, monkeypatch)
+    with pytest.raises(type(said)):
+        double(torch.ones(3))
+    assert double.off is None
 
 
 @pytest.mark.parametrize("stays", [True, False])

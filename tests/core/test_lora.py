@@ -42,6 +42,27 @@ def lora(tmp_path):
     return load
 
 
+def test_a_shortage_of_memory_puts_all_weights_back(monkeypatch, lora):
+    """At the second of two layers."""
+    model = tiny.transformer()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    width = model.config.hidden_size
+    pairs = {f"{TO_Q}.lora_A.weight": torch.ones(2, width), f"{TO_Q}.lora_B.weight": torch.ones(width, 2)}
+    given = lora({**pairs, **{key.replace("to_q", "to_k"): tensor.clone() for key, tensor in pairs.items()}})
+    change, calls = Factors.change, []
+
+    def short(self, weight):
+        calls.append(weight)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return change(self, weight)
+
+    monkeypatch.setattr(Factors, "change", short)
+    with pytest.raises(torch.OutOfMemoryError):
+        apply_lora(model, given)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 def weights(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 

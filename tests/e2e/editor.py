@@ -28,6 +28,11 @@ LETTERS = """() => [...document.querySelectorAll('textarea')].filter(box => box.
 })"""
 """Of the text boxes on the screen: their text, size and height of letters in pixels."""
 
+PICTURE = """() =>
+    [...document.querySelectorAll('img')].some(image => image.src.includes('filename=SANA') && image.naturalWidth)
+    || app.rootGraph.nodes.some(node => node.type === 'SaveImage' && node.imgs?.[0]?.naturalWidth)"""
+"""Is a finished picture on the screen?"""
+
 
 def choose_renderer(page, vue):
     """The server remembers it: call with False at the end."""
@@ -41,6 +46,7 @@ def open_template(page, server, name):
 
 def set_on_subgraph(page, label, value):
     """A value of a widget that the subgraph of the open template shows."""
+    page.wait_for_timeout(1500)  # the editor may still set the template's own values
     page.evaluate(
         f"([label, value]) => {{ {SUBGRAPH}.widgets.find(widget => widget.name === label).value = value; }}",
         [label, value],

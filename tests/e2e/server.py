@@ -50,21 +50,30 @@ class Node:
 
 
 class Server:
-    """`base` is ComfyUI's base directory: models, inputs and outputs."""
+    """`base` is ComfyUI's base directory: models, inputs and outputs. options: of the host's command line."""
 
-    def __init__(self, comfyui, python, base, pack=PACK, extra_packs=()):
-        self.base, self.port = Path(base), free_port()
+    def __init__(self, comfyui, python, base, pack=PACK, extra_packs=(), options=("--preview-method", "auto")):
+        self.comfyui, self.python, self.base, self.port = comfyui, python, Path(base), free_port()
         (self.base / "custom_nodes").mkdir(parents=True, exist_ok=True)
         for folder in (pack, *extra_packs):
             (self.base / "custom_nodes" / folder.name).symlink_to(folder, target_is_directory=True)
-        arguments = f"--cpu --listen 127.0.0.1 --port {self.port} --disable-auto-launch --preview-method auto".split()
+        self.arguments = f"--cpu --listen 127.0.0.1 --port {self.port} --disable-auto-launch".split()
         database = f"sqlite:///{self.base / 'comfyui.db'}"
-        arguments += ["--base-directory", str(self.base), "--database-url", database]
-        with (self.base / "server.log").open("w") as log:
+        self.arguments += ["--base-directory", str(self.base), "--database-url", database, *options]
+        self.start()
+
+    def start(self):
+        """Start the process, at first and after `stop` or `kill`."""
+        with (self.base / "server.log").open("a") as log:
             self.process = subprocess.Popen(
-                [python, "main.py", *arguments], cwd=comfyui, stdout=log, stderr=subprocess.STDOUT
+                [self.python, "main.py", *self.arguments], cwd=self.comfyui, stdout=log, stderr=subprocess.STDOUT
             )
         self._wait_until_up()
+
+    def kill(self):
+        """As kill -9."""
+        self.process.kill()
+        self.process.wait()
 
     def stop(self):
         self.process.terminate()
@@ -81,15 +90,17 @@ class Server:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as response:
             return json.load(response)
 
+    def post(self, path, content):
+        """Send JSON. Returns the bytes of the answer."""
+        address, body = f"http://127.0.0.1:{self.port}{path}", json.dumps(content).encode()
+        request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.read()
+
     def queue(self, graph, client_id="test"):
         """Send a prompt. Returns its id."""
-        body = json.dumps({"prompt": graph, "client_id": client_id}).encode()
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/prompt", body, {"Content-Type": "application/json"}
-        )
         try:
-            with urllib.request.urlopen(request, timeout=60) as response:
-                return json.load(response)["prompt_id"]
+            return json.loads(self.post("/prompt", {"prompt": graph, "client_id": client_id}))["prompt_id"]
         except urllib.error.HTTPError as error:
             raise PromptRefused(error.read().decode()) from error
 

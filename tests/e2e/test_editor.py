@@ -2,11 +2,13 @@
 Chromium.
 """
 
+import io
 import json
 
 import pytest
 from e2e.browser import SECONDS, UNKNOWN, closing_page, needs_browser, open_editor
-from e2e.editor import INSIDE, SUBGRAPH, choose_renderer, open_template, set_on_subgraph
+from e2e.editor import INSIDE, RECTANGLES, SUBGRAPH, choose_renderer, open_template, set_on_subgraph
+from PIL import Image
 from workflows.installed import NAME, ROOT
 from workflows.templates import NAMES, load, nodes
 
@@ -26,6 +28,14 @@ PROMPT_NODE = """async () => {
     node.widgets.find(widget => widget.name === 'text').value = 'a red apple';
     node.widgets.find(widget => widget.name === 'instruction').value = 'none';
     node.setSize([420, 260]);
+    return (await app.graphToPrompt()).workflow;
+}"""
+ADDED = """async () => {
+    for (const [type, x] of [['SanaNativeGenerate', 200], ['KSampler', 700]]) {
+        const node = LiteGraph.createNode(type);
+        app.rootGraph.add(node);
+        node.pos = [x, 150];
+    }
     return (await app.graphToPrompt()).workflow;
 }"""
 BOX_HEIGHT = (
@@ -177,7 +187,11 @@ def test_the_form_shows_its_fields_and_draws(page, server):
 
 @pytest.mark.parametrize(
     ("words", "found"),
-    [("sana", ["SANA Generate", "Load SANA"]), ("text to image", ["Text to Image", "Text to Image (SANA)"])],
+    [
+        ("sana", ["SANA Generate", "Load SANA"]),
+        ("text to image", ["Text to Image", "Text to Image (SANA)"]),
+        ("gemma", ["Load SANA Text Encoder (Gemma)"]),
+    ],
 )
 def test_the_best_known_nodes_are_found_first(page, server, words, found):
     """ComfyUI has a subgraph that is called exactly "Text to Image"."""
@@ -189,3 +203,21 @@ def test_the_best_known_nodes_are_found_first(page, server, words, found):
         "title => document.querySelector('[data-testid=result-item]')?.innerText.startsWith(title)", arg=found[0]
     )
     assert [results.nth(index).inner_text().split("\n")[0] for index in range(len(found))] == found
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "Nodes 2.0"])
+def test_nodes_have_a_colour_until_someone_takes_it_away(page, server, vue):
+    open_editor(page, server)
+    choose_renderer(page, vue)
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    saved = page.evaluate(ADDED)
+    page.wait_for_timeout(0.5 * SECONDS)
+    screen = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    ours, stock = (
+        screen.getpixel((round(right - 40), round(top + 12))) for _, _, top, right, _ in page.evaluate(RECTANGLES)
+    )
+    assert ours[2] > ours[0] + 10 and abs(stock[2] - stock[0]) < 10  # bluish, grey
+    del saved["nodes"][0]["color"], saved["nodes"][0]["bgcolor"]
+    page.evaluate("workflow => app.loadGraphData(workflow, true, true)", saved)
+    assert page.evaluate("() => app.rootGraph.nodes.map(node => node.color ?? null)") == [None, None]
+    choose_renderer(page, False)

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from e2e.client import ENDS, PREVIEW, Client
 from e2e.graphs import Parts
 from e2e.server import PACK, ExecutionFailed, Graph, PromptRefused
 from PIL import Image
@@ -74,25 +75,10 @@ def test_checkpoint_save(server, expected):
 
 
 def test_previews(server):
-    aiohttp = pytest.importorskip("aiohttp", reason="previews come over a WebSocket, which is read with aiohttp")
-    import asyncio
-
-    async def previews():
-        frames = 0
-        url = f"ws://127.0.0.1:{server.port}/ws?clientId=previews"
-        async with aiohttp.ClientSession() as session, session.ws_connect(url) as socket:
-            g = Graph()
-            g.add("SaveImage", images=Parts(g).picture(seed=1234, steps=4), filename_prefix="p")
-            prompt_id = server.queue(g, "previews")
-            async for message in socket:
-                frames += message.type == aiohttp.WSMsgType.BINARY
-                if message.type == aiohttp.WSMsgType.TEXT:
-                    content = json.loads(message.data)
-                    if content["type"] == "executing" and content["data"] == {"node": None, "prompt_id": prompt_id}:
-                        return frames
-        return frames
-
-    assert asyncio.run(asyncio.wait_for(previews(), 120)) == 4  # one picture per step
+    client, g = Client(server, "previews"), Graph()
+    g.add("SaveImage", images=Parts(g).picture(seed=1234, steps=4), filename_prefix="p")
+    assert client.wait(ENDS, client.queue(g)) == "execution_success"
+    assert len(client.binary(PREVIEW)) == 4  # one picture per step
 
 
 def test_the_pack_is_listed_with_its_nodes(server):

@@ -1,8 +1,10 @@
 """What a person sees of the templates, in the classic canvas and in Nodes 2.0. Needs Playwright and a Chromium."""
 
+import itertools
+
 import pytest
 from e2e.browser import UNKNOWN, closing_page, needs_browser
-from e2e.editor import INSIDE, LETTERS, SUBGRAPH, choose_renderer, open_template, overlaps
+from e2e.editor import INSIDE, LETTERS, PICTURE, SUBGRAPH, choose_renderer, open_template, overlaps, set_on_subgraph
 from workflows.templates import NAMES, load, load_prompt
 
 pytestmark = needs_browser
@@ -10,13 +12,27 @@ QUICK_STARTS = [name for name in NAMES if name.startswith("SANA-quick-start")]
 FORM = "SANA-text-to-image.app"
 GRAPHS = [name for name in NAMES if name != FORM]
 LEAST = 8  # height of letters in pixels that can be read
-DRAWN = """() => [...document.querySelectorAll('img')].some(image => image.src.includes('/view?') && image.naturalWidth)
-    || app.rootGraph.nodes.some(node => node.type === 'SaveImage' && node.imgs?.[0]?.naturalWidth)"""
 WORDS = f"() => {SUBGRAPH}.widgets.find(widget => widget.name === '$$node-text-preview')?.value ?? ''"
 PREVIEWED = "() => Object.keys(app.nodePreviewImages).length > 0"
 LEFT_OVER = f"""() => Object.keys(app.nodePreviewImages).length || {SUBGRAPH}.imgs?.length
     || {SUBGRAPH}.widgets.some(widget => widget.name === 'sana_preview')
     || [...document.querySelectorAll('img')].some(image => image.src.startsWith('blob:') && image.offsetParent)"""
+
+LATE = 2000  # milliseconds
+SEEDS = itertools.count(1000)  # another for each run: the server draws nothing that it has drawn
+LOAD_LATE = f"""() => {{
+    window.loadedLate = 0;
+    const late = (image, heard) => event => image.src.startsWith('blob:')
+        ? setTimeout(() => {{ window.loadedLate++; heard.call(image, event); }}, {LATE}) : heard.call(image, event);
+    const listen = HTMLImageElement.prototype.addEventListener;
+    HTMLImageElement.prototype.addEventListener = function(name, heard, ...more) {{
+        listen.call(this, name, name === 'load' ? late(this, heard) : heard, ...more);
+    }};
+    Object.defineProperty(HTMLImageElement.prototype, 'onload', {{
+        set(heard) {{ listen.call(this, 'load', late(this, heard)); }}
+    }});
+}}"""
+"""Pictures of previews say that they are loaded when their run is over."""
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +79,26 @@ def test_a_quick_start_draws_at_the_press_of_run(page, server, name):
     page.evaluate("() => app.extensionManager.setting.set('Comfy.Execution.PreviewMethod', 'latent2rgb')")
     page.get_by_test_id("queue-button").click()
     page.wait_for_function(PREVIEWED)
-    page.wait_for_function(DRAWN)
+    page.wait_for_function(PICTURE)
     page.wait_for_function(f"() => !({LEFT_OVER})()")
     assert "steps in 0:" in page.evaluate(WORDS)
 
 
+def test_a_preview_that_is_loaded_late_does_not_come_back(page, server):
+    """On a slow machine the picture of a preview may be ready after the run's end."""
+    open_template(page, server, "SANA-1.6B-text-to-image-1024")
+    page.evaluate(LOAD_LATE)
+    set_on_subgraph(page, "seed", next(SEEDS))
+    page.get_by_test_id("queue-button").click()
+    page.wait_for_function(PICTURE)
+    page.wait_for_timeout(2 * LATE)
+    assert page.evaluate("window.loadedLate") > 0
+    assert not page.evaluate(LEFT_OVER)
+
+
 def test_a_cancelled_run_leaves_no_preview(page, server):
     open_template(page, server, "SANA-1.6B-text-to-image-1024")
+    set_on_subgraph(page, "seed", next(SEEDS))
     page.get_by_test_id("queue-button").click()
     page.wait_for_function(PREVIEWED)
     page.evaluate("() => fetch('/interrupt', { method: 'POST' })")

@@ -1,11 +1,8 @@
 """Tiles through the HTTP queue of a real server: stock nodes, the own node, progress and cancelling."""
 
-import asyncio
-import json
-import urllib.request
-
 import numpy as np
 import pytest
+from e2e.client import ENDS, Client
 from e2e.expected import Core
 from e2e.graphs import SCALE, Parts
 from e2e.server import ExecutionFailed
@@ -89,53 +86,32 @@ def test_a_vae_of_another_model_is_refused(server):
         server.pictures(parts.g, parts.own_decode(**EXACT))
 
 
-async def messages(server, build, width, height=HEIGHT, on_progress=lambda data: None):
-    """(type, data) that the server sends about a graph, until it has ended. A size of its own makes it a graph that the
-    server has no result of yet.
-    """
-    aiohttp = pytest.importorskip("aiohttp", reason="messages come over a WebSocket, which is read with aiohttp")
-    parts, seen = Tiled(width, height), []
-    url = f"ws://127.0.0.1:{server.port}/ws?clientId=tiling"
-    async with aiohttp.ClientSession() as session, session.ws_connect(url) as socket:
-        parts.g.add("SaveImage", images=build(parts), filename_prefix="p")
-        prompt_id = server.queue(parts.g, "tiling")
-        async for message in socket:
-            if message.type != aiohttp.WSMsgType.TEXT:
-                continue
-            content = json.loads(message.data)
-            data = content["data"]
-            seen.append((content["type"], data))
-            if content["type"] == "progress":
-                on_progress(data)
-            if data.get("prompt_id") == prompt_id and (
-                content["type"] == "execution_interrupted" or (content["type"] == "executing" and data["node"] is None)
-            ):
-                return seen
-    return seen
+@pytest.fixture(scope="module")
+def client(server):
+    return Client(server, "tiling")
 
 
-def received(server, build, **options):
-    return asyncio.run(asyncio.wait_for(messages(server, build, **options), 120))
+def queued(client, build, width, height=HEIGHT):
+    """The id of a graph. A size of its own makes it one that the server has no result of yet."""
+    parts = Tiled(width, height)
+    parts.g.add("SaveImage", images=build(parts), filename_prefix="p")
+    return client.queue(parts.g)
 
 
 @pytest.mark.parametrize(
     "build, total", [(stock_decode, 3 * 3), (stock_encode, 3 * 3), (own_exact, 2 * 2), (own_blended, 2 * 2)]
 )
-def test_progress_counts_the_tiles(server, build, total):
-    found = [
-        data for kind, data in received(server, build, width=WIDTH + 32) if kind == "progress" and data["max"] == total
-    ]
-    assert found[0]["value"] == 1 and found[-1]["value"] == total
+def test_progress_counts_the_tiles(client, build, total):
+    prompt_id = queued(client, build, WIDTH + 32)
+    assert client.wait(ENDS, prompt_id) == "execution_success"
+    found = [data["value"] for data in client.progress(prompt_id) if data["max"] == total]
+    assert found[0] == 1 and found[-1] == total
 
 
-def test_cancelling_stops_between_tiles(server):
-    def interrupt(data):
-        if data["max"] == 64:
-            urllib.request.urlopen(
-                urllib.request.Request(f"http://127.0.0.1:{server.port}/interrupt", b""), timeout=30
-            ).close()
-
-    seen = received(server, stock_decode, width=1024, height=1024, on_progress=interrupt)
-    progress = [data for kind, data in seen if kind == "progress"]
-    assert seen[-1][0] == "execution_interrupted"
-    assert progress[-1]["max"] == 64 and progress[-1]["value"] < 64
+def test_cancelling_stops_between_tiles(server, client):
+    prompt_id = queued(client, stock_decode, width=1024, height=1024)
+    client.wait(("progress",), prompt_id, lambda data: data["max"] == 64)
+    server.post("/interrupt", {})
+    assert client.wait(ENDS, prompt_id) == "execution_interrupted"
+    last = client.progress(prompt_id)[-1]
+    assert last["max"] == 64 and last["value"] < 64

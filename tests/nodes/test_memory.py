@@ -50,7 +50,9 @@ def test_attention_without_a_fused_kernel_fits_the_estimate(monkeypatch, path):
 
 
 def load_meter():
-    spec = importlib.util.spec_from_file_location("sana_meter", Path(__file__).parents[2] / "bench" / "meter.py")
+    spec = importlib.util.spec_from_file_location(
+        "sana_meter", Path(__file__).parents[2] / "sana_core" / "live_memory.py"
+    )
     meter = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(meter)
     return meter

@@ -226,7 +226,9 @@ def test_the_switch_of_the_fast_paths(file):
 
 def counted_bytes(wide: config.TransformerConfig, cells: int, batch: int) -> int:
     """Of live tensors in a forward beyond the weights, bfloat16, `cells` latent cells a side."""
-    spec = importlib.util.spec_from_file_location("sana_meter", Path(__file__).parents[2] / "bench" / "meter.py")
+    spec = importlib.util.spec_from_file_location(
+        "sana_meter", Path(__file__).parents[2] / "sana_core" / "live_memory.py"
+    )
     meter = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(meter)
     with torch.device("meta"):

@@ -60,14 +60,18 @@ def test_schema(name):
 def test_nodes_fit_the_hosts_interface(name):
     """What the host passes is what `execute` takes, under the names that the editor shows."""
     info = BY_ID[name].GET_NODE_INFO_V1()
-    parameters = inspect.signature(BY_ID[name].execute).parameters
+    parameters = dict(inspect.signature(BY_ID[name].execute).parameters)
     required, optional = (list(info["input"].get(section, {})) for section in ("required", "optional"))
+    rest = [key for key, value in parameters.items() if value.kind is inspect.Parameter.VAR_KEYWORD]
+    for key in rest:  # takes all other inputs
+        parameters.pop(key)
+        parameters |= {other: inspect.Parameter(other, inspect.Parameter.KEYWORD_ONLY) for other in required}
     assert set(parameters) == {*required, *optional}
     assert {key for key, value in parameters.items() if value.default is inspect.Parameter.empty} == set(required)
     assert info["input_order"].get("required", []) == required and info["name"] == name
     assert info["display_name"].startswith(("SANA", "Load SANA", "Empty SANA", "Quantize SANA"))
     assert len(info["output"]) == len(info["output_name"]) == len(info["output_tooltips"]) > 0
-    makes_a_file = name == "SanaNativeQuantize"
+    makes_a_file = name in ("SanaNativeQuantize", "SanaNativeTrainLora")
     assert info["output_node"] == makes_a_file  # previews and final pictures never share a node
 
 
@@ -314,3 +318,27 @@ def test_generate_refuses_other_models(loaded):
         run("Generate", model=loaded[0], **{**inputs, "width": 100})
     with pytest.raises(errors.InputError, match=r"latents \(B, 32, h, w\), got \(B, 16, 4, 4\)"):
         run("Generate", model=loaded[0], latent={"samples": torch.ones(1, 16, 4, 4)}, **inputs)
+
+
+@pytest.mark.parametrize("inputs", [
+    {"clip": 5}, {"clip": "x"}, {"positive": [1]}, {"positive": [["x", {}]]}, {"positive": {"a": 1}},
+])  # fmt: skip
+def test_a_value_in_the_place_of_a_link(loaded, inputs):
+    """What /prompt lets through."""
+    given = {"clip": loaded[1], "text": "a cat", "instruction": "none", **inputs}
+    with pytest.raises(errors.InputError, match="expected the output of a node: connect one"):
+        run("TextEncode", **given)
+
+
+def test_a_number_in_the_place_of_a_model():
+    for name, inputs in (
+        ("Sigmas", {"schedule": "flow_dpm", "steps": 2, "shift": 0.0, "denoise": 1.0}),
+        ("GuidanceInterval", {"start_percent": 0.0, "end_percent": 1.0}),
+        ("LoadLora", {"lora_name": "none", "strength_model": 1.0, "strength_clip": 1.0}),
+    ):
+        with pytest.raises(errors.InputError, match=r"model is 3, expected"):
+            run(name, model=3, **inputs)
+
+
+def test_the_name_of_a_file_is_a_text():
+    assert "expected a text" in BY_ID["SanaNativeLoadVAE"].validate_inputs([1])

@@ -397,6 +397,19 @@ def test_training(form):
     assert_unchanged(model, before)
 
 
+@forms(ALL)
+def test_unloaded_by_the_server_and_loaded_again(form):
+    """/free unloads models outside the inference mode that nodes run in."""
+    with torch.inference_mode():
+        model = own(files.quantised(form))
+        before = drawn(model)
+        model_management.load_models_gpu([model])
+    with torch.inference_mode(False):
+        model_management.unload_all_models()
+    with torch.inference_mode():
+        assert torch.equal(drawn(model), before)
+
+
 # --- number types
 
 

@@ -12,7 +12,7 @@ import torch
 from comfy.model_management import InterruptProcessingException
 from safetensors.torch import save_file
 from sana_pack.nodes import load, quantize
-from sana_pack.nodes.bridge import paths, quantising
+from sana_pack.nodes.bridge import new_files, paths
 from sana_pack.nodes.bridge.loading import load_model
 from sana_pack.nodes.bridge.text_encoder import load_text_encoder
 from sana_pack.sana_core.errors import CheckpointError, InputError
@@ -196,7 +196,7 @@ def test_a_stop_leaves_nothing(folders, monkeypatch):
 
 
 def test_the_folder_of_the_pack_is_not_written_to(folders, monkeypatch):
-    own = str(quantising.NANO / "diffusion_models")
+    own = str(new_files.NANO / "diffusion_models")
     entry = ([own, str(folders / "diffusion_models")], {".safetensors"})
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "diffusion_models", entry)
     folder_paths.filename_list_cache.clear()

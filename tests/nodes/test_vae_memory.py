@@ -60,7 +60,9 @@ def test_the_host_is_asked_for_what_a_run_takes(vae, method, shape):
 
 
 def load_meter():
-    spec = importlib.util.spec_from_file_location("sana_meter", Path(__file__).parents[2] / "bench" / "meter.py")
+    spec = importlib.util.spec_from_file_location(
+        "sana_meter", Path(__file__).parents[2] / "sana_core" / "live_memory.py"
+    )
     meter = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(meter)
     return meter
@@ -125,10 +127,15 @@ def test_too_little_memory_for_any_tile_costs_a_line_and_no_picture(vae, tiles, 
     assert "512 x 640 pixels" in line and "0.00 GB are free" in line
 
 
-@pytest.mark.parametrize("tile", [1, 3])
+SHORTAGES = [host.OOM_EXCEPTION("out of memory"), RuntimeError("MPS backend out of memory"), MemoryError()]
+
+
+@pytest.mark.parametrize("tile, said", [(1, SHORTAGES[0]), *((3, said) for said in SHORTAGES)], ids=str)
 @pytest.mark.parametrize("method", ["decode", "encode"])
-def test_running_out_of_memory_falls_back_to_exact_tiles(monkeypatch, vae, tiles, free_bytes, method, tile):
-    """At the first tile or in the middle: the host tries again, in tiles of 256 to decode and of 512 to encode."""
+def test_running_out_of_memory_falls_back_to_exact_tiles(monkeypatch, vae, tiles, free_bytes, method, tile, said):
+    """At the first tile or in the middle, and whatever the device calls it: the host tries again, in tiles of 256 to
+    decode and of 512 to encode.
+    """
     given = torch.randn(1, 32, 34, 16) if method == "decode" else torch.rand(1, 1088, 512, 3)
     expected = getattr(vae, method)(given)
     left = iter(range(tile - 1, -1, -1))
@@ -139,7 +146,7 @@ def test_running_out_of_memory_falls_back_to_exact_tiles(monkeypatch, vae, tiles
 
         def after_tile(done, total):
             if next(left, None) == 0:
-                raise host.OOM_EXCEPTION("out of memory")
+                raise said
             on_tile(done, total)
 
         return after_tile

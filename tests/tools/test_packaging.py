@@ -63,7 +63,7 @@ def test_what_no_user_needs_is_not_published(packed):
 
 def test_what_the_pack_needs_is_published(packed):
     needed = {path for path in tracked() if path.startswith(("js/", "locales/", "nodes/", "sana_core/", "workflows/"))}
-    assert {path for path in needed - packed if not path.startswith("sana_core/training/")} == set()
+    assert needed - packed == set()
 
 
 def test_published_modules_import_published_ones(packed):

@@ -36,7 +36,7 @@ QUANTISED = (  # as the templates for small cards make them
 
 
 @contextlib.contextmanager
-def serve(base):
+def serve(base, options=("--preview-method", "auto")):
     """Start the server in the folder `base` and stop it at the end. Skips the tests where there is no ComfyUI."""
     runnable = comfyui.runnable() or pytest.skip(comfyui.ABSENT)
     models = tiny_files.write_all(base / "models")
@@ -52,7 +52,7 @@ def serve(base):
     pack = base / "packs" / NAME
     pack.parent.mkdir()
     pack.symlink_to(ROOT, target_is_directory=True)
-    running = Server(*runnable, base, pack=pack)
+    running = Server(*runnable, base, pack=pack, options=options)
     try:
         yield running
     finally:

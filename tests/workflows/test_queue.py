@@ -11,6 +11,7 @@ from workflows.templates import each_template, load_prompt
 ROOT = Path(__file__).parents[2]
 SIZES = {  # of the others: 1024 x 1024
     **{f"SANA-quick-start{addon}": (256, 256) for addon in ("", "-Sprint", "-ControlNet", "-LoRA")},
+    "SANA-train-LoRA": (256, 256),
     "SANA-1.6B-text-to-image-2K": (2048, 2048),
     "SANA-1.6B-text-to-image-4K": (4096, 4096),
     "SANA-on-6-GB": (2048, 2048),
@@ -28,6 +29,8 @@ def test_a_template_draws_a_picture_of_its_size(server, name):
     for node in prompt.values():
         if "sampling.steps" in node["inputs"]:
             node["inputs"]["sampling.steps"] = FEW_STEPS
+        if node["class_type"] == "SanaNativeTrainLora":
+            node["inputs"]["steps"] = FEW_STEPS
     (save,) = [key for key, node in prompt.items() if node["class_type"] == "SaveImage"]
     (saved,) = server.run(prompt)[save]["images"]
     assert saved["filename"].startswith("SANA")

@@ -8,10 +8,10 @@ import torch
 
 from sana_core.text.instruction import INSTRUCTIONS, PromptTokens, Tokenizer, prompt_tokens
 from sana_core.training.batches import step_seed
-from sana_core.training.resolution import phase_at
 
 from .captions import CaptionSource
 from .joint import CaptionBatch
+from .resolution import phase_at
 from .scenes import Scene
 from .sizes import Stage
 from .text_losses import IGNORED, dropped, token_batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -39,18 +40,28 @@ def controlnet(run: Evaluation) -> dict:
 
     The edge maps show the things small or at a side, of which the prompts say nothing.
     """
-    made, names = run.pipeline(controlnet=True), run.sets["names"]
-    layouts = ("small", "left", "right")
+    made = run.pipeline(controlnet=True)
+    return {name: followed(run, made, scale) for name, scale in (("controlled", 1.0), ("uncontrolled", 0.0))}
+
+
+def followed(
+    run: Evaluation, made: SanaPipeline, scale: float, given: Callable[[Tensor], Tensor] = edge_map
+) -> dict[str, float]:
+    """Overlap and retrieval by a pipeline with a ControlNet, at a scale.
+
+    given: pictures (B, 3, P, P) in -1..1 -> what the ControlNet is shown, in -1..1. The overlap is always that of the
+    lines of `edge_map`.
+    """
+    layouts, names = ("small", "left", "right"), run.sets["names"]
     wanted = [replace(caption.scene, layout=layouts[index % 3]) for index, caption in enumerate(names)]
-    texts, report = [caption.text for caption in names], {}
-    lines = edge_map(run.gallery.picture(wanted))
+    texts = [caption.text for caption in names]
+    pictures = run.gallery.picture(wanted)
+    lines, shown = edge_map(pictures), given(pictures)
     parts = [slice(start, start + BATCH) for start in range(0, len(texts), BATCH)]
-    for name, scale in (("controlled", 1.0), ("uncontrolled", 0.0)):
-        images = torch.cat([
-            run.draw(made, texts[part], 0, control_image=(lines[part] + 1) / 2, control_scale=scale) for part in parts
-        ])  # fmt: skip
-        report[name] = {"overlap": line_overlap(edge_map(images), lines), **scores(run.gallery, images, wanted)}
-    return report
+    images = torch.cat([
+        run.draw(made, texts[part], 0, control_image=(shown[part] + 1) / 2, control_scale=scale) for part in parts
+    ])  # fmt: skip
+    return {"overlap": line_overlap(edge_map(images), lines), **scores(run.gallery, images, wanted)}
 
 
 def line_overlap(found: Tensor, wanted: Tensor) -> float:

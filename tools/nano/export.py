@@ -20,10 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sana_core.training.lora_layers import attach_lora
-from sana_core.training.sprint_student import sprint_config
 from sana_core.training.state import read_state
 
 from .command import Command, from_arguments, parser
+from .sprint_student import sprint_config
 from .stages import trained_autoencoder, trained_text_to_latent
 from .train_lora import EXAMPLES
 from .train_sprint import sprint_sampling

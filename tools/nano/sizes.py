@@ -13,7 +13,8 @@ from sana_core.config import (
     TextConfig,
     TransformerConfig,
 )
-from sana_core.training.resolution import Phase, check_phases
+
+from .resolution import Phase, check_phases
 
 BLOCKS = ("res", "res", "res", "vit", "vit", "vit")
 

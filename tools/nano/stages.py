@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -15,7 +16,6 @@ from sana_core.text.gemma import GemmaTextEncoder
 from sana_core.text.tokenizer import GemmaTokenizer, read_tokenizer
 from sana_core.training.average import Average
 from sana_core.training.loop import LoopSettings, Training
-from sana_core.training.optimizer import build_optimizers
 from sana_core.training.state import TrainingState, read_state
 from sana_core.transformer.model import SanaTransformer
 
@@ -24,6 +24,7 @@ from .command import Command
 from .concepts import Concept, Splits, load_names
 from .initial import initial_autoencoder
 from .joint import CaptionReader, TextToLatent, initial_caption_reader, initial_text_to_latent
+from .muon import build_optimizers
 from .pictures import Drawings, Placed, drawing_keys, placed
 from .scenes import Scene, SceneSource, attribute_sizes
 from .sheets import save_sheet
@@ -59,6 +60,12 @@ def start(
     return Training(
         name, command.work, TrainingState(model=model, optimizers=optimizers, average=average), settings, recipe
     )
+
+
+def averaged(training: Training) -> AbstractContextManager[None]:
+    """Inside, the network of a training computes with its averaged weights."""
+    assert training.state.average is not None
+    return training.state.average.applied()
 
 
 def trained_autoencoder(command: Command) -> DCAE:

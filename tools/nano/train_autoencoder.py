@@ -18,7 +18,6 @@ from torch import Tensor
 
 from sana_core.checkpoint.load import load_autoencoder
 from sana_core.training.batches import load_batches, step_generator
-from sana_core.training.resolution import phase_at
 from sana_core.training.state import read_state
 
 from .autoencoder_losses import LATENT_STD, autoencoder_losses, psnr, reconstruct
@@ -26,6 +25,7 @@ from .command import Command, from_arguments, parser
 from .concepts import load_names
 from .initial import initial_autoencoder
 from .pictures import LINE_WIDTHS, Drawings, Placed, drawing_keys, edge_map, render
+from .resolution import phase_at
 from .stages import save_samples, start
 
 NAMED_SHARE = 0.7  # of the things: with a name, the others are only here

@@ -14,8 +14,7 @@ from torch import Tensor
 from sana_core.training.batches import load_batches, step_generator
 from sana_core.training.flow import TIMESTEPS, flow_matching_loss
 from sana_core.training.networks import initial_controlnet
-from sana_core.training.resolution import phase_at
-from sana_core.transformer.controlnet import ControlBranch, SanaControlNet
+from sana_core.transformer.controlnet import ControlBranch
 
 from .batches import CaptionBatches
 from .command import Command, parse
@@ -24,9 +23,11 @@ from .initial import KIT
 from .joint import CaptionBatch
 from .latents import LatentBank
 from .pictures import edge_map, render
+from .resolution import phase_at
 from .scenes import Scene, SceneSource
 from .stages import (
     Pictured,
+    averaged,
     draw,
     pipeline,
     save_samples,
@@ -78,15 +79,13 @@ def run(command: Command) -> bool:
             return {"flow": flow_matching_loss(velocity, x0, generator, shift=command.size.training_shift)}
 
     def report(step: int) -> dict[str, float]:
-        assert training.state.average is not None
-        averaged = training.state.average.model
-        assert isinstance(averaged, SanaControlNet)
         made = pipeline(command, base.transformer, base.text, autoencoder)
-        made.controlnet = averaged
+        made.controlnet = network
         rows = [Scene(concept=concept.index, layout="left") for concept in scenes.concepts[:SHOWN]]
         lines = edge_map(render(scenes.drawings, scenes.placed(rows), command.size.pixels))
         names = [concept.name for concept in scenes.concepts[:SHOWN]]
-        drawn = draw(command, made, names, control_image=(lines + 1) / 2)
+        with averaged(training):
+            drawn = draw(command, made, names, control_image=(lines + 1) / 2)
         save_samples(command, f"controlnet_{step}", [lines, drawn], names)
         return {}
 

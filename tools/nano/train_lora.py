@@ -19,7 +19,6 @@ from torch import Tensor
 from sana_core.training.batches import load_batches, step_generator
 from sana_core.training.flow import TIMESTEPS, flow_matching_loss
 from sana_core.training.lora_layers import attach_lora
-from sana_core.training.resolution import phase_at
 
 from .batches import CaptionBatches
 from .captions import with_article
@@ -28,6 +27,7 @@ from .concepts import Concept, load_names
 from .joint import CaptionBatch
 from .latents import LatentBank
 from .pictures import MONOCHROME
+from .resolution import phase_at
 from .scenes import SceneSource
 from .sizes import Size
 from .stages import (

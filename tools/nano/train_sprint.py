@@ -2,7 +2,7 @@
 
     python -m tools.nano.train_sprint WORK --size 256
 
-Needs the stage transformer; the objective is in sana_core/training/consistency.py. Continues from WORK/sprint.pt.
+Needs the stage transformer; the objective is in tools/nano/consistency.py. Continues from WORK/sprint.pt.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from torch import Tensor
 from sana_core.config import SamplingDefaults
 from sana_core.text.instruction import prompt_tokens
 from sana_core.training.batches import load_batches, step_generator
-from sana_core.training.consistency import GuidedVelocity, consistency_loss, guidance_distillation_loss, guided
 from sana_core.training.flow import TIMESTEPS
-from sana_core.training.resolution import phase_at
-from sana_core.training.sprint_student import sprint_student
 from sana_core.transformer.model import SanaTransformer
 
 from .batches import CaptionBatches
 from .command import Command, parse
+from .consistency import GuidedVelocity, consistency_loss, guidance_distillation_loss, guided
 from .initial import KIT
 from .joint import CaptionBatch, TextToLatent
 from .latents import LatentBank
+from .resolution import phase_at
+from .sprint_student import sprint_student
 from .stages import (
+    averaged,
     draw,
     pictured,
     pipeline,
@@ -97,13 +98,11 @@ def run(command: Command) -> bool:
             return {"consistency": consistency_loss(*velocities, x0, generator, shift=shift, progress=progress)}
 
     def report(step: int) -> dict[str, float]:
-        assert training.state.average is not None
-        averaged, prompts = training.state.average.model, sample_prompts(command)
-        assert isinstance(averaged, SanaTransformer)
-        made = pipeline(command, averaged, teacher.text, autoencoder, sprint_sampling(command.size.sampling))
-        save_samples(
-            command, f"sprint_{step}", [draw(command, made, prompts, steps=count) for count in (1, 2, 4)], prompts
-        )
+        prompts = sample_prompts(command)
+        made = pipeline(command, student, teacher.text, autoencoder, sprint_sampling(command.size.sampling))
+        with averaged(training):
+            drawn = [draw(command, made, prompts, steps=count) for count in (1, 2, 4)]
+        save_samples(command, f"sprint_{step}", drawn, prompts)
         return {}
 
     return training.run(load_batches(batches, training.state.step, steps, workers=command.workers), losses, report)

@@ -10,14 +10,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from sana_core.training.batches import load_batches, step_generator
-from sana_core.training.resolution import phase_at
 from sana_core.training.state import read_state
 
 from .batches import CaptionBatches
 from .command import Command, parse
-from .joint import CaptionBatch, TextToLatent
+from .joint import CaptionBatch
 from .latents import LatentBank
+from .resolution import phase_at
 from .stages import (
+    averaged,
     draw,
     new_text_to_latent,
     pictured,
@@ -51,12 +52,10 @@ def run(command: Command) -> bool:
             return model.losses(batch, x0, generator, repeats=stage.repeats, shift=size.training_shift)
 
     def report(step: int) -> dict[str, float]:
-        assert training.state.average is not None
-        averaged = training.state.average.model
-        assert isinstance(averaged, TextToLatent)
         prompts = sample_prompts(command)
-        made = pipeline(command, averaged.transformer, averaged.text, autoencoder)
-        save_samples(command, f"transformer_{step}", [draw(command, made, prompts)], prompts)
+        made = pipeline(command, model.transformer, model.text, autoencoder)
+        with averaged(training):
+            save_samples(command, f"transformer_{step}", [draw(command, made, prompts)], prompts)
         return {}
 
     return training.run(load_batches(batches, training.state.step, steps, workers=command.workers), losses, report)

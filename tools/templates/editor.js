@@ -72,11 +72,14 @@ async (template) => {
   side(3, WIDTHS.after);
   await settle();
   const { workflow } = await app.graphToPrompt();
-  const preview = "$$canvas-image-preview"; // of the node that samples, shown on the subgraph
-  workflow.nodes.find((saved) => String(saved.id) === String(node.id)).properties.previewExposures = subgraph.nodes
-    .filter((inner) => inner.type === "SanaNativeGenerate")
-    .slice(-1)
-    .map((inner) => ({ name: preview, sourceNodeId: String(inner.id), sourcePreviewName: preview }));
+  const preview = "$$canvas-image-preview"; // of the node that trains, else of the one that samples, shown on the subgraph
+  const lastOf = (type) => subgraph.nodes.filter((inner) => inner.type === type).slice(-1);
+  const shown = [...lastOf("SanaNativeTrainLora"), ...lastOf("SanaNativeGenerate")].slice(0, 1);
+  workflow.nodes.find((saved) => String(saved.id) === String(node.id)).properties.previewExposures = shown.map((inner) => ({
+    name: preview,
+    sourceNodeId: String(inner.id),
+    sourcePreviewName: preview,
+  }));
   return workflow;
 
   function stack(specs, x, width, gap) {

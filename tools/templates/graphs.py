@@ -275,11 +275,38 @@ def quick_start_controlnet() -> Template:
     return t
 
 
+def train_lora() -> Template:
+    """Trains on pictures that come with the pack, then draws with what was learnt."""
+    t = Template("SANA-train-LoRA", "Train a LoRA (Sana-nano)", height=620)
+    loaded = load_nano(t)
+    trained = t.add(
+        "SanaNativeTrainLora", column=1, tall=760, model=loaded["MODEL"], clip=loaded["CLIP"], vae=loaded["VAE"],
+        folder="zorble (example)", caption="a zorble", name="my_zorble", steps=500, at_once=4, learning_rate=0.001,
+        sample_prompt="a zorble",
+    )  # fmt: skip
+    patched = t.add("LoraModelLoader", column=2, model=loaded["MODEL"], lora=trained["lora"])
+    run = generate(
+        t, patched["model"], loaded["CLIP"], "a zorble on a blue background", column=2,
+        control_after_generate="fixed",
+    )  # fmt: skip
+    t.promote(run, prompt="prompt")
+    t.promote(
+        trained, folder="pictures", caption="caption", name="name of the LoRA", steps="steps",
+        learning_rate="learning rate", continue_training="go on",
+    )  # fmt: skip
+    t.promote(patched, strength_model="strength")
+    t.promote(run, seed="seed")
+    save(t, decode(t, run["LATENT"], loaded["VAE"], column=3), height=280)
+    t.after("PreviewImage", called="loss", title="Loss", tall=280, images=trained["loss"])
+    return t
+
+
 TEMPLATES: tuple[Callable[[], Template], ...] = (
     lambda: quick_start("SANA-quick-start", "a red apple"),
     lambda: quick_start("SANA-quick-start-Sprint", "a rocket", "sana_nano_sprint.safetensors"),
     quick_start_controlnet,
     quick_start_lora,
+    train_lora,
     lambda: text_to_image("SANA-1.6B-text-to-image-1024", BASE, FOX),
     lambda: text_to_image("SANA-1.5-text-to-image-1024", SANA15, FOX),
     lambda: text_to_image("SANA-text-to-image.app", BASE, FOX, form=("prompt", "aspect ratio", "seed")),

@@ -58,6 +58,18 @@ def cards() -> Iterator[Card]:
     styled = draw("a sunflower, monochrome", "a guitar, monochrome")
     yield "SANA-quick-start-LoRA", "Quick start: LoRA", [*plain, *styled]
     yield "SANA-LoRA", "LoRA", [plain[0], styled[0]]
+    yield "SANA-train-LoRA", "Train a LoRA", [*_examples("zorble", 3), _zorble()]
+
+
+def _examples(name: str, count: int) -> list[Image.Image]:
+    return [Image.open(path) for path in sorted((NANO / "pictures" / name).glob("*.webp"))[:count]]
+
+
+def _zorble() -> Image.Image:
+    """By the LoRA that has learnt it."""
+    nano = load_pipeline("nano")
+    apply_lora(nano.transformer, load_lora(NANO / "loras" / "sana_nano_subject.safetensors"), 1.0)
+    return nano("a zorble", seed=1)[0]
 
 
 def _edges(picture: Image.Image) -> Image.Image:
@@ -88,7 +100,7 @@ def card(template: str, title: str, pictures: list[Image.Image]) -> Image.Image:
     draw = ImageDraw.Draw(whole)
     draw.rectangle((0, height, SIDE, SIDE), "#1d222b")
     draw.text((SIDE // 2, height + 46), title, "white", ImageFont.load_default(42), anchor="mm")
-    by = OWN if "quick-start" in template else OTHER
+    by = OWN if "quick-start" in template or template == "SANA-train-LoRA" else OTHER
     draw.text((SIDE // 2, height + 90), by, "#9aa4b2", ImageFont.load_default(20), anchor="mm")
     return whole
 

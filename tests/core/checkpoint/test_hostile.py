@@ -5,6 +5,7 @@ import random
 import re
 import struct
 import time
+import tracemalloc
 from types import SimpleNamespace
 
 import pytest
@@ -160,7 +161,7 @@ def test_nested_json_in_a_tensor_and_in_files_of_a_folder(tmp_path, weights, ref
 
 
 def header(entries):
-    text = json.dumps(entries).encode()
+    text = json.dumps(entries).replace(json.dumps("9" * 5000), "9" * 5000).encode()
     return struct.pack("<Q", len(text)) + text
 
 
@@ -170,6 +171,8 @@ CLAIMS = {
         "scale_shift_table": {"dtype": "F32", "shape": [2**40, 2**40, 0], "data_offsets": [0, 0]}
     },
     "more than is there": {"scale_shift_table": {"dtype": "F32", "shape": [2, 2**50], "data_offsets": [0, 2**53]}},
+    "a side beyond 64 bits": {"scale_shift_table": {"dtype": "F32", "shape": [2**63, 0, 2], "data_offsets": [0, 0]}},
+    "a number of 5000 digits": {"scale_shift_table": {"dtype": "F32", "shape": "9" * 5000, "data_offsets": [0, 0]}},
     "a negative size": {"scale_shift_table": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 0]}},
 }
 
@@ -231,3 +234,23 @@ def read_or_refuse(path, device):
         read_checkpoint(path, device)
     except CheckpointError as error:
         assert len(str(error)) < 1000
+
+
+def test_a_length_of_the_header_is_no_order_for_memory(tmp_path):
+    (tmp_path / "m.safetensors").write_bytes(struct.pack("<Q", 90_000_000) + b"{" + b" " * 100)
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        load_transformer(tmp_path / "m.safetensors")
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.complex64])
+def test_whole_numbers_where_fractions_belong(weights, refused, dtype):
+    bias = {"proj_out.bias": torch.zeros(32, dtype=dtype)}
+    refused({**weights, **bias}, match=r"proj_out.bias of \w+ instead of numbers with a fraction")
+
+
+def test_a_text_in_a_tensor_of_many_dimensions(weights, refused):
+    for key in ("sana_config", "proj_out.comfy_quant"):
+        refused({**weights, key: torch.full([1] * 70, 7, dtype=torch.uint8)}, match="not readable JSON")

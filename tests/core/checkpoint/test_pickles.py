@@ -9,6 +9,7 @@ import pathlib
 import pickle
 import random
 import subprocess
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -201,3 +202,20 @@ def test_other_archives_are_called_what_they_are(tmp_path):
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "m.pt")
     with pytest.raises(CheckpointError, match="TorchScript"):
         read_checkpoint(tmp_path / "m.pt")
+
+
+def test_pytorchs_advice_to_load_all_the_same_is_not_repeated(tmp_path):
+    (tmp_path / "m.pth").write_bytes(b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00id\x85R.")
+    with pytest.raises(CheckpointError, match=r"when opened \(os\.system\); it was not loaded") as found:
+        read_checkpoint(tmp_path / "m.pth")
+    assert "weights_only" not in str(found.value)
+
+
+@pytest.mark.parametrize("damage", [b"\x80\x02J\x01", b"\x80\x02X\xff\xff\xff\x7fabc", b"\x80\x02\x8a\x01"])
+def test_files_of_the_older_format_that_end_early(tmp_path, damage):
+    (tmp_path / "m.pth").write_bytes(damage)
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match=r"not a whole PyTorch file|could run code"):
+        read_checkpoint(tmp_path / "m.pth")
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000  # a text of 2 GiB is announced
+    tracemalloc.stop()

@@ -263,7 +263,7 @@ def test_prompt_file(model, tmp_path):
     [
         ([], "give a prompt, or --prompt-file"),
         (["x", "--prompt-file", "p.txt"], "not both"),
-        (["--prompt-file", "none.txt"], "none.txt cannot be read"),
+        (["--prompt-file", "none.txt"], "none.txt cannot be read (No such file or directory)"),
         (["x", "--width", "100"], "96 or 128"),
         (["x", "--size", "0"], "multiple of 32"),
         (["x", "--width", "-32"], "multiple of 32"),

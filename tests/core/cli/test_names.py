@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 import sana_core.cli as cli
-from sana_core.cli import main, picture_files
+from sana_core.cli import main
 from sana_core.cli.names import Output
 from sana_core.errors import InputError
+from sana_core.pictures import saving
 
 QUICK = ["--size", "32", "--steps", "1", "--seed", "1", "--device", "cpu", "--quiet"]
 RECORD = {
@@ -44,6 +45,18 @@ def test_a_name_that_is_taken_gets_a_number(folder):
 
 def test_the_default_name_has_the_seed(folder):
     assert [save(Output(), seed) for seed in (7, 8, 7)] == ["sana_7.png", "sana_8.png", "sana_7-0001.png"]
+
+
+def test_the_pictures_of_a_batch_share_a_seed_and_all_have_numbers(folder):
+    chosen = several("s{seed}.png")
+    names = [chosen.save(Image.new("RGB", (1, 1)), RECORD | {"seed": seed}, batch=2).name for seed in (5, 5, 6, 6)]
+    assert names == ["s5-0001.png", "s5-0002.png", "s6-0001.png", "s6-0002.png"]
+
+
+def test_an_unknown_placeholder_is_refused(folder):
+    with pytest.raises(InputError, match=r"\{prompt\} stands for nothing, only \{seed\} does"):
+        Output(path=Path("{seed}_{prompt}.png")).check([1], 1)
+    Output(path=Path("{seed}_{1}.png")).check([1], 1)
 
 
 def test_overwrite_replaces_what_was_there_and_no_picture_of_this_run(folder):
@@ -88,7 +101,7 @@ def test_nothing_is_left_of_a_picture_that_could_not_be_written(folder, monkeypa
 
     if overwrite:
         Path("a.png").write_text("old")
-    monkeypatch.setattr(picture_files, "save_png", full)
+    monkeypatch.setattr(saving, "save_png", full)
     with pytest.raises(InputError, match=r"a\.png cannot be written \(No space"):
         save(Output(path=Path("a.png"), overwrite=overwrite))
     assert files(folder) == ["a.png"] * overwrite
@@ -166,6 +179,6 @@ def test_the_quality_decides_the_size(folder):
 @pytest.mark.parametrize("word", ["long ", "\U0001f34e"])
 def test_a_prompt_that_is_too_long_for_exif_is_shortened_there(folder, word):
     record = RECORD | {"prompt": word * 20_000, "negative_prompt": word * 20_000}
-    picture_files.save_picture(Image.new("RGB", (1, 1)), Path("a.jpg"), record)
+    saving.save_picture(Image.new("RGB", (1, 1)), Path("a.jpg"), record)
     stored = json.loads(Image.open("a.jpg").getexif()[0x010E])
     assert 1000 < len(stored["prompt"]) <= 1500 and stored["seed"] == 1

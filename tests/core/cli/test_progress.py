@@ -7,6 +7,7 @@ import time
 import pytest
 
 from sana_core.cli import main
+from sana_core.cli import pace as paces
 from sana_core.cli.progress import bar
 
 
@@ -61,3 +62,12 @@ def test_a_terminal_that_is_closed_meanwhile(terminal):
         show(1, 2)
         stream.close()
         show(2, 2)
+
+
+def test_lines_of_a_batch_of_which_nothing_is_drawn(monkeypatch, capsys):
+    now = iter([0.0, 31.0, 62.0])
+    monkeypatch.setattr(paces.time, "monotonic", lambda: next(now))
+    pace = paces.Pace(8, None, in_lines=True)
+    for rows in (0, 0, 4):  # another run has these shards
+        pace.add(rows)
+    assert capsys.readouterr().err.splitlines() == ["0/8: 0 pictures/s", "4/8: 0.0645 pictures/s, 1 min 02 s left"]

@@ -30,6 +30,15 @@ def test_a_file_its_summary_and_its_report(files, target, capsys):
     assert len(quantised_layers(load_file(target))) == len(json.loads(report.read_text())["layers"]) == 20
 
 
+def test_json_for_scripts(files, target, capsys):
+    assert main(["quantize", files["transformer"], str(target), "--format", "int8", "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    said = json.loads(line)
+    assert said["file"] == str(target) and len(said["layers"]) == 20
+    assert main(["quantize", files["transformer"], str(target), "--format", "int8", "--json"]) == 2
+    assert "is there already" in json.loads(capsys.readouterr().out)["error"]
+
+
 def test_quiet(files, target, capsys):
     assert main(["quantize", files["transformer"], str(target), "--format", "int8", "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")

@@ -8,7 +8,6 @@ import tiny
 import torch
 from agreement import error
 
-from bench.meter import LiveMemory, weight_bytes
 from bench.networks import AUTOENCODERS
 from sana_core.dcae import networks, strips
 from sana_core.dcae.autoencoder import DCAE
@@ -20,6 +19,7 @@ from sana_core.dcae.tiling import decode_tiled, encode_tiled, tile_boxes
 from sana_core.errors import InputError
 from sana_core.geometry import DC_AE_F32
 from sana_core.kit import Kit
+from sana_core.live_memory import LiveMemory, weight_bytes
 
 FULL, LITE = AUTOENCODERS["DC-AE 1.0, 1.1"], AUTOENCODERS["DC-AE Lite"]
 BF16, FP32 = torch.bfloat16, torch.float32

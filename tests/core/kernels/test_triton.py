@@ -282,7 +282,7 @@ def check_operation(name):
 @every_example
 def check_result_does_not_depend_on_the_way(name):
     """Past the dispatcher, through it, and under a mode that looks on."""
-    from bench.meter import LiveMemory
+    from sana_core.live_memory import LiveMemory
 
     op, _, arguments = examples()[name]
     with torch.no_grad():

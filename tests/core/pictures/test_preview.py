@@ -125,3 +125,11 @@ def test_the_settings_of_a_picture_do_not_name_the_preview(tmp_path):
     out = ["-o", str(tmp_path / "a.png"), "--quiet", "--steps", "1", "--preview", str(tmp_path / "view.png")]
     assert main(["a red apple", *out]) == 0
     assert "view.png" not in json.dumps(Image.open(tmp_path / "a.png").text)
+
+
+@pytest.mark.parametrize("read", [read_map, load_tiny_decoder])
+@pytest.mark.parametrize("content", [b"", b"\xff" * 8 + b"{", b"\x02" + b"\0" * 7 + b"{}"])
+def test_damaged_files_of_previews(tmp_path, read, content):
+    (tmp_path / "p.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"p\.safetensors"):
+        read(tmp_path / "p.safetensors")

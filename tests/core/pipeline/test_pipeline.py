@@ -58,6 +58,15 @@ def test_a_seed_is_its_noise(pipeline):
     assert torch.equal(given, kept)
 
 
+def test_with_seeds_every_picture_is_the_one_of_its_own_seed(pipeline):
+    prompts, seeds = ["a cat", "a small fluffy red apple"], [3, 2**40]
+    together = pipeline(prompts, seeds=seeds, output="latent")
+    for prompt, seed, latent in zip(prompts, seeds, together):
+        close(latent, pipeline(prompt, seed=seed, output="latent")[0])
+    with pytest.raises(InputError, match="1 seeds for 2 pictures"):
+        pipeline(prompts, seeds=[3])
+
+
 def test_without_a_seed_every_picture_is_another(pipeline):
     assert not torch.equal(pipeline("a cat", output="latent"), pipeline("a cat", output="latent"))
 
@@ -285,6 +294,11 @@ def test_sprint_in_batches(sprint, steps):
         close(
             together[own], sprint(prompt, latents=latents[own], step_noise=draws[:, own], steps=steps, output="latent")
         )
+
+
+def test_seeds_give_all_the_noise_of_sprint(sprint):
+    together = sprint(["a cat", "a cat"], seeds=[7, 5], steps=4, output="latent")
+    close(together[1], sprint("a cat", seed=5, steps=4, output="latent")[0])
 
 
 def test_a_seed_gives_all_the_noise_of_sprint(sprint):

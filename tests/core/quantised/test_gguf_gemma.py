@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sentencepiece
 import torch
@@ -10,6 +11,7 @@ from gguf_gemma import stored_kinds, vocabulary, write
 from safetensors import safe_open
 
 from sana_core.checkpoint.files import Checkpoint, read_checkpoint
+from sana_core.checkpoint.gguf_gemma import gemma2_from_llama_cpp
 from sana_core.checkpoint.sentencepiece_model import sentencepiece_model
 from sana_core.checkpoint.weights import misfits, quantised_layers
 from sana_core.config import TextConfig
@@ -169,3 +171,38 @@ def test_gemma_in_several_files(path, source, tmp_path):
     (tmp_path / "m-00001-of-00002.gguf").unlink()
     with pytest.raises(CheckpointError, match="one of 2 parts"):
         read_checkpoint(tmp_path / "m-00002-of-00002.gguf")
+
+
+LIST = np.ones(2, np.float32)
+
+
+@pytest.mark.parametrize("entry, value, said", [
+    ("general.architecture", LIST, "an unnamed language model"),
+    ("tokenizer.ggml.scores", np.array([0.0, 1e300]), "no scores"),
+    ("tokenizer.ggml.scores", np.array([0.0, np.nan], np.float32), "no scores"),
+    ("tokenizer.ggml.token_type", LIST, "no kinds"),
+])  # fmt: skip
+def test_entries_of_another_type(entry, value, said):
+    fields = {
+        "general.architecture": "gemma2",
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": ["<pad>", "a"],
+        "tokenizer.ggml.scores": np.zeros(2, np.float32),
+        "tokenizer.ggml.token_type": np.ones(2, np.int32),
+    }
+    gemma2_from_llama_cpp({}, fields, fields)
+    fields[entry] = value
+    with pytest.raises(CheckpointError, match=said):
+        gemma2_from_llama_cpp({}, fields, fields)
+
+
+def test_odd_entries_that_say_nothing():
+    fields = {
+        "general.architecture": "gemma2",
+        "tokenizer.ggml.model": LIST,
+        "gemma2.block_count": 46,
+        "gemma2.embedding_length": np.float32(np.inf),
+        "gemma2.attention.head_count": 2,
+    }
+    tensors, _ = gemma2_from_llama_cpp({}, fields, fields)
+    assert tensors == {}

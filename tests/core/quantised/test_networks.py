@@ -14,7 +14,7 @@ from sana_core import Request, load_pipeline
 from sana_core.checkpoint.files import read_checkpoint
 from sana_core.checkpoint.load import load_controlnet, load_transformer
 from sana_core.checkpoint.weights import marked, quantised_layers
-from sana_core.errors import CheckpointError, InputError
+from sana_core.errors import CheckpointError
 from sana_core.lora.apply import apply_lora
 from sana_core.lora.file import load_lora
 from sana_core.quantised.dequantise import dequantise
@@ -22,7 +22,6 @@ from sana_core.quantised.layers import QuantisedEmbedding, QuantisedLinear
 from sana_core.quantiser.convert import quantise_file
 from sana_core.quantiser.policy import FORMATS
 from sana_core.text.load import load_text_encoder
-from sana_core.training.lora_layers import attach_lora
 
 FORMATS_HERE = [name for name in FORMATS if name != "w4a4"]  # int8 at this width
 LATENT = torch.randn(2, 32, 4, 6, generator=torch.Generator().manual_seed(1))
@@ -258,12 +257,6 @@ def test_marks_that_cannot_be_meant(tmp_path, stated, said):
     changed(path, lambda tensors: tensors.update({f"{TO_Q}.comfy_quant": torch.tensor(list(text), dtype=torch.uint8)}))
     with pytest.raises(CheckpointError, match=said):
         load_transformer(path)
-
-
-def test_no_lora_is_trained_on_quantised_weights(tmp_path):
-    model = load_transformer(quantised(tmp_path, "int8"))
-    with pytest.raises(InputError, match="quantised: train a LoRA on the file they were made from"):
-        attach_lora(model, rank=2, seed=0)
 
 
 @pytest.mark.parametrize("format", ["int8", "nvfp4", "gguf-q4_0"])

@@ -6,8 +6,8 @@ import pytest
 import torch
 from comfy_kitchen.tensor import QuantizedTensor
 
-from bench.meter import LiveMemory
 from bench.quantised import stored as count_stored
+from sana_core.live_memory import LiveMemory
 from sana_core.quantised import pieces
 from sana_core.quantised.dequantise import dequantise
 from sana_core.quantised.formats import FORMATS

@@ -208,7 +208,7 @@ DAMAGED = {
     "a missing tensor": (lambda tensors: without(tensors, KEY), "1 missing"),
     "an unknown tensor": (lambda tensors: tensors | {"what": torch.ones(3)}, r"1 unexpected \(what\)"),
     "a wrong shape": (lambda tensors: tensors | {KEY: torch.ones(224, 561)}, "of another shape"),
-    "whole numbers": (lambda tensors: tensors | {"proj_out.bias": torch.ones(32).int()}, "proj_out.bias holds int32"),
+    "whole numbers": (lambda tensors: tensors | {"proj_out.bias": torch.ones(32).int()}, "proj_out.bias of int32"),
     "a NaN in a layer": (lambda tensors: tensors | {KEY: torch.full((224, 560), torch.nan)}, f"{KEY} has numbers"),
     "infinity elsewhere": (
         lambda tensors: tensors | {"proj_out.bias": torch.full((32,), torch.inf)},

@@ -129,8 +129,8 @@ def test_what_was_cut_off_is_told(instruction, over):
 
 def test_a_long_rest_is_quoted_in_short_and_without_control_characters():
     warning = prompt_tokens(Letters(), "a" * 4 + "\x1b\n\u732b" * 1000, None, 5).cut_warning()
-    assert "its last 3000 tokens were cut off, from '\\x1b\\n\\u732b" in warning
-    assert len(warning) < 500 and warning.isascii() and warning.isprintable()
+    assert "its last 3000 tokens were cut off, from '\\x1b\\n\u732b" in warning
+    assert len(warning) < 500 and warning.isprintable()
 
 
 @pytest.mark.parametrize("max_length", [1, 0, -5])

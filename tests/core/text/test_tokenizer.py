@@ -1,6 +1,7 @@
 """SentencePiece bytes, tokenizer.model and tokenizer.json give the same ids."""
 
 import io
+import json
 
 import pytest
 import sentencepiece
@@ -105,3 +106,17 @@ def test_no_such_place(tmp_path):
         read_tokenizer(tmp_path)
     with pytest.raises(CheckpointError, match="no such tokenizer"):
         read_tokenizer(tmp_path / "absent.model")
+
+
+def test_pieces_that_are_no_text(spiece):
+    place = spiece.index(b"<pad>")
+    with pytest.raises(CheckpointError, match="not a SentencePiece model"):
+        tokenizer_from_bytes(spiece[:place] + b"\xff\xff" + spiece[place + 2 :] + b"\xff", "it")
+
+
+def test_a_json_tokenizer_that_would_crash_its_library(tmp_path, folder):
+    whole = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    whole["model"]["continuing_subword_prefix"] = "x" * 100
+    (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
+    with pytest.raises(CheckpointError, match="not Gemma's tokenizer"):
+        read_tokenizer(tmp_path)

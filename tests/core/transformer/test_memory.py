@@ -9,9 +9,9 @@ import tiny
 import torch
 from torch import Tensor
 
-from bench.meter import LiveMemory
 from sana_core.config import POSITIONS, TransformerConfig
 from sana_core.kit import Kit
+from sana_core.live_memory import LiveMemory
 from sana_core.presets import BASE_06, BASE_16
 from sana_core.transformer import block
 from sana_core.transformer.model import SanaTransformer

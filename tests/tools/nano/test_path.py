@@ -13,12 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from sana_core.cli import main
 from sana_core.kit import Kit
 from sana_core.pipeline import load_pipeline
 from sana_core.training.state import read_state
 from tools.nano import (
     data,
+    evaluate_trained,
     export,
+    folders,
     tokenizer,
     train_autoencoder,
     train_controlnet,
@@ -48,11 +51,11 @@ from tools.nano.command import Command
 from tools.nano.sizes import TOY
 torch.set_num_threads(1)
 step = Training._step
-def killing(self, losses):
+def killing(self, *arguments):
     if self.state.step == 3:
         self.save()
         os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, losses)
+    return step(self, *arguments)
 Training._step = killing
 train_transformer.run(Command(work=Path(sys.argv[1]), size=TOY, steps=6))
 """
@@ -221,3 +224,21 @@ def test_the_published_sizes_fit_into_the_repository():
         )
         values = sum(parameter.numel() for network in networks for parameter in network.parameters())
         assert 2 * values < 19_900_000, name
+
+
+@pytest.mark.parametrize("kind", ["lora", "controlnet", "model"])
+def test_the_command_trains_on_folders_of_its_pictures_and_is_measured(work, tmp_path, kind):
+    folders.write(
+        Command(work=work, size=TOY), *folders.subject_scenes(Command(work=work, size=TOY)), tmp_path / "pictures"
+    )
+    assert len([*(tmp_path / "pictures").glob("*.webp")]) == len([*(tmp_path / "pictures").glob("*.txt")]) == 8
+    files = {"transformer": export.TRANSFORMER, "autoencoder": export.AUTOENCODER, "text-encoder": export.TEXT}
+    given = [part for name, file in files.items() for part in (f"--{name}", str(work / "export" / file))]
+    target = tmp_path / "trained.safetensors"
+    depth = ["--depth", "1"] if kind == "controlnet" else []
+    settings = ["--steps", "2", "--batch", "4", "--at-once", "4", "--device", "cpu", "-q"]
+    pictures = ["--data", str(tmp_path / "pictures"), "--out", str(target)]
+    assert main(["train", kind, *pictures, *given, *settings, *depth]) == 0
+    run = Evaluation(command=Command(work=work, size=TOY), files=work / "export", limit=4, seeds=(0,))
+    report = evaluate_trained.KINDS[kind](run, target)
+    assert json.loads(json.dumps(report)) == report and len(report) >= 1

@@ -1,0 +1,52 @@
+"""Rows, and what draws them without a network."""
+
+import io
+import tarfile
+
+from PIL import Image
+
+from sana_core.batch import Drawn, Row
+from sana_core.batch.rows import rows_of
+from sana_core.prompts.entries import Entry
+
+RECORD = {
+    "negative_prompt": "", "steps": 1, "sampler": "s", "guidance_scale": 1, "width": 8, "height": 8, "model": "m",
+    "shift": 1, "batch_size": 1, "batch_index": 0,
+}  # fmt: skip
+
+
+def rows(*values, **settings):
+    entries = [Entry(value, f"row {number}", number) for number, value in enumerate(values, 1)]
+    return rows_of(entries, **settings)
+
+
+def some_rows(count):
+    return rows(*(f"prompt {number}" for number in range(count)))
+
+
+def draw(asked):
+    """A picture whose colour is the seed's."""
+    for row in asked:
+        yield drawn(row)
+
+
+def drawn(row: Row):
+    seed = row.request.seed
+    picture = Image.new("RGB", (8, 8), (seed % 256, seed // 256 % 256, seed // 65536 % 256))
+    return Drawn(row, picture, {"id": row.id, "prompt": row.request.prompt, "seed": seed, **RECORD})
+
+
+def members(path):
+    with tarfile.open(path) as tar:
+        return {member.name: tar.extractfile(member).read() for member in tar}
+
+
+def pixels(data):
+    with Image.open(io.BytesIO(data)) as picture:
+        return picture.tobytes()
+
+
+def contents(folder):
+    """Every file that a batch has left, by name."""
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {name: data for name, data in found.items() if not name.startswith(".locks")}

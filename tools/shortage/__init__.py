@@ -1,0 +1,1 @@
+"""Every allocation of a job fails once, see `__main__.py`."""
