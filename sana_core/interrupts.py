@@ -37,6 +37,20 @@ def replace_handler(old: Any, new: Any) -> None:
 
 
 @contextmanager
+def handlers_kept() -> Iterator[None]:
+    """For a block in which a library sets handlers of its own: those from before are back afterwards."""
+    here = threading.current_thread() is threading.main_thread()
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if here and hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # None: it was not set from Python, and cannot be set back
+                signal.signal(number, handler)
+
+
+@contextmanager
 def signals_as_errors() -> Iterator[None]:
     """In the block SIGTERM and SIGHUP raise `Ended`, so that unfinished files are removed. Ignored signals stay so."""
     here = threading.current_thread() is threading.main_thread()

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError, SanaError
+from ..interrupts import handlers_kept
 from .draw import DrawRows
 from .output import Output, Shard
 from .run import Batch, Done, Load, draw_shard
@@ -54,7 +55,8 @@ def draw_on_ray(batch: Batch, load: Load, address: str = LOCAL, workers: int | N
         batch.begin()
         return
     try:
-        ray.init(**_cluster(address, workers))
+        with handlers_kept():  # Ray's own for SIGTERM ends the program before anything is tidied up
+            ray.init(**_cluster(address, workers))
     except Exception as error:  # of many types: no such host, a version that does not fit, no room for its store
         raise InputError(f"no Ray cluster at {address} ({error}): start one with ray start --head") from error
     try:

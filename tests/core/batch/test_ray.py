@@ -94,10 +94,32 @@ def test_without_ray(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_signal_ends_the_run(tmp_path):
+    pytest.importorskip("ray", reason='Ray is needed: pip install "ray[data]"')
+    prompts, folder = tmp_path / "p.txt", tmp_path / "ray"
+    prompts.write_text("\n".join(f"a cat, number {number}" for number in range(64)))
+    driver = subprocess.Popen(command(prompts, folder, "--ray"), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 240
+        while not list(folder.glob("*.tar")) and driver.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        driver.send_signal(signal.SIGTERM)
+        _, said = driver.communicate(timeout=60)
+        assert driver.returncode == 128 + signal.SIGTERM and b"Traceback" not in said
+    finally:
+        driver.kill()
+    subprocess.run(command(prompts, folder), cwd=ROOT, env=ENVIRONMENT, check=True, timeout=300)
+    assert len(list(folder.glob("*.tar"))) == 16 and not list(folder.glob(".*.partial"))
+
+
 def test_a_cluster_that_is_not_there(tmp_path):
-    """It leaves the folder to other settings."""
+    """It leaves the folder to other settings, and signals as they were."""
     pytest.importorskip("ray.data", reason='pip install "ray[data]"')
+    before = signal.getsignal(signal.SIGTERM)
     batch = Batch(rows=some_rows(1), output=Output(folder=tmp_path / "out"))
     with pytest.raises(InputError, match="no Ray cluster at no such address"):
         list(draw_on_ray(batch, None, "no such address"))  # pyright: ignore[reportArgumentType]
     assert not (tmp_path / "out" / "batch.json").exists()
+    assert signal.getsignal(signal.SIGTERM) == before
