@@ -1,15 +1,18 @@
 """Pictures per second of the command `batch`, beside a loop that draws and saves one picture after the other.
 
-    python bench/batch_throughput.py [--rows 64] [--size 256] [--steps 20] [--batch 4] [--rounds 3]
+    python bench/batch_throughput.py [--rows 64] [--size 256] [--steps 20] [--batch 4] [--workers 2] [--rounds 3]
 
-Both draw the same rows with the embedded model, on the same CPU, in turn, and both write PNG files. Loading the model
-is not part of the times. Beside wall clock the CPU time is told: it shows what batches save, without what the second
-core does meanwhile.
+All draw the same rows with the embedded model, on the same CPU, in turn, and all write PNG files. Loading the model is
+part of the times of the processes that --workers begins, and of no other. Beside wall clock the CPU time is told: it
+shows what batches save, without what the second core does meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
+import os
 import statistics
 import sys
 import tempfile
@@ -21,6 +24,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from sana_core.batch import Batch, Drawing, Output, Row, draw_batch
+from sana_core.batch.in_processes import draw_in_processes
 from sana_core.batch.rows import rows_of
 from sana_core.pictures.saving import save_picture
 from sana_core.pipeline import Request, SanaPipeline, load_pipeline
@@ -29,18 +33,23 @@ from sana_core.prompts.entries import Entry
 
 THINGS = ("cat", "dog", "red apple", "banana", "penguin", "house", "car", "star")
 RECORD = {"model": "nano"}
+ONE = "one by one"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in (("rows", 64), ("size", 256), ("steps", 20), ("batch", 4), ("rounds", 3)):
+    for name, value in (("rows", 64), ("size", 256), ("steps", 20), ("batch", 4), ("workers", 2), ("rounds", 3)):
         parser.add_argument(f"--{name}", type=int, default=value, help="default: %(default)s")
     args = parser.parse_args()
     pipeline = load_pipeline("nano", device="cpu")
     common = Request("", width=args.size, height=args.size, steps=args.steps)
     prompts = [f"a {THINGS[number % len(THINGS)]} on a table, number {number}" for number in range(args.rows)]
     rows = rows_of([Entry(prompt, "", number) for number, prompt in enumerate(prompts)], common)
-    ways = {"one by one": lambda: one_by_one(pipeline, rows), "batch": lambda: in_batches(pipeline, rows, args.batch)}
+    ways = {
+        ONE: lambda: one_by_one(pipeline, rows),
+        "batch": lambda: in_batches(pipeline, rows, args.batch),
+        f"batch, {args.workers} workers": lambda: by_workers(rows, args.batch, args.workers),
+    }
     for way in ways.values():  # to warm up
         way()
     seconds: dict[str, list[Times]] = {name: [] for name in ways}
@@ -50,10 +59,10 @@ def main() -> None:
     for name, times in seconds.items():
         rates = [len(rows) / item.wall for item in times]
         say(f"{name}: {statistics.median(rates):.2f} pictures/s, {min(rates):.2f} to {max(rates):.2f}")
-    for kind in Times._fields:
-        pairs = zip(seconds["one by one"], seconds["batch"])
-        ratios = [getattr(single, kind) / getattr(batched, kind) for single, batched in pairs]
-        say(f"ratio, {kind}: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
+    for name, kind in itertools.product(list(ways)[1:], Times._fields):
+        pairs = zip(seconds[ONE], seconds[name])
+        ratios = [getattr(single, kind) / getattr(other, kind) for single, other in pairs]
+        say(f"{name}, ratio, {kind}: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
 
 
 class Times(NamedTuple):
@@ -64,9 +73,14 @@ class Times(NamedTuple):
 
 
 def timed(work: Callable[[], None]) -> Times:
-    wall, cpu = time.perf_counter(), time.process_time()
+    wall, cpu = time.perf_counter(), cpu_time()
     work()
-    return Times(time.perf_counter() - wall, time.process_time() - cpu)
+    return Times(time.perf_counter() - wall, cpu_time() - cpu)
+
+
+def cpu_time() -> float:
+    """Of this process and of those that it has begun and that have ended, in seconds."""
+    return sum(os.times()[:4])
 
 
 def say(text: str) -> None:
@@ -86,6 +100,17 @@ def in_batches(pipeline: SanaPipeline, rows: list[Row], size: int) -> None:
         batch = Batch(rows=rows, output=Output(folder=Path(folder)))
         (done,) = draw_batch(batch, lambda: Drawing(pipeline=pipeline, batch=size, record=RECORD))
         assert done.drawn == len(rows)
+
+
+def by_workers(rows: list[Row], size: int, workers: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        batch = Batch(rows=rows, output=Output(folder=Path(folder)), rows_per_shard=-(-len(rows) // (2 * workers)))
+        done = draw_in_processes(batch, [functools.partial(loaded, size)] * workers)
+        assert sum(item.drawn for item in done) == len(rows)
+
+
+def loaded(size: int) -> Drawing:
+    return Drawing(pipeline=load_pipeline("nano", device="cpu"), batch=size, record=RECORD)
 
 
 if __name__ == "__main__":

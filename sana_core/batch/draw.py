@@ -21,6 +21,7 @@ from ..errors import InputError, SanaError
 from ..pictures.images import open_picture
 from ..pictures.modes import grey
 from ..pictures.soft_edge import soft_edge
+from ..pipeline.hints import hints
 from ..pipeline.pipeline import SanaPipeline
 from ..pipeline.record import picture_record
 from ..pipeline.request import Request, Resolved
@@ -90,6 +91,7 @@ class Drawing:
     batch: int = 4
     record: Mapping[str, Any] = field(default_factory=lambda: {"model": "SANA"})
     soft_edge: str | None = None
+    hinted: set[str] = field(default_factory=set, init=False)
 
     def __call__(self, rows: Sequence[Row]) -> Iterator[Drawn | Failed]:
         resolved: list[tuple[Row, Resolved]] = []
@@ -104,12 +106,17 @@ class Drawing:
             yield from items
 
     def resolved(self, request: Request) -> Resolved:
-        """A request with nothing left open, as the pipeline draws it. Raises InputError."""
+        """A request with nothing left open, as the pipeline draws it. Each hint is told once. Raises InputError."""
         if self.soft_edge is not None and request.control_image is not None:
             picture = grey(open_picture(_path(request.control_image)))
             pixels = torch.from_numpy(np.array(picture)).float() / 255.0
             request = request.changed(control_image=soft_edge(pixels[None, None], thin=self.soft_edge == "thin"))
-        return self.pipeline.resolve(request)
+        run = self.pipeline.resolve(request)
+        for hint in hints(run, self.pipeline.defaults):
+            if hint not in self.hinted:
+                self.hinted.add(hint)
+                log.info(hint)
+        return run
 
     def _ready(self, resolved: Sequence[tuple[Row, Resolved]]) -> list[Ready]:
         """The rows with their encoded texts."""

@@ -19,9 +19,9 @@ import torch
 
 from ..errors import InputError, SanaError
 from ..interrupts import handlers_kept
-from .draw import DrawRows
-from .output import Output, Shard
-from .run import Batch, Done, Load, draw_shard
+from .output import Shard
+from .run import Batch
+from .worker import Done, Load, Worker
 
 LOCAL = "local"
 ROOT = Path(__file__).parents[2]  # of the pack, from which workers import it
@@ -48,11 +48,8 @@ def draw_on_ray(batch: Batch, load: Load, address: str = LOCAL, workers: int | N
     if workers is not None and workers < 1:
         raise InputError(f"{workers} Ray workers, expected at least 1")
     ray = check_ray()
-    batch.check()
-    batch.make_folder()
-    pending = batch.pending()
+    pending = batch.prepared()
     if not pending:
-        batch.begin()
         return
     try:
         with handlers_kept():  # Ray's own for SIGTERM ends the program before anything is tidied up
@@ -60,7 +57,6 @@ def draw_on_ray(batch: Batch, load: Load, address: str = LOCAL, workers: int | N
     except Exception as error:  # of many types: no such host, a version that does not fit, no room for its store
         raise InputError(f"no Ray cluster at {address} ({error}): start one with ray start --head") from error
     try:
-        batch.begin()
         yield from _drawn(ray, batch, load, pending, workers)
     finally:
         ray.shutdown()
@@ -83,39 +79,36 @@ def _drawn(ray: Any, batch: Batch, load: Load, pending: list[Shard], workers: in
         [{"shard": pickle.dumps(shard)} for shard in pending], override_num_blocks=len(pending)
     )
     done = shards.map_batches(
-        Worker,
+        RayWorker,
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=1),
-        fn_constructor_args=(batch.output, load, os.getcwd(), torch.get_num_threads()),
+        fn_constructor_args=(batch.worker(load), os.getcwd(), torch.get_num_threads()),
         num_gpus=1 if gpus else 0,
         num_cpus=1,
     )
     for row in done.iter_rows():
         if row["error"]:
             raise InputError(row["error"])
-        yield Done(int(row["drawn"]), int(row["failed"]), bool(row["busy"]))
+        yield Done(*pickle.loads(row["done"]))
 
 
-class Worker:
+class RayWorker:
     """Draws shards on a machine of the cluster.
 
     folder: where the run was started. threads: of its process, on which the last digits of a picture depend on a CPU.
     """
 
-    def __init__(self, output: Output, load: Load, folder: str, threads: int) -> None:
+    def __init__(self, draw: Worker, folder: str, threads: int) -> None:
         torch.set_num_threads(threads)
-        self.output, self.load, self.folder = output, load, folder
-        self.draw: DrawRows | None = None
+        self.draw, self.folder = draw, folder
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         done, said = Done(), ""
         try:
-            if self.draw is None:
-                os.chdir(self.folder)  # which relative paths begin with
-                self.draw = self.load()
-            done = draw_shard(self.output, pickle.loads(batch["shard"][0]), self.draw)
+            os.chdir(self.folder)  # which relative paths begin with
+            done = self.draw(pickle.loads(batch["shard"][0]))
         except SanaError as error:  # Ray would wrap it in pages of its own
             said = str(error)
         except OSError as error:
             said = f"a worker on {platform.node()}: {error}: all machines need the same folders"
-        return {"drawn": [done.drawn], "failed": [done.failed], "busy": [done.busy], "error": [said]}
+        return {"done": [pickle.dumps(tuple(done))], "error": [said]}

@@ -85,6 +85,14 @@ class Output:
         table = "none" if self.plain or not self.table else "parquet"
         return {"format": self.format, "quality": quality, "plain": self.plain, "table": table}
 
+    def files(self, shard: Shard) -> Iterator[Path]:
+        """Those of a finished shard that a file of something else could have the name of."""
+        if not self.plain:
+            yield self.tar(shard)
+            return
+        for row in shard.rows:
+            yield from (self._plain(row.file, ending) for ending in (self.format, "json"))
+
     def missing(self, shard: Shard) -> list[Row]:
         """The rows of a shard that are still to be drawn."""
         if not self.plain:

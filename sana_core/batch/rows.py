@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, listed
+from ..pictures.saving import FORMATS
 from ..pipeline.request import Request
 from ..prompts.entries import READERS, STDIN, Entry, named, read_entries
 from ..prompts.values import PICTURES, SETTINGS, request_of, shown
@@ -20,6 +21,7 @@ ID, FILE, REASON = "id", "file", "reason"  # columns that are no settings of a r
 DIGITS = 6  # of an id made of a number: the same however long the file is, since the seed depends on it
 LONGEST = 200  # bytes of a name between two slashes
 DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))}
+ENDINGS = (*FORMATS, ".json")  # of plain files
 MOST = 9999  # pictures of a row
 RESERVED = {"batch"}  # names of files that lie beside plain pictures
 RESERVED_FOLDERS = {".locks"}
@@ -174,6 +176,8 @@ def _check_name(value: object, where: str, column: str, *, dots: bool) -> str:
         wrong = "Windows keeps names such as con and nul for devices"
     elif "." in last and not dots:
         wrong = "its last name has no dot, since a key of WebDataset ends at the first one"
+    elif any(part.casefold().endswith(ENDINGS) for part in parts[:-1]):
+        wrong = f"the name of a folder does not end in {', '.join(ENDINGS)}: that could be a picture of another row"
     elif any(len(part.encode()) > LONGEST for part in parts) or len(value.encode()) > 4 * LONGEST:
         wrong = f"it has at most {LONGEST} bytes between two slashes and {4 * LONGEST} in total"
     if wrong:

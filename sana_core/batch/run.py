@@ -4,33 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import InputError
-from ..prompts.values import shown
-from .draw import Drawn, DrawRows, Failed
-from .files import whole
+from .claim import DIGEST, Claim, locked
 from .output import Output, Shard, explained
 from .rows import Row
+from .worker import Done, Load, Told, Worker
 
-RECORD = "batch.json"
 ROWS_PER_SHARD = 1000
-DIGEST = "digest of the rows"
-
-Load = Callable[[], DrawRows]
-Told = Callable[[Drawn | Failed], object]
-
-
-class Done(NamedTuple):
-    """What became of a shard. drawn, failed: rows. busy: another run draws it just now."""
-
-    drawn: int = 0
-    failed: int = 0
-    busy: bool = False
 
 
 class State(NamedTuple):
@@ -91,13 +75,24 @@ class Batch:
     def pending(self) -> list[Shard]:
         return [shard for shard in self.shards if self.output.missing(shard)]
 
+    @property
+    def claim(self) -> Claim:
+        """What its folder is for."""
+        return Claim(folder=self.output.folder, fingerprint=self.fingerprint)
+
     def check(self) -> None:
-        """Raise InputError if the folder holds a batch of other settings. Changes nothing."""
+        """Raise InputError if the folder holds a batch of other settings, or files that are of no batch. Changes
+        nothing.
+        """
         self.output.check()
-        path = self.output.folder / RECORD
         with explained(self.output.folder):
-            if path.exists():
-                self._compare(path)
+            there = next((path for shard in self.shards for path in self.output.files(shard) if path.exists()), None)
+        if there is not None and not self.claim.path.exists():
+            raise InputError(
+                f"{there} is there, but no {self.claim.path.name} that says which batch it is of: name another folder, "
+                "or move the file away"
+            )
+        self.claim.check()
 
     def make_folder(self) -> None:
         """Raises InputError if it cannot be written."""
@@ -106,37 +101,17 @@ class Batch:
             with locked(self.output.folder, "batch", wait=True):
                 pass
 
-    def begin(self) -> None:
-        """Note what the folder is for. Raises InputError as `check`, and if it cannot be written."""
+    def prepared(self) -> list[Shard]:
+        """What is left to be drawn, with the folder ready for it. Raises InputError as `check` and `make_folder`."""
+        self.check()
         self.make_folder()
-        folder = self.output.folder
-        with explained(folder), locked(folder, "batch", wait=True):
-            path = folder / RECORD
-            if path.exists():
-                self._compare(path)
-            else:
-                with whole(path) as file:
-                    file.write(json.dumps(self.fingerprint, indent=1).encode() + b"\n")
+        pending = self.pending()
+        if not pending:
+            self.claim.begin()
+        return pending
 
-    def _compare(self, path: Path) -> None:
-        try:
-            found = json.loads(path.read_text("utf-8"))
-            if not isinstance(found, dict):
-                raise ValueError("it holds no object")
-        except ValueError as error:
-            raise InputError(f"{path} is not the record of a batch ({error}): name another folder") from error
-        ours = json.loads(json.dumps(self.fingerprint))
-        for name in sorted({**ours, **found}, key=lambda name: name == DIGEST):  # what has a name of its own first
-            if found.get(name) != ours.get(name):
-                if name == DIGEST:
-                    raise InputError(
-                        f"{path.parent} holds a batch of other rows (prompts, ids, seeds or settings of rows differ): "
-                        "give the same prompt file to go on, or name another folder"
-                    )
-                raise InputError(
-                    f"{path.parent} holds a batch with {name} {shown(found.get(name))}, this one has "
-                    f"{shown(ours.get(name))}: give the same settings to go on, or name another folder"
-                )
+    def worker(self, load: Load) -> Worker:
+        return Worker(output=self.output, claim=self.claim, load=load)
 
 
 def draw_batch(batch: Batch, load: Load, told: Told | None = None) -> Iterator[Done]:
@@ -144,50 +119,6 @@ def draw_batch(batch: Batch, load: Load, told: Told | None = None) -> Iterator[D
 
     told: is called with every picture and failure. Raises InputError.
     """
-    batch.check()
-    batch.make_folder()
-    pending = batch.pending()
-    draw = load() if pending else None
-    batch.begin()  # a model or a scorer that cannot be loaded leaves the folder to other settings
-    if draw is None:
-        return
-    for shard in pending:
-        yield draw_shard(batch.output, shard, draw, told)
-
-
-def draw_shard(output: Output, shard: Shard, draw: DrawRows, told: Told | None = None) -> Done:
-    """Draw what is left of a shard. Raises InputError."""
-    drawn = failed = 0
-    with explained(output.folder), locked(output.folder, shard.name) as mine:
-        if not mine:
-            return Done(busy=True)
-        output.clean(shard)
-        rows = output.missing(shard)
-        if not rows:  # another run has just finished it
-            return Done()
-        with closing(output.write(shard, draw(rows))) as items:
-            for item in items:
-                drawn += isinstance(item, Drawn) and not item.end
-                failed += isinstance(item, Failed)
-                if told is not None:
-                    told(item)
-    return Done(drawn, failed)
-
-
-@contextmanager
-def locked(folder: Path, name: str, *, wait: bool = False) -> Iterator[bool]:
-    """Is the name ours in the block? A kill ends the claim. wait: until it is."""
-    from filelock import FileLock, Timeout  # PyTorch needs it too
-
-    place = folder / ".locks"
-    place.mkdir(exist_ok=True)
-    lock = FileLock(place / f"{name}.lock")
-    try:
-        lock.acquire(timeout=-1 if wait else 0)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
+    worker = batch.worker(load)
+    for shard in batch.prepared():
+        yield worker(shard, told)

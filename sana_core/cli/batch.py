@@ -10,15 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..batch.best import BestOf, check_names
 from ..batch.checked import Checked
 from ..batch.draw import Drawing, DrawRows
+from ..batch.in_processes import draw_in_processes
 from ..batch.on_ray import LOCAL, check_ray, draw_on_ray
 from ..batch.output import Output
 from ..batch.rows import ID, Row, read_rows
-from ..batch.run import ROWS_PER_SHARD, Batch, Done, draw_batch
+from ..batch.run import ROWS_PER_SHARD, Batch, draw_batch
+from ..batch.tables import TABLES
+from ..batch.worker import Done
+from ..device import pick_device
 from ..errors import InputError
 from ..pictures.saving import QUALITY
+from ..prompts.entries import READERS
 from ..sources import pipeline_files
 from ..training.data.fingerprint import file_fingerprint
 from . import arguments, options
@@ -34,6 +41,7 @@ EXAMPLES = (
     "batch prompts.txt OUT",
     "batch prompts.csv OUT --steps 20 --format webp --batch 8",
     "batch prompts.jsonl OUT --plain",
+    "batch prompts.csv OUT --workers 2 --rows-per-shard 100",
     "batch prompts.parquet OUT --shard 0/4",
     "batch OUT/failed-00000.jsonl OUT-again",
 )
@@ -100,9 +108,17 @@ def _add_work(group: argparse._ArgumentGroup) -> None:
         help="only the shards I, I + N, ...; auto: as Slurm's job array or torchrun says",
     )
     add(
+        "--workers",
+        type=int,
+        metavar="NUMBER",
+        help="processes that draw on this machine: up to one for each GPU; two or more on a CPU share its threads "
+        "(default: 1)",
+    )
+    add(
         "--ray",
         nargs="?",
         const=LOCAL,
+        type=ray_address,
         metavar="ADDRESS",
         help="on a Ray cluster: auto for the one that runs here, or its address; without one, on this machine alone",
     )
@@ -110,6 +126,15 @@ def _add_work(group: argparse._ArgumentGroup) -> None:
     add("--plan", action="store_true", help="tell what would be drawn, and end")
     add("--quality", type=arguments.quality, help=f"of JPEG and WebP, 1 to 100 (default: {QUALITY})")
     add("-q", "--quiet", action="store_true", help="no progress; warnings stay")
+
+
+def ray_address(text: str) -> str:
+    """Not the prompt file, which an option without a value takes if it comes next."""
+    if Path(text).suffix.lower() in (*READERS, *TABLES):
+        raise argparse.ArgumentTypeError(
+            f"{text} is no address of a Ray cluster: put --ray behind PROMPTS and OUT, or write --ray={LOCAL}"
+        )
+    return text
 
 
 def run(args: argparse.Namespace) -> int:
@@ -168,6 +193,13 @@ class Loading:
     args: argparse.Namespace
     source: Source
 
+    def at(self, number: int) -> Loading:
+        """For one of several processes: on the GPU of this number, if there are GPUs. Only the first one reports."""
+        changes: dict[str, Any] = {"quiet": self.args.quiet or number > 0}
+        if pick_device(self.args.device).type == "cuda":
+            changes["device"] = f"cuda:{number}"
+        return Loading(argparse.Namespace(**{**vars(self.args), **changes}), self.source)
+
     def __call__(self) -> DrawRows:
         args = self.args
         check = load_check(args)
@@ -197,6 +229,23 @@ def check(args: argparse.Namespace) -> None:
         raise InputError("--ray-workers is about --ray: give it, too")
     if args.ray is not None and args.shard != WHOLE:
         raise InputError("--ray shares the work itself: leave out --shard")
+    if args.ray is not None and args.workers is not None:
+        raise InputError("--workers is about this machine alone: with --ray give --ray-workers")
+    if args.workers is not None:
+        check_workers(args.workers, args.device)
+
+
+def check_workers(count: int, device: str | None) -> None:
+    """Raise InputError if so many processes cannot draw on the device."""
+    if count < 1:
+        raise InputError(f"--workers is {count}, expected at least 1")
+    chosen = pick_device(device)
+    if count == 1 or chosen.type == "cpu":
+        return
+    if chosen.type != "cuda" or chosen.index is not None:
+        raise InputError(f"--workers is {count}, and --device {chosen} can serve one: leave one of them out")
+    if count > torch.cuda.device_count():
+        raise InputError(f"--workers is {count}, and there are {torch.cuda.device_count()} GPUs: one process for each")
 
 
 def common_settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -216,11 +265,17 @@ def model_settings(args: argparse.Namespace, source: Source) -> dict[str, Any]:
         "controlnet": None if controlnet is None else file_fingerprint(controlnet),
         **{name: getattr(args, name) for name in LOADED},
         "batch": args.batch,
-        "best_of": None if args.best_of is None else [args.best_of, args.keep or 1, scorer_name(args)],
+        "best_of": None if args.best_of is None else [args.best_of, args.keep or 1, *scorer_settings(args)],
         "shield": None
         if args.shield is None
         else [file_fingerprint(args.shield), args.shield_threshold, args.shield_action],
     }
+
+
+def scorer_settings(args: argparse.Namespace) -> list[str]:
+    """Its name, and what is in its folder, if it has one."""
+    folder = Path(args.scorer.partition(":")[2])
+    return [scorer_name(args), *([file_fingerprint(folder)] if folder.exists() else [])]
 
 
 def chosen_share(text: str) -> tuple[int, int]:
@@ -242,25 +297,30 @@ def chosen_share(text: str) -> tuple[int, int]:
 
 
 def _drawn(args: argparse.Namespace, batch: Batch, load: Loading, pace: Pace) -> Iterator[Done]:
-    if args.ray is None:
+    if args.ray is not None:
+        for done in draw_on_ray(batch, load, args.ray, args.ray_workers):
+            pace.add(done.drawn + done.failed)
+            yield done
+    elif (args.workers or 1) > 1:
+        yield from draw_in_processes(batch, [load.at(number) for number in range(args.workers)], pace.add)
+    else:
         yield from draw_batch(batch, load, pace)
-        return
-    for done in draw_on_ray(batch, load, args.ray, args.ray_workers):
-        pace.add(done.drawn + done.failed)
-        yield done
 
 
 def _told(args: argparse.Namespace, done: list[Done], summary: dict[str, Any]) -> int:
     drawn, failed = sum(item.drawn for item in done), sum(item.failed for item in done) + summary["failed"]
     busy = sum(item.busy for item in done)
+    unscored = sum(item.unscored for item in done)
     words = [f"{args.folder}: {drawn} rows drawn, {summary['finished']} were there"]
+    if unscored:
+        words.append(f"{unscored} of them have no score, since the scorer failed: they have their first candidates")
     if failed:
         first = min(args.folder.glob("failed-*.jsonl"), default=args.folder / "failed-00000.jsonl")
         words.append(f"{failed} rows failed, see {first}: a prompt file, to be drawn into another folder")
     if busy:
         words.append(f"{busy} shards are being drawn by another run")
-    _say(args, "; ".join(words), summary | {"drawn": drawn, "failed": failed, "busy": busy})
-    return SOME_FAILED if failed or busy else 0
+    _say(args, "; ".join(words), summary | {"drawn": drawn, "failed": failed, "unscored": unscored, "busy": busy})
+    return SOME_FAILED if failed or unscored or busy else 0
 
 
 def _say(args: argparse.Namespace, text: str, values: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,17 +17,18 @@ from PIL import Image
 from ..pictures.images import open_picture
 from ..pictures.modes import grey
 from ..pictures.soft_edge import soft_edge
+from ..pipeline.hints import hints
 from ..pipeline.pipeline import SanaPipeline
 from ..pipeline.record import picture_record
 from ..pipeline.request import Request, Resolved
 from ..samplers.types import StepCallback
 from .best import BestOf
-from .hints import tell_hints
 from .names import Output
 from .output import say, say_json, tell
 from .preview import preview_map, shown
 from .progress import Show, bar
 
+log = logging.getLogger("sana")
 Draw = Callable[[SanaPipeline, Resolved, StepCallback | None], list[Image.Image]]
 
 
@@ -57,7 +59,8 @@ class Drawing:
         done = 0
         for request in requests:
             run = self._resolved(request)
-            tell_hints(run, self.pipeline.defaults)
+            for hint in hints(run, self.pipeline.defaults):
+                log.info(hint)
             started = time.perf_counter()
             label = f"{done + 1}/{total}"
             with bar(label, quiet=self.quiet) as show:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..batch.draw import Drawn, Failed
+from ..batch.worker import is_last
 from .output import is_terminal, tell
 from .progress import Show, bar
 
@@ -26,7 +27,7 @@ class Pace:
         """A picture or a failure. Of several pictures of a row the last one counts."""
         if isinstance(item, Failed):
             tell(f"sana: {item.row.where or item.row.id}: {item.reason}")
-        self.add(isinstance(item, Failed) or not item.end)
+        self.add(is_last(item))
 
     def add(self, rows: int) -> None:
         """So many more rows are done."""

@@ -59,7 +59,10 @@ def load_shield(
     another model. A Gemma-2 that was not trained as a ShieldGemma looks the same and is not refused.
     """
     place = pick_device(device)
-    encoder = load_text_encoder(path, tokenizer=tokenizer)
+    try:
+        encoder = load_text_encoder(path, tokenizer=tokenizer)
+    except CheckpointError as error:
+        raise CheckpointError(f"the check of prompts needs ShieldGemma-2B: {error}") from error
     with naming(str(path)):
         dtype = encoder.model.norm.weight.dtype
         return Shield(encoder.to(usable(dtype, place)), place)

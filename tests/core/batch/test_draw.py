@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import tiny_pipeline
 import torch
+from batch_made import rows
 from PIL import Image
 
 from sana_core.batch import Drawing, Drawn, Failed
 from sana_core.pipeline import Request, load_pipeline
-
-from .made import rows
 
 COMMON = Request("", width=64, height=32, steps=2, instruction=None)
 WORDS = ("a cat", "a dog", "a red apple on a table", "a cat", "the sun " * 12, "a house")

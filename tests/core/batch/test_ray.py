@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from batch_made import contents, draw, some_rows
 
-from sana_core.batch import Batch, Output
-from sana_core.batch.on_ray import Worker, draw_on_ray
+from sana_core.batch import Batch, Done, Output
+from sana_core.batch.on_ray import RayWorker, draw_on_ray
 from sana_core.errors import CheckpointError, InputError
-
-from .made import contents, draw, some_rows
 
 ROOT = Path(__file__).parents[3]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -75,13 +74,13 @@ def test_a_worker_tells_what_went_wrong(tmp_path, monkeypatch):
         raise CheckpointError("there is no such model")
 
     def done(load, folder):
-        result = Worker(batch.output, load, str(folder), torch.get_num_threads())(shard)
-        return {name: value for name, (value,) in result.items()}
+        (said,), (error,) = RayWorker(batch.worker(load), str(folder), torch.get_num_threads())(shard).values()
+        return Done(*pickle.loads(said)), error
 
-    nothing = {"drawn": 0, "failed": 0, "busy": False}
-    assert done(missing, tmp_path) == {**nothing, "error": "there is no such model"}
-    assert "all machines need the same folders" in done(missing, tmp_path / "none")["error"]
-    assert done(lambda: draw, tmp_path) == {**nothing, "drawn": 3, "error": ""}
+    assert done(missing, tmp_path) == (Done(), "there is no such model")
+    assert "all machines need the same folders" in done(missing, tmp_path / "none")[1]
+    assert not (tmp_path / "batch.json").exists()
+    assert done(lambda: draw, tmp_path) == (Done(3), "")
 
 
 def test_without_ray(tmp_path, monkeypatch):

@@ -4,13 +4,12 @@ import json
 import sys
 
 import pytest
+from batch_made import rows
 
 from sana_core.batch import read_rows
 from sana_core.errors import InputError
 from sana_core.pipeline import Request
 from sana_core.seeds import derived_seed
-
-from .made import rows
 
 pyarrow = pytest.importorskip("pyarrow", reason="tables need it: pip install pyarrow")
 TABLE = [
@@ -165,6 +164,8 @@ def test_what_is_wrong_is_named(tmp_path, name, text, said):
         "nul",
         "x/COM1",
         "\u202ea",
+        "a.PNG/b",
+        "a.json/b",
     ],
 )
 def test_ids_that_are_no_keys(name):

@@ -10,13 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+from batch_made import contents, draw, drawn, members, pixels, rows, some_rows
 
-from sana_core.batch import Batch, Failed, Output, draw_batch, read_rows
+from sana_core.batch import Batch, Done, Failed, Output, draw_batch, read_rows
 from sana_core.batch import files as batch_files
-from sana_core.batch.run import locked
+from sana_core.batch.claim import locked
 from sana_core.errors import InputError
-
-from .made import contents, draw, drawn, members, pixels, rows, some_rows
 
 parquet = pytest.importorskip("pyarrow.parquet", reason="tables need it: pip install pyarrow")
 ROOT = Path(__file__).parents[3]
@@ -143,7 +142,7 @@ def test_rows_that_fail_can_be_drawn_again(whole, tmp_path):
             yield Failed(row, "it rained") if row.id in ("000006", "000002", "000008") else drawn(row)
 
     done = run(batch(tmp_path / "out"), failing)
-    assert [tuple(item) for item in done] == [(3, 1, False), (2, 2, False), (2, 0, False)]
+    assert done == [Done(3, 1), Done(2, 2), Done(2)]
     files = sorted((tmp_path / "out").glob("failed-*.jsonl"))
     assert [path.name for path in files] == ["failed-00000.jsonl", "failed-00001.jsonl"]
     lines = [json.loads(line) for line in files[1].read_text().splitlines()]
@@ -181,7 +180,7 @@ def test_plain_files_that_failed_are_tried_again(tmp_path):
     made = Batch(rows=some_rows(2), output=Output(folder=tmp_path, plain=True))
     run(made, lambda rows: iter([Failed(rows[0], "it rained"), drawn(rows[1])]))
     assert (tmp_path / "failed-00000.jsonl").exists() and not (tmp_path / "000001.png").exists()
-    assert [tuple(item) for item in run(made)] == [(1, 0, False)]
+    assert run(made) == [Done(1)]
     assert not (tmp_path / "failed-00000.jsonl").exists()
 
 
@@ -219,11 +218,36 @@ def test_a_damaged_record(tmp_path):
 
 def test_a_shard_that_another_run_draws_is_left_to_it(whole, tmp_path):
     made = batch(tmp_path)
-    made.begin()
+    made.make_folder()
     with locked(tmp_path, "00001") as mine:
         assert mine and [item.busy for item in run(made)] == [False, True, False]
     run(made)
     assert contents(tmp_path) == whole
+
+
+@pytest.mark.parametrize("name", ["000002.png", "000002.json"])
+def test_a_picture_of_something_else_is_not_taken_for_one_of_the_batch(tmp_path, name):
+    (tmp_path / name).write_bytes(b"another")
+    with pytest.raises(InputError, match=rf"{name} is there, but no batch.json .*name another folder"):
+        run(batch(tmp_path, plain=True), None)
+    assert contents(tmp_path) == {name: b"another"}
+
+
+def test_a_tar_of_something_else(tmp_path):
+    (tmp_path / "00001.tar").write_bytes(b"another")
+    with pytest.raises(InputError, match=r"00001.tar is there, but no batch.json"):
+        run(batch(tmp_path), None)
+
+
+def test_rows_without_a_score_are_counted(tmp_path):
+    def scored(rows):
+        for row in rows:
+            item = drawn(row)
+            score = None if row.id in ("000002", "000007") else 0.5
+            yield item._replace(record={**item.record, "score": score}, end="-best2")
+            yield item._replace(record={**item.record, "score": score})
+
+    assert run(batch(tmp_path), scored) == [Done(4, 0, 1), Done(4, 0, 1), Done(2)]
 
 
 def test_a_full_disk(whole, tmp_path, monkeypatch):

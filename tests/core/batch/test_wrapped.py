@@ -3,6 +3,7 @@
 import pytest
 import tiny_pipeline
 import torch
+from batch_made import draw, rows
 
 from sana_core.batch import Drawing, Drawn, Failed
 from sana_core.batch.best import BestOf, check_names
@@ -13,8 +14,6 @@ from sana_core.pipeline.request import Request
 from sana_core.safety import HARMLESS, PromptCheck
 from sana_core.scoring.select import candidate_seeds
 
-from . import made
-
 
 def shield(prompts, progress):
     """Bad words are bad; a long one cannot be read."""
@@ -24,19 +23,26 @@ def shield(prompts, progress):
 
 
 def test_refused_rows_fail_and_the_others_are_drawn():
-    found = list(Checked(draw=made.draw, check=PromptCheck(shield=shield))(made.rows("good", "bad", "fine")))
+    found = list(Checked(draw=draw, check=PromptCheck(shield=shield))(rows("good", "bad", "fine")))
     assert [item.row.request.prompt for item in found if isinstance(item, Drawn)] == ["good", "fine"]
     (failed,) = [item for item in found if isinstance(item, Failed)]
     assert "against the policy" in failed.reason and failed.row.request.prompt == "bad"
 
 
+def test_a_row_of_a_replaced_prompt_that_fails_keeps_its_own():
+    """It is what the file for a second try holds."""
+    check = PromptCheck(shield=shield, action="replace")
+    (failed,) = Checked(draw=lambda asked: (Failed(row, "it rained") for row in asked), check=check)(rows("bad"))
+    assert isinstance(failed, Failed) and failed.row.entry()["prompt"] == "bad"
+
+
 def test_rows_of_a_replaced_prompt_are_drawn():
     check = PromptCheck(shield=shield, action="replace")
-    assert [item.row.request.prompt for item in Checked(draw=made.draw, check=check)(made.rows("bad"))] == [HARMLESS]
+    assert [item.row.request.prompt for item in Checked(draw=draw, check=check)(rows("bad"))] == [HARMLESS]
 
 
 def test_a_prompt_that_cannot_be_checked_costs_no_other():
-    found = list(Checked(draw=made.draw, check=PromptCheck(shield=shield))(made.rows("good", "long", "bad")))
+    found = list(Checked(draw=draw, check=PromptCheck(shield=shield))(rows("good", "long", "bad")))
     reasons = {item.row.request.prompt: item.reason for item in found if isinstance(item, Failed)}
     assert "cannot be checked (it is too long)" in reasons["long"] and "against the policy" in reasons["bad"]
     assert len(found) == 3 and isinstance(found[-1], Drawn)
@@ -49,7 +55,7 @@ def test_prompts_are_read_once_and_together():
         calls.append(list(prompts))
         return [0.0 for _ in prompts]
 
-    list(Checked(draw=made.draw, check=PromptCheck(shield=counted))(made.rows("b", "a", "b")))
+    list(Checked(draw=draw, check=PromptCheck(shield=counted))(rows("b", "a", "b")))
     assert calls == [["a", "b"]]
 
 
@@ -68,7 +74,7 @@ def test_the_best_candidates_of_each_row(drawing):
     def bright(pictures, prompts):
         return [sum(picture.convert("L").tobytes()) for picture in pictures]
 
-    (row,) = made.rows("a cat", common=COMMON)
+    (row,) = rows("a cat", common=COMMON)
     items = list(BestOf(drawing=drawing, scorer=bright, name="bright", count=5, keep=2)([row]))
     assert [item.end for item in items] == ["-best2", ""] and [item.record["rank"] for item in items] == [2, 1]
     seeds = candidate_seeds(row.request.seed, 5)
@@ -79,19 +85,19 @@ def test_the_best_candidates_of_each_row(drawing):
 
 
 def test_a_row_that_is_called_like_another_picture():
-    rows = made.rows({"id": "a", "prompt": "x"}, {"id": "a-best2", "prompt": "y"})
-    check_names(rows, 1)
+    named = rows({"id": "a", "prompt": "x"}, {"id": "a-best2", "prompt": "y"})
+    check_names(named, 1)
     with pytest.raises(InputError, match='row 2: "a-best2" is what another picture of row 1 is called'):
-        check_names(rows, 2)
+        check_names(named, 2)
     with pytest.raises(InputError, match="row 2: "):
-        check_names(made.rows({"id": "a", "prompt": "x"}, {"id": "b", "file": "A-best3", "prompt": "y"}), 3)
+        check_names(rows({"id": "a", "prompt": "x"}, {"id": "b", "file": "A-best3", "prompt": "y"}), 3)
 
 
 def test_a_scorer_that_fails_costs_no_picture(drawing):
     def fails(pictures, prompts):
         raise ValueError("broken")
 
-    (row,) = made.rows("a cat", common=COMMON)
+    (row,) = rows("a cat", common=COMMON)
     (item,) = BestOf(drawing=drawing, scorer=fails, name="fails", count=3)([row])
     assert item.record["seed"] == row.request.seed and item.record["score"] is None
 
@@ -101,5 +107,5 @@ def test_memory_that_is_short_fails_one_row(drawing, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(type(drawing.pipeline), "sample", short)
-    (item,) = BestOf(drawing=drawing, scorer=lambda *_: [1.0], name="x", count=1)(made.rows("a cat", common=COMMON))
+    (item,) = BestOf(drawing=drawing, scorer=lambda *_: [1.0], name="x", count=1)(rows("a cat", common=COMMON))
     assert isinstance(item, Failed) and "out of memory" in item.reason

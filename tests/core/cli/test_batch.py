@@ -1,5 +1,6 @@
 """The command `batch` on a whole tiny random SANA."""
 
+import argparse
 import io
 import json
 import sys
@@ -7,9 +8,11 @@ import tarfile
 
 import pytest
 import tiny_pipeline
+import torch
 from PIL import Image
 
 from sana_core.cli import main
+from sana_core.errors import InputError
 from sana_core.pipeline import load_pipeline
 from sana_core.seeds import derived_seed
 
@@ -165,3 +168,58 @@ def test_another_setting_is_named(model, tmp_path, capsys):
     assert main(command) == 0
     assert main([*command, "--guidance", "2"]) == 2
     assert "a batch with guidance_scale null, this one has 2.0" in capsys.readouterr().err
+
+
+def test_two_processes(model, tmp_path, capsys):
+    prompts = written(tmp_path, "p.txt", "a\nb\nc\n")
+    for folder, more in (("one", []), ("two", ["--workers", "2"])):
+        options = [*QUICK, "--rows-per-shard", "1", *model]
+        assert main(["batch", prompts, str(tmp_path / folder), *options, "--json", *more]) == 0
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(item["drawn"], item["failed"]) for item in said] == [(3, 0), (3, 0)]
+    for number in range(3):
+        name = f"0000{number}.tar"
+        assert members(tmp_path / "one" / name) == members(tmp_path / "two" / name)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--workers", "0"], "--workers is 0, expected at least 1"),
+        (["--workers", "2", "--ray"], "with --ray give --ray-workers"),
+    ],
+)
+def test_workers_that_cannot_be(model, tmp_path, capsys, options, said):
+    prompts = written(tmp_path, "p.txt", "a\n")
+    assert main(["batch", prompts, str(tmp_path / "out"), *options, *model]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_workers_share_the_gpus(monkeypatch):
+    from sana_core.cli import batch
+
+    monkeypatch.setattr(batch, "pick_device", lambda device: torch.device(device or "cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    batch.check_workers(2, None)
+    with pytest.raises(InputError, match="--workers is 3, and there are 2 GPUs"):
+        batch.check_workers(3, "cuda")
+    with pytest.raises(InputError, match="--workers is 2, and --device cuda:1 can serve one"):
+        batch.check_workers(2, "cuda:1")
+    load = batch.Loading(argparse.Namespace(device=None, quiet=False), "nano")
+    assert [(load.at(number).args.device, load.at(number).args.quiet) for number in (0, 1)] == [
+        ("cuda:0", False),
+        ("cuda:1", True),
+    ]
+
+
+def test_ray_does_not_take_the_prompts(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["batch", "--ray", "prompts.csv", str(tmp_path / "out")])
+    assert "prompts.csv is no address of a Ray cluster: put --ray behind PROMPTS and OUT" in capsys.readouterr().err
+
+
+def test_a_hint_is_told_once(model, tmp_path, capsys):
+    prompts = written(tmp_path, "p.txt", "a\nb\nc\n")
+    options = [*QUICK, "--size", "64x512", "--rows-per-shard", "1", *(word for word in model if word != "--quiet")]
+    assert main(["batch", prompts, str(tmp_path / "out"), *options]) == 0
+    assert capsys.readouterr().err.count("is far from the sizes this model was trained on") == 1

@@ -119,6 +119,29 @@ def test_a_scorer_that_fails_costs_no_picture(model, tmp_path, scorer, capsys):
     assert json.loads((tmp_path / "s.json").read_text())["requests"][0]["expected_best"] == {}
 
 
+def test_a_batch_says_which_rows_have_no_score(model, tmp_path, scorer, capsys):
+    def fails(pictures, prompts):
+        raise RuntimeError("no card")
+
+    (tmp_path / "p.txt").write_text("a cat\na dog\n")
+    options = [*scorer(fails), "--best-of", "2", "--table", "none", *SIZE]
+    assert main(["batch", str(tmp_path / "p.txt"), str(tmp_path / "out"), *options, *model]) == 3
+    assert "2 rows drawn, 0 were there; 2 of them have no score, since the scorer failed" in capsys.readouterr().err
+
+
+def test_a_batch_goes_on_with_the_same_scorer_alone(model, tmp_path, by_redness, capsys):
+    """Another model may be in a folder of the same name."""
+    (tmp_path / "p.txt").write_text("a cat\na dog\n")
+    command = ["batch", str(tmp_path / "p.txt"), str(tmp_path / "out"), *SIZE, *model, "--best-of", "2"]
+    command += ["--table", "none", "--rows-per-shard", "1", "--scorer"]
+    for place, code in (("a", 0), ("same", 0), ("other", 2)):
+        folder = tmp_path / place / "clip"
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text('{"a": 2}' if place == "other" else '{"a": 1}')
+        assert main([*command, f"clip:{folder}"]) == code
+    assert 'holds a batch with best_of [2, 1, "clip:clip", "' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("options, said", [
     ("--keep 2", "--keep is about --best-of N"),
     ("--scorer clip:x", "--scorer is about --best-of N"),

@@ -1,29 +1,25 @@
 """What is allowed but seldom meant is said in a line."""
 
 import pytest
+import tiny
 
 from sana_core.cli import main
-from sana_core.cli.hints import tell_hints
 from sana_core.config import SamplingDefaults
 from sana_core.pipeline import Request
+from sana_core.pipeline.hints import hints
 
 
-def hints(caplog, size, native, prompt="x"):
-    import tiny
-
+def found(size, native, prompt="x"):
     defaults = SamplingDefaults(width=native, height=native)
     run = Request(prompt, width=size[0], height=size[1]).resolve(defaults, tiny.transformer_config())
-    caplog.clear()
-    with caplog.at_level("INFO", logger="sana"):
-        tell_hints(run, defaults)
-    return caplog.messages
+    return hints(run, defaults)
 
 
 @pytest.mark.parametrize("native", [512, 1024, 2048, 4096])
-def test_trained_sizes_are_fine(caplog, native):
+def test_trained_sizes_are_fine(native):
     half = native // 1024 * 512 or 256
     for size in ((native, native), (half * 4, half), (native, native * 7 // 8 // 32 * 32)):
-        assert hints(caplog, size, native) == []
+        assert found(size, native) == []
 
 
 @pytest.mark.parametrize(
@@ -38,8 +34,8 @@ def test_trained_sizes_are_fine(caplog, native):
         ((1024, 1024), 4096, "4096x4096"),
     ],
 )
-def test_a_size_far_from_them_is_said(caplog, size, native, better):
-    (hint,) = hints(caplog, size, native)
+def test_a_size_far_from_them_is_said(size, native, better):
+    (hint,) = found(size, native)
     assert hint.startswith(f"{size[0]}x{size[1]} is far") and hint.endswith(f"--size {better}")
 
 

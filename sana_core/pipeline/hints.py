@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import logging
-
 from ..config import SamplingDefaults
 from ..latents import RESOLUTION_BINS, closest_bin
-from ..pipeline.request import Resolved
+from .request import Resolved
 
-log = logging.getLogger("sana")
 AREA, SHAPE = 2.0, 1.3  # how many times the pixels, and the ratio of the sides, of the nearest trained size
 
 
-def tell_hints(run: Resolved, defaults: SamplingDefaults) -> None:
-    """Log a line for each."""
+def hints(run: Resolved, defaults: SamplingDefaults) -> list[str]:
+    """A line for each."""
+    found = []
     if "" in run.prompt:
-        log.info("the prompt is empty: the model draws what it likes")
+        found.append("the prompt is empty: the model draws what it likes")
     width, height = trained_size(run.width, run.height, defaults)
     area = run.width * run.height / (width * height)
     shape = run.width / run.height * height / width
     if max(area, 1 / area) > AREA or max(shape, 1 / shape) > SHAPE:
-        log.info(
-            "%dx%d is far from the sizes this model was trained on, so the picture may be distorted: try --size %dx%d",
-            run.width,
-            run.height,
-            width,
-            height,
+        found.append(
+            f"{run.width}x{run.height} is far from the sizes this model was trained on, so the picture may be "
+            f"distorted: try --size {width}x{height}"
         )
+    return found
 
 
 def trained_size(width: int, height: int, defaults: SamplingDefaults) -> tuple[int, int]:

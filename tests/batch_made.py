@@ -1,12 +1,16 @@
-"""Rows, and what draws them without a network."""
+"""Rows, and what draws them without a network, in other processes too."""
 
 import io
+import os
+import signal
 import tarfile
+import time
 
 from PIL import Image
 
 from sana_core.batch import Drawn, Row
 from sana_core.batch.rows import rows_of
+from sana_core.errors import CheckpointError
 from sana_core.prompts.entries import Entry
 
 RECORD = {
@@ -50,3 +54,31 @@ def contents(folder):
     """Every file that a batch has left, by name."""
     found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     return {name: data for name, data in found.items() if not name.startswith(".locks")}
+
+
+def plain():
+    return draw
+
+
+def noting(folder):
+    """Draws slowly, and notes by which process."""
+
+    def noted(rows):
+        (folder / str(os.getpid())).touch()
+        for row in rows:
+            time.sleep(0.02)
+            yield drawn(row)
+
+    return noted
+
+
+def broken():
+    raise CheckpointError("there is no such model")
+
+
+def faulty():
+    raise KeyError("a fault of ours")
+
+
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)

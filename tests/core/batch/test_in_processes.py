@@ -1,0 +1,71 @@
+"""A batch drawn by several processes: the same files as by one, and no process is left behind."""
+
+import os
+import sys
+from functools import partial
+
+import pytest
+from batch_made import broken, contents, faulty, killed, noting, plain, some_rows
+
+from sana_core.batch import Batch, Done, Output, draw_batch
+from sana_core.batch.in_processes import draw_in_processes
+from sana_core.errors import CheckpointError, InputError
+
+
+def batch(folder, count=10):
+    return Batch(rows=some_rows(count), output=Output(folder=folder, table=False), rows_per_shard=2)
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_two_draw_what_one_draws(tmp_path):
+    (tmp_path / "who").mkdir()
+    list(draw_batch(batch(tmp_path / "one"), plain))
+    rows = []
+    loads = [partial(noting, tmp_path / "who")] * 2
+    done = list(draw_in_processes(batch(tmp_path / "two"), loads, rows.append))
+    assert contents(tmp_path / "two") == contents(tmp_path / "one") and len(contents(tmp_path / "two")) == 6
+    assert done == [Done(2)] * 5 and sum(rows) == 10
+    pids = [int(path.name) for path in (tmp_path / "who").iterdir()]
+    assert len(pids) == 2 and os.getpid() not in pids and not any(map(alive, pids))
+
+
+def test_nothing_is_started_where_nothing_is_missing(tmp_path):
+    list(draw_batch(batch(tmp_path), plain))
+    assert list(draw_in_processes(batch(tmp_path), [broken] * 2)) == []
+
+
+def test_what_cannot_be_loaded_leaves_the_folder_free(tmp_path):
+    with pytest.raises(CheckpointError, match="there is no such model"):
+        list(draw_in_processes(batch(tmp_path), [broken, broken]))
+    assert contents(tmp_path) == {}
+
+
+def test_a_fault_of_ours_shows_its_trace(tmp_path, capfd):
+    with pytest.raises(KeyError, match="a fault of ours"):
+        list(draw_in_processes(batch(tmp_path), [faulty]))
+    assert "in faulty" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
+def test_a_killed_process_is_told_of_and_the_rest_can_be_drawn(tmp_path):
+    with pytest.raises(InputError, match=r"has ended \(code -9\).*start again with fewer --workers"):
+        list(draw_in_processes(batch(tmp_path), [plain, killed]))
+    list(draw_batch(batch(tmp_path), plain))
+    assert len(contents(tmp_path)) == 6
+
+
+def test_an_interrupted_run_leaves_no_process_and_no_unfinished_file(tmp_path):
+    (tmp_path / "who").mkdir()
+    out = tmp_path / "out"
+    drawing = draw_in_processes(batch(out, 100), [partial(noting, tmp_path / "who")] * 2)
+    next(drawing)
+    drawing.close()
+    assert not any(alive(int(path.name)) for path in (tmp_path / "who").iterdir())
+    assert not [name for name in contents(out) if name.startswith(".")] and len(contents(out)) < 50
