@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 from ..errors import InputError
 from ..prompts.values import shown
 from .draw import Drawn, DrawRows, Failed
-from .files import whole
-from .output import Output, Shard, explained
+from .output import Output, Shard, explained, whole
 from .rows import Row
 
 RECORD = "batch.json"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 
 from ..errors import CheckpointError, InputError
 from ..shortage import out_of_memory
+from ..whole_files import remove_partial, whole_file
 from .average import Average
 from .processes import like, whole
 
@@ -75,20 +75,15 @@ def write_state(content: Mapping[str, Any], path: Path) -> None:
     it cannot be written; one that was there stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
+    remove_partial(path.parent, path.name)
     try:
-        with temporary.open("wb") as file:
+        with whole_file(path, path.name) as partial, partial.open("wb") as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except (OSError, RuntimeError) as error:  # PyTorch tells of a full disk with either
         if out_of_memory(error):
             raise
         said = getattr(error, "strerror", None) or "is the disk full?"
         raise InputError(f"{path} cannot be written ({said}): free space, and the same call goes on") from error
-    finally:
-        temporary.unlink(missing_ok=True)  # nothing, once it has its name
 
 
 @torch.no_grad()
