@@ -71,9 +71,7 @@ class TrainingState:
 
 
 def write_state(content: Mapping[str, Any], path: Path) -> None:
-    """Write under another name and rename: whenever it is killed, a whole checkpoint is there. Raises InputError where
-    it cannot be written; one that was there stays.
-    """
+    """Write a checkpoint: a whole one is there whenever it is killed. Raises InputError where it cannot be written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_partial(path.parent, path.name)
     try:
