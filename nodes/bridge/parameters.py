@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import struct
 import zlib
 from collections import OrderedDict
@@ -24,6 +23,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from ...sana_core.pictures.files import parameters_text
 from ...sana_core.pipeline.request import Resolved
+from ...sana_core.whole_files import whole_file
 
 log = logging.getLogger("sana")
 AFTER_HEADER = 33  # bytes of a PNG: signature and IHDR
@@ -93,6 +93,5 @@ def _add_text(path: Path, name: str, text: str) -> None:
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data, *_ in info.chunks
     )
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_bytes(content[:AFTER_HEADER] + chunks + content[AFTER_HEADER:])
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_bytes(content[:AFTER_HEADER] + chunks + content[AFTER_HEADER:])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from torch import Tensor
 from ...sana_core.geometry import DC_AE_F32
 from ...sana_core.pictures.preview import PreviewFit, PreviewMap
 from ...sana_core.sources import NANO_FILES
+from ...sana_core.whole_files import whole_file
 
 log = logging.getLogger("sana")
 FOLDER = "sana_previews"
@@ -110,11 +110,10 @@ def _read(path: Path) -> PreviewFit:
 
 
 def _write(path: Path, fit: PreviewFit) -> None:
-    partial = path.with_suffix(f".{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"gram": fit.gram, "cross": fit.cross}, partial)
-        partial.replace(path)
+        with whole_file(path) as partial:
+            save_file({"gram": fit.gram, "cross": fit.cross}, partial)
     except (OSError, SafetensorError) as error:
         log.debug("the colours of previews are not kept: %s", error)
 

@@ -11,8 +11,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..prompts.values import shown
-from .files import whole
-from .output import explained
+from .output import explained, whole
 
 RECORD = "batch.json"
 DIGEST = "digest of the rows"

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import tarfile
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+from typing import IO, Any, NamedTuple, TypeAlias, TypeVar, cast
 
 from PIL import features
 
+from .. import whole_files
 from ..errors import InputError
 from ..pictures.saving import FORMATS, QUALITY, picture_bytes
+from ..whole_files import remove_partial, sync_folder, whole_file
 from .ahead import overlapped
 from .draw import Drawn, Failed
-from .files import remove_partial, sync_folder, whole
 from .rows import Row
 from .tables import pyarrow_parquet
 
@@ -120,19 +120,19 @@ class Output:
     def clean(self, shard: Shard) -> None:
         """Remove what a killed run has left of a shard."""
         for name in (shard.name, f"failed-{shard.name}"):
-            remove_partial(self.folder, name)
+            remove_partial(self.folder, f".{name}")
         if self.plain:
             for row in shard.rows:
                 path = self._plain(row.file, self.format)
-                remove_partial(path.parent, path.stem)
+                remove_partial(path.parent, f".{path.stem}")
 
     def _content(self, item: Drawn | Failed) -> Content | Failed:
         if isinstance(item, Failed):
             return item
         try:
             return Content(item, picture_bytes(item.picture, f".{self.format}", item.record, self.quality))
-        except (OSError, ValueError) as error:  # Pillow's encoders raise both, such as for a size that WebP has not
-            return Failed(item.row, f"no {self.format} can be made of its picture ({error})")
+        except InputError as error:
+            return Failed(item.row, str(error))
 
     def _write_tar(
         self, shard: Shard, contents: Iterable[Content | Failed], failed: list[Failed]
@@ -201,18 +201,19 @@ class Output:
 
 
 @contextmanager
-def explained(folder: Path) -> Iterator[None]:
+def whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes its name at the end of the block. Raises OSError."""
+    with whole_file(path, f".{path.name}") as partial, partial.open("wb") as file:
+        yield file
+
+
+def explained(folder: Path) -> AbstractContextManager[None]:
     """In the block errors of the disk are raised as InputError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(
-                f"{folder}: no space is left on its disk: free some and start again, finished pictures stay"
-            ) from error
-        raise InputError(
-            f"{folder} cannot be written ({error.strerror or error}): make it writable, or name another folder"
-        ) from error
+    return whole_files.explained(
+        folder,
+        full="free some and start again, finished pictures stay",
+        other="make it writable, or name another folder",
+    )
 
 
 def _in_order(shard: Shard, items: list[tuple[str, Item]]) -> list[Item]:

@@ -13,7 +13,6 @@ from PIL import Image
 
 from ..device import pick_device
 from ..errors import InputError
-from ..pictures.saving import whole_file
 from ..pipeline.pipeline import SanaPipeline
 from ..pipeline.request import Resolved
 from ..samplers.types import StepCallback
@@ -23,6 +22,7 @@ from ..scoring.load import FORMS, load_scorer
 from ..scoring.plot import score_plot
 from ..scoring.scorer import Scorer
 from ..scoring.select import Selection, candidate_seeds, check_numbers, select
+from ..whole_files import explained, whole_file
 from .names import check_place
 
 PLOT, TABLE = ".png", ".json"
@@ -61,7 +61,7 @@ class BestOf:
     def write(self) -> None:
         """The files of the scores, as far as the requests are drawn."""
         for path in self.scores:
-            with whole_file(path) as partial:
+            with explained(path), whole_file(path) as partial:
                 WRITERS[path.suffix.lower()](self, partial)
 
     def check(self, requests: int) -> None:
@@ -74,7 +74,7 @@ class BestOf:
             )
 
     def plot(self, path: Path) -> None:
-        score_plot([[entry["score"] for entry in request["scores"]] for request in self.told]).save(path)
+        score_plot([[entry["score"] for entry in request["scores"]] for request in self.told]).save(path, "PNG")
 
     def table(self, path: Path) -> None:
         table = {"scorer": self.name, "best_of": self.count, "keep": self.keep, "requests": self.told}

@@ -7,7 +7,6 @@ gets a number, too: a file is replaced only with --overwrite.
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -45,7 +44,7 @@ class Output:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         path = next(path for path in self._names(record["seed"], batch) if self._take(path))
         try:
-            save_picture(picture, Path(os.path.realpath(path)), record, self.quality)
+            save_picture(picture, path, record, self.quality)
         except BaseException:
             if not self.overwrite:
                 with suppress(OSError):

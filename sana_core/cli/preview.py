@@ -11,12 +11,13 @@ from PIL import Image
 from ..errors import InputError
 from ..pictures.images import to_pil
 from ..pictures.preview import PreviewFit, PreviewMap, read_map, synthetic_pictures
+from ..pictures.saving import FORMATS
 from ..pipeline.pipeline import SanaPipeline
 from ..samplers.types import StepCallback
 from ..sources import NANO_PREVIEW, is_embedded
+from ..whole_files import explained, whole_file
 
 log = logging.getLogger("sana")
-FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 LEARNT = 8  # synthetic pictures
 SIDE = 256  # pixels
 
@@ -56,10 +57,5 @@ def shown(path: Path, found: PreviewMap, others: StepCallback | None) -> StepCal
 
 def write(path: Path, picture: Image.Image) -> None:
     """Replace the file in one go, so that a viewer never sees half a picture."""
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        picture.save(partial)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(f"--preview {path} cannot be written ({error.strerror or error})") from error
+    with explained(f"--preview {path}"), whole_file(path, lasting=False) as partial:
+        picture.save(partial, FORMATS[path.suffix.lower()])

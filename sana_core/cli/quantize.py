@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..checkpoint.new_file import check_target
+from ..checkpoint.new_file import check_target, new_file
 from ..errors import InputError
 from ..pipeline.request import Request
 from ..quantiser.policy import CALIBRATED, EMBEDDINGS, FORMATS
@@ -91,7 +91,8 @@ def run(args: argparse.Namespace) -> None:
             progress=show,
         )
     if args.report is not None:
-        args.report.write_text(json.dumps(report.as_dict(), indent=1), encoding="utf-8")
+        with new_file(args.report, overwrite=args.overwrite) as partial:
+            partial.write_text(json.dumps(report.as_dict(), indent=1), encoding="utf-8")
     if args.json:
         say_json({"file": str(args.target), **report.as_dict()})
     elif not args.quiet:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError, printable
 from ..fast import FAST
-from ..pictures.saving import whole_file
+from ..whole_files import explained, whole_file
 from . import arguments
 from .arguments import Command
 from .draw import chosen_source
@@ -102,9 +102,9 @@ def _save(report: Report, wanted: Path, overwrite: bool) -> Path:
     from ..verify.report import markdown
 
     target = next(path for path in _names(wanted) if overwrite or (not os.path.lexists(_both(path)[1]) and take(path)))
-    text, picture = (Path(os.path.realpath(path)) for path in _both(target))
+    text, picture = _both(target)
     try:
-        with ExitStack() as files:
+        with explained(target), ExitStack() as files:
             if report.drawn is not None:
                 report.drawn.picture.save(files.enter_context(whole_file(picture)), "PNG")
                 report.picture = _both(target)[1].name

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from PIL import Image
 
 from ..errors import InputError, shortened
+from ..whole_files import explained, whole_file
 from .files import parameters_text, save_png
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -26,46 +23,25 @@ IMAGE_DESCRIPTION, EXIF_FOLDER, USER_COMMENT = 0x010E, 0x8769, 0x9286
 
 def save_picture(picture: Image.Image, path: Path, record: dict[str, Any], quality: int | None = None) -> None:
     """Write the file in one go, as `picture_bytes` makes it. Raises InputError."""
-    with whole_file(path) as partial:
-        _save(picture, partial, path.suffix, record, quality)
+    content = picture_bytes(picture, path.suffix, record, quality)
+    with explained(path), whole_file(path) as partial:
+        partial.write_bytes(content)
 
 
 def picture_bytes(picture: Image.Image, suffix: str, record: dict[str, Any], quality: int | None = None) -> bytes:
-    """The content of a picture file of an ending in FORMATS.
+    """The content of a picture file of an ending in FORMATS. Raises InputError for what the format cannot hold.
 
     A PNG has its record as text under `sana` and `parameters`. JPEG and WebP have the same texts in EXIF.
     """
-    file = BytesIO()
-    _save(picture, file, suffix, record, quality)
-    return file.getvalue()
-
-
-def _save(
-    picture: Image.Image, file: Path | IO[bytes], suffix: str, record: dict[str, Any], quality: int | None
-) -> None:
-    kind = FORMATS[suffix.lower()]
-    if kind == "PNG":
-        save_png(picture, file, record)
-    else:
-        picture.save(file, kind, quality=QUALITY if quality is None else quality, exif=exif_bytes(record))
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Where to write a file that takes the name `path` at the end of the block: another one of this name stays until
-    then. Raises InputError.
-    """
-    partial = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
+    kind, file = FORMATS[suffix.lower()], BytesIO()
     try:
-        yield partial
-        os.replace(partial, path)
-    except InputError:  # about another file
-        raise
-    except (OSError, ValueError) as error:  # Pillow's encoders raise both
-        raise InputError(f"{path} cannot be written ({getattr(error, 'strerror', None) or error})") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
+        if kind == "PNG":
+            save_png(picture, file, record)
+        else:
+            picture.save(file, kind, quality=QUALITY if quality is None else quality, exif=exif_bytes(record))
+    except (OSError, ValueError) as error:  # Pillow's encoders raise both, such as for a size that WebP has not
+        raise InputError(f"no {kind} can be made of the picture ({error}): choose another format") from error
+    return file.getvalue()
 
 
 def exif_bytes(record: dict[str, Any]) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 
 from ..errors import CheckpointError, InputError
 from ..shortage import out_of_memory
+from ..whole_files import remove_partial, whole_file
 from .average import Average
 from .processes import like, whole
 
@@ -71,24 +71,17 @@ class TrainingState:
 
 
 def write_state(content: Mapping[str, Any], path: Path) -> None:
-    """Write under another name and rename: whenever it is killed, a whole checkpoint is there. Raises InputError where
-    it cannot be written; one that was there stays.
-    """
+    """Write a checkpoint: a whole one is there whenever it is killed. Raises InputError where it cannot be written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
+    remove_partial(path.parent, path.name)
     try:
-        with temporary.open("wb") as file:
+        with whole_file(path, path.name) as partial, partial.open("wb") as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except (OSError, RuntimeError) as error:  # PyTorch tells of a full disk with either
         if out_of_memory(error):
             raise
         said = getattr(error, "strerror", None) or "is the disk full?"
         raise InputError(f"{path} cannot be written ({said}): free space, and the same call goes on") from error
-    finally:
-        temporary.unlink(missing_ok=True)  # nothing, once it has its name
 
 
 @torch.no_grad()

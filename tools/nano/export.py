@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sana_core.training.lora_layers import attach_lora
 from sana_core.training.state import read_state
+from sana_core.whole_files import whole_file
 
 from .command import Command, from_arguments, parser
 from .sprint_student import sprint_config
@@ -61,10 +62,9 @@ class Exporter:
             key: json.dumps(asdict(value)) for key, value in stated.items()
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        save_file(tensors, temporary, metadata)
-        temporary.chmod(0o644)  # safetensors writes files that only their owner reads
-        temporary.replace(path)
+        with whole_file(path) as partial:
+            save_file(tensors, partial, metadata)
+            partial.chmod(0o644)  # safetensors writes files that only their owner reads
         log.info(
             "%s: %.2f MB, %.2f M values",
             name,

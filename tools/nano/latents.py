@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sana_core.dcae.autoencoder import DCAE
 from sana_core.geometry import DC_AE_F32
+from sana_core.whole_files import whole_file
 
 from .command import Command
 from .pictures import LINE_WIDTHS, Drawings, Placed, edge_map, render
@@ -49,9 +50,8 @@ class LatentBank:
         path = self.command.work / "latents" / f"{pixels}_{self._digest()}.safetensors"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            temporary = path.with_suffix(".tmp")
-            save_file({"latents": self._encode(pixels)}, temporary)
-            temporary.replace(path)
+            with whole_file(path) as partial:
+                save_file({"latents": self._encode(pixels)}, partial)
         return load_file(path)["latents"].to(self.command.device)
 
     def _digest(self) -> str:

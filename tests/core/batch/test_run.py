@@ -13,7 +13,6 @@ import pytest
 from batch_made import contents, draw, drawn, members, pixels, rows, some_rows
 
 from sana_core.batch import Batch, Done, Failed, Output, draw_batch, read_rows
-from sana_core.batch import files as batch_files
 from sana_core.batch.claim import locked
 from sana_core.errors import InputError
 
@@ -259,7 +258,7 @@ def test_a_full_disk(whole, tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patched:
-        patched.setattr(batch_files.os, "fsync", full)
+        patched.setattr(os, "fsync", full)
         with pytest.raises(InputError, match="no space is left on its disk: free some and start again"):
             run(batch(tmp_path))
     assert [name for name in contents(tmp_path) if name.endswith(("tar", "partial"))] == ["00000.tar"]

@@ -12,7 +12,10 @@ import tiny_pipeline
 from sana_core.cli import main
 
 ROOT = Path(__file__).parents[3]
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX"),
+    pytest.mark.usefixtures("usual_signals"),
+]
 SELF = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(9)"
 
 
@@ -40,8 +43,6 @@ def test_a_signal_leaves_no_file(tmp_path, monkeypatch, capsys, number, code):
     files = tiny_pipeline.write_files(tmp_path)
     (tmp_path / "new").mkdir()
     before = signal.getsignal(number)
-    if number == signal.SIGHUP and before != signal.SIG_DFL:
-        pytest.skip("nohup: the signal is ignored")
     monkeypatch.setattr(sinks, "quantise", lambda *args, **options: os.kill(os.getpid(), number))
     words = [str(files["transformer"]), str(tmp_path / "new" / "x.safetensors"), "--format", "int8"]
     assert main(["quantize", *words]) == code

@@ -95,17 +95,23 @@ def test_numbers_that_another_process_takes_meanwhile_are_left_out(folder):
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_nothing_is_left_of_a_picture_that_could_not_be_written(folder, monkeypatch, overwrite):
-    def full(_, path, record):
-        path.write_text("half")
+    def full(partial, _):
+        partial.write_text("half")
         raise OSError(28, "No space left on device")
 
     if overwrite:
         Path("a.png").write_text("old")
-    monkeypatch.setattr(saving, "save_png", full)
-    with pytest.raises(InputError, match=r"a\.png cannot be written \(No space"):
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match=r"a\.png: no space is left on its disk: free some"):
         save(Output(path=Path("a.png"), overwrite=overwrite))
     assert files(folder) == ["a.png"] * overwrite
     assert not overwrite or Path("a.png").read_text() == "old"
+
+
+def test_a_picture_that_is_too_long_for_its_format(folder):
+    with pytest.raises(InputError, match=r"no WEBP can be made of the picture \(.*\): choose another format"):
+        saving.save_picture(Image.new("RGB", (16384, 1)), Path("a.webp"), RECORD)
+    assert files(folder) == []
 
 
 @pytest.mark.parametrize("stem", ["a" * 251, "a" * 250, "\u732b" * 83], ids=len)

@@ -130,6 +130,7 @@ def test_another_training_in_the_folder(pictures, trained, capsys):
 
 def test_a_full_disk_keeps_the_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "training.pt"
+    (tmp_path / "training.pt.0123.partial").write_bytes(b"left by a kill")
     state.write_state({"step": 1}, path)
 
     def full(content, file):
@@ -166,6 +167,7 @@ def test_a_step_that_breaks_the_weights_is_not_saved(pictures, target, capsys, m
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.usefixtures("usual_signals")
 def test_a_signal_ends_the_encoding_of_pictures(pictures, target, capsys, monkeypatch, number, code):
     encoded, write = [], cache.TensorFiles.write
 
@@ -194,6 +196,7 @@ def test_condition_pictures_are_in_a_folder_of_their_own(pictures, target, capsy
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.usefixtures("usual_signals")
 def test_ctrl_c_ends_after_a_step_and_the_same_command_goes_on(pictures, trained, target, capsys, monkeypatch):
     command = ["train", "lora", "--data", str(pictures), "--out", str(target), *QUICK, "--json"]
     train = jobs.train
