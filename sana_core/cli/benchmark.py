@@ -10,7 +10,7 @@ from ..batch.rows import rows_of
 from ..errors import InputError, listed
 from ..metrics.benchmarks import BENCHMARKS, Benchmark
 from ..prompts.entries import Entry
-from . import batch
+from . import rows
 from .arguments import Command
 from .draw import common
 from .output import say, tell
@@ -24,7 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--check", action="store_true", help="draw nothing: tell what is missing in OUT")
     add("--seed", dest="base_seed", type=int, default=0, metavar="NUMBER",
         help="of it and its id each picture has a seed of its own (default: %(default)s)")  # fmt: skip
-    batch.add_drawing_options(parser)
+    rows.add_drawing_options(parser)
     parser.set_defaults(json=False)
 
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _draw(args: argparse.Namespace, benchmark: Benchmark) -> None:
-    batch.check(args)
+    rows.check(args)
     entries = [
         Entry({"id": row.id, "prompt": row.prompt, "file": row.file}, f"{args.list}, {row.id}", number)
         for number, row in enumerate(benchmark.rows(args.list), start=1)
@@ -64,7 +64,7 @@ def _draw(args: argparse.Namespace, benchmark: Benchmark) -> None:
         raise InputError(
             f"{benchmark.title} takes squares, not {settings.width} x {settings.height}: choose another size"
         )
-    batch.draw_rows(args, rows_of(entries, settings, seed=args.base_seed), output)
+    rows.draw_rows(args, rows_of(entries, settings, seed=args.base_seed), output)
 
 
 BENCHMARK = Command(
@@ -74,7 +74,7 @@ BENCHMARK = Command(
         "benchmark dpg dpg_bench/prompts OUT -m sana-1.6b",
         "benchmark mjhq meta_data.json OUT --check",
     ),
-    memory=batch.BATCH.memory,
+    memory=rows.MEMORY,
     add_options=add_options,
     run=run,
 )

@@ -196,16 +196,16 @@ def test_workers_that_cannot_be(model, tmp_path, capsys, options, said):
 
 
 def test_workers_share_the_gpus(monkeypatch):
-    from sana_core.cli import batch
+    from sana_core.cli import rows
 
-    monkeypatch.setattr(batch, "pick_device", lambda device: torch.device(device or "cuda"))
+    monkeypatch.setattr(rows, "pick_device", lambda device: torch.device(device or "cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    batch.check_workers(2, None)
+    rows.check_workers(2, None)
     with pytest.raises(InputError, match="--workers is 3, and there are 2 GPUs"):
-        batch.check_workers(3, "cuda")
+        rows.check_workers(3, "cuda")
     with pytest.raises(InputError, match="--workers is 2, and --device cuda:1 can serve one"):
-        batch.check_workers(2, "cuda:1")
-    load = batch.Loading(argparse.Namespace(device=None, quiet=False), "nano")
+        rows.check_workers(2, "cuda:1")
+    load = rows.Loading(argparse.Namespace(device=None, quiet=False), "nano")
     assert [(load.at(number).args.device, load.at(number).args.quiet) for number in (0, 1)] == [
         ("cuda:0", False),
         ("cuda:1", True),
