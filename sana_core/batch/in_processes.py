@@ -11,6 +11,7 @@ import signal
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -56,6 +57,8 @@ def draw_in_processes(batch: Batch, loads: Sequence[Load], told: Rows | None = N
                 yield said
     finally:
         for worker in workers:
+            worker.process.terminate()  # it removes unfinished files
+        for worker in workers:
             worker.end()
 
 
@@ -66,7 +69,8 @@ class Process:
         context = multiprocessing.get_context("spawn")  # a fork has no GPU
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(worker, theirs, threads), daemon=True)
-        self.process.start()
+        with _ctrl_c_waits():
+            self.process.start()
         theirs.close()  # so that the pipe ends with the process
 
     def said(self) -> Done | int:
@@ -85,8 +89,23 @@ class Process:
 
     def end(self) -> None:
         self.pipe.close()
-        self.process.terminate()  # it removes unfinished files
         self.process.join()
+
+
+@contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    """In the block Ctrl-C waits. A process that starts there is not ended by it, even while it still imports."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # its own start would let Ctrl-C through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(worker: Worker, pipe: Connection, threads: int) -> None:
@@ -94,12 +113,28 @@ def _work(worker: Worker, pipe: Connection, threads: int) -> None:
     torch.set_num_threads(threads)
     try:
         with signals_as_errors():
-            while True:
-                shard: Shard = pipe.recv()
-                pipe.send(worker(shard, lambda item: pipe.send(int(is_last(item)))))
-    except (EOFError, ConnectionError, Ended):
+            _draw(worker, pipe)
+    except Ended:
         return  # the first process has ended, or wants us to end
+
+
+def _draw(worker: Worker, pipe: Connection) -> None:
+    try:
+        while True:
+            try:
+                shard: Shard = pipe.recv()
+            except (EOFError, ConnectionError):
+                return
+            _say(pipe, worker(shard, lambda item: _say(pipe, int(is_last(item)))))
     except Exception as error:
         if not isinstance(error, SanaError) and not out_of_memory(error):
             traceback.print_exc()  # of a fault of ours, which the first process cannot show
-        pipe.send(error)
+        _say(pipe, error)
+
+
+def _say(pipe: Connection, said: Done | int | Exception) -> None:
+    """Raises Ended if nobody listens any more."""
+    try:
+        pipe.send(said)
+    except OSError:  # an error of the disk, as a shard would take it
+        raise Ended(signal.SIGTERM) from None

@@ -1,14 +1,18 @@
 """A batch drawn by several processes: the same files as by one, and no process is left behind."""
 
 import os
+import signal
+import subprocess
 import sys
+import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 from batch_made import broken, contents, faulty, killed, noting, plain, some_rows
 
 from sana_core.batch import Batch, Done, Output, draw_batch
-from sana_core.batch.in_processes import draw_in_processes
+from sana_core.batch.in_processes import Process, draw_in_processes
 from sana_core.errors import CheckpointError, InputError
 
 
@@ -69,3 +73,47 @@ def test_an_interrupted_run_leaves_no_process_and_no_unfinished_file(tmp_path):
     drawing.close()
     assert not any(alive(int(path.name)) for path in (tmp_path / "who").iterdir())
     assert not [name for name in contents(out) if name.startswith(".")] and len(contents(out)) < 50
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C of Unix")
+def test_ctrl_c_leaves_a_process_that_still_imports(tmp_path):
+    work = batch(tmp_path, 2)
+    (shard,) = work.prepared()
+    process = Process(work.worker(plain), 1)
+    os.kill(process.process.pid, signal.SIGINT)
+    process.pipe.send(shard)
+    assert [process.said() for _ in range(3)] == [1, 1, Done(2)]
+    process.end()
+
+
+ALONE = """
+import sys
+from functools import partial
+from pathlib import Path
+from batch_made import noting, some_rows
+from sana_core.batch import Batch, Output
+from sana_core.batch.in_processes import draw_in_processes
+
+if __name__ == "__main__":
+    here = Path(sys.argv[1])
+    batch = Batch(rows=some_rows(1000), output=Output(folder=here / "out", table=False), rows_per_shard=500)
+    list(draw_in_processes(batch, [partial(noting, here / "who")] * 2))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
+def test_the_processes_of_a_killed_run_end_quietly(tmp_path):
+    (tmp_path / "who").mkdir()
+    (tmp_path / "alone.py").write_text(ALONE)
+    roots = os.pathsep.join(str(Path(__file__).parents[up]) for up in (2, 3))
+    first = subprocess.Popen(
+        [sys.executable, tmp_path / "alone.py", tmp_path],
+        env={**os.environ, "PYTHONPATH": roots},
+        stderr=subprocess.PIPE,
+    )
+    while len(pids := list((tmp_path / "who").iterdir())) < 2 and first.poll() is None:
+        time.sleep(0.05)
+    first.kill()
+    _, said = first.communicate(timeout=60)  # stderr ends with the last process
+    assert len(pids) == 2 and said == b""
+    assert [name for name in contents(tmp_path / "out")] == ["batch.json"]
