@@ -86,9 +86,12 @@ class Output:
         return {"format": self.format, "quality": quality, "plain": self.plain, "table": table}
 
     def files(self, shard: Shard) -> Iterator[Path]:
-        """Those of a finished shard that a file of something else could have the name of."""
+        """Those of a finished shard, which a file of something else could have the name of."""
+        yield self._failures(shard)
         if not self.plain:
             yield self.tar(shard)
+            if self.table:
+                yield self._table(shard)
             return
         for row in shard.rows:
             yield from (self._plain(row.file, ending) for ending in (self.format, "json"))
@@ -165,7 +168,7 @@ class Output:
         parquet = pyarrow_parquet("a table cannot be written")
         names = list(dict.fromkeys(name for record in records for name in record))
         columns = {name: _column(pyarrow, [_cell(record.get(name)) for record in records]) for name in names}
-        with whole(self.folder / f"{shard.name}.parquet") as file:
+        with whole(self._table(shard)) as file:
             parquet.write_table(pyarrow.table(columns), file)
 
     def _write_plain(self, contents: Iterable[Content | Failed], failed: list[Failed]) -> Iterator[Drawn | Failed]:
@@ -195,6 +198,9 @@ class Output:
 
     def _failures(self, shard: Shard) -> Path:
         return self.folder / f"failed-{shard.name}.jsonl"
+
+    def _table(self, shard: Shard) -> Path:
+        return self.folder / f"{shard.name}.parquet"
 
     def _plain(self, name: str, ending: str) -> Path:
         return self.folder / f"{name}.{ending}"

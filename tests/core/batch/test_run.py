@@ -224,7 +224,7 @@ def test_a_shard_that_another_run_draws_is_left_to_it(whole, tmp_path):
     assert contents(tmp_path) == whole
 
 
-@pytest.mark.parametrize("name", ["000002.png", "000002.json"])
+@pytest.mark.parametrize("name", ["000002.png", "000002.json", "failed-00001.jsonl"])
 def test_a_picture_of_something_else_is_not_taken_for_one_of_the_batch(tmp_path, name):
     (tmp_path / name).write_bytes(b"another")
     with pytest.raises(InputError, match=rf"{name} is there, but no batch.json .*name another folder"):
@@ -232,10 +232,13 @@ def test_a_picture_of_something_else_is_not_taken_for_one_of_the_batch(tmp_path,
     assert contents(tmp_path) == {name: b"another"}
 
 
-def test_a_tar_of_something_else(tmp_path):
-    (tmp_path / "00001.tar").write_bytes(b"another")
-    with pytest.raises(InputError, match=r"00001.tar is there, but no batch.json"):
+@pytest.mark.parametrize("name", ["00001.tar", "00001.parquet", "failed-00001.jsonl"])
+def test_a_file_of_something_else_beside_tars(tmp_path, name):
+    """Such as the prompt file itself."""
+    (tmp_path / name).write_bytes(b"another")
+    with pytest.raises(InputError, match=rf"{name} is there, but no batch.json"):
         run(batch(tmp_path), None)
+    assert contents(tmp_path) == {name: b"another"}
 
 
 def test_rows_without_a_score_are_counted(tmp_path):
