@@ -13,7 +13,7 @@ from ..scoring.scorer import Scorer
 from ..scoring.select import candidate_seeds, select
 from ..shortage import out_of_memory
 from .draw import Drawing, Drawn, Failed
-from .rows import Row
+from .rows import Row, one_file
 
 
 def end_of(rank: int) -> str:
@@ -23,10 +23,10 @@ def end_of(rank: int) -> str:
 
 def check_names(rows: Sequence[Row], keep: int) -> None:
     """Raise InputError if one of the `keep` pictures of a row would have the name of another row."""
-    ids, files = {row.id: row for row in rows}, {row.file.casefold(): row for row in rows}
+    ids, files = {row.id: row for row in rows}, {one_file(row.file): row for row in rows}
     for row in rows:
         for end in map(end_of, range(2, keep + 1)):
-            other = ids.get(row.id + end) or files.get((row.file + end).casefold())
+            other = ids.get(row.id + end) or files.get(one_file(row.file + end))
             if other is not None:
                 raise InputError(
                     f"{other.where}: {shown(other.id)} is what another picture of {row.where} is called, since {keep} "

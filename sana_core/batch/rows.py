@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -185,8 +186,15 @@ def _check_name(value: object, where: str, column: str, *, dots: bool) -> str:
     return value
 
 
+def one_file(name: str) -> str:
+    """The same for names that are one file on some system: Windows and macOS do without case, macOS takes letters with
+    accents for the same however they are composed.
+    """
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
 def _check_unique(rows: list[Row]) -> None:
-    for column, key in ((ID, lambda row: row.id), (FILE, lambda row: row.file.casefold())):
+    for column, key in ((ID, lambda row: row.id), (FILE, lambda row: one_file(row.file))):
         seen: dict[str, Row] = {}
         for row in rows:
             first = seen.setdefault(key(row), row)

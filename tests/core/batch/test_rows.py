@@ -126,6 +126,7 @@ def test_a_row_can_be_written_down_and_read_again(tmp_path):
         ("p.jsonl", '{"prompt": "x", "file": "Batch"}', "the batch has a file of this name"),
         ("p.jsonl", '{"prompt": "x", "file": ".locks/a"}', "the batch has a file of this name"),
         ("p.jsonl", '{"prompt": "x", "file": "A"}\n{"prompt": "x", "file": "a"}', "its file .a. is that of"),
+        ("p.jsonl", '{"prompt": "x", "file": "\u00c9"}\n{"prompt": "x", "file": "e\u0301"}', "its file .* is that of"),
         ("p.jsonl", '{"prompt": "x", "strength": 0.5}', "line 1: strength and mask say"),
         ("p.parquet", "PAR1 no such thing PAR1", r"p\.parquet cannot be read .*: expected a Parquet file"),
         ("p.parquet", "", "expected a Parquet file"),
