@@ -11,6 +11,7 @@ import logging
 import os
 import pickle
 import platform
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from .run import Batch
 from .worker import Done, Load, Worker
 
 LOCAL = "local"
+ANSWER = 30.0  # seconds that a cluster has to answer
 ROOT = Path(__file__).parents[2]  # of the pack, from which workers import it
 
 
@@ -52,6 +54,7 @@ def draw_on_ray(batch: Batch, load: Load, address: str = LOCAL, workers: int | N
     if not pending:
         return
     try:
+        _reach(address)
         with handlers_kept():  # Ray's own for SIGTERM ends the program before anything is tidied up
             ray.init(**_cluster(address, workers))
     except Exception as error:  # of many types: no such host, a version that does not fit, no room for its store
@@ -60,6 +63,13 @@ def draw_on_ray(batch: Batch, load: Load, address: str = LOCAL, workers: int | N
         yield from _drawn(ray, batch, load, pending, workers)
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raises OSError if nobody listens at host:port, for which Ray itself would wait without an end."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER).close()
 
 
 def _cluster(address: str, workers: int | None) -> dict[str, Any]:

@@ -113,12 +113,13 @@ def test_a_signal_ends_the_run(tmp_path):
     assert len(list(folder.glob("*.tar"))) == 16 and not list(folder.glob(".*.partial"))
 
 
-def test_a_cluster_that_is_not_there(tmp_path):
+@pytest.mark.parametrize("address", ["no such address", "127.0.0.1:1", "ray://127.0.0.1:1"])
+def test_a_cluster_that_is_not_there(tmp_path, address):
     """It leaves the folder to other settings, and signals as they were."""
     pytest.importorskip("ray.data", reason='pip install "ray[data]"')
     before = signal.getsignal(signal.SIGTERM)
     batch = Batch(rows=some_rows(1), output=Output(folder=tmp_path / "out"))
-    with pytest.raises(InputError, match="no Ray cluster at no such address"):
-        list(draw_on_ray(batch, None, "no such address"))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match=f"no Ray cluster at {address}"):
+        list(draw_on_ray(batch, None, address))  # pyright: ignore[reportArgumentType]
     assert not (tmp_path / "out" / "batch.json").exists()
     assert signal.getsignal(signal.SIGTERM) == before
