@@ -42,6 +42,11 @@ def test_a_plan_loads_and_writes_nothing(pictures, target, capsys):
     assert list(target.parent.iterdir()) == []
     assert main(["train", "lora", "--data", str(pictures), "--out", str(target), "--plan"]) == 0
     assert "3 at 256 x 256" in capsys.readouterr().out
+    more = ["--sample", "a zorble", "--sample", "a dog", "--sample-every", "7", "--prior-prompt", "a dog", "--plan"]
+    assert main(["train", "lora", "--data", str(pictures), "--out", str(target), *more]) == 0
+    plan = capsys.readouterr().out
+    assert "samples: 2 of 256 x 256, every 7 steps and at the end" in plan and "pictures of the class: 100 in" in plan
+    assert list(target.parent.iterdir()) == []
 
 
 def test_a_lora_and_more_steps(pictures, target, capsys):
@@ -50,7 +55,12 @@ def test_a_lora_and_more_steps(pictures, target, capsys):
     assert said(capsys) == {"file": str(target), "finished": True, "folder": str(target.with_suffix(".training"))}
     assert load_lora(target).has_transformer
     first = load_file(target)
-    assert (target.with_suffix(".training") / "samples" / "0000002.png").stat().st_size > 1000
+    with Image.open(target.with_suffix(".training") / "samples" / "0000002.png") as sheet:
+        record = json.loads(sheet.text["sana"])
+        assert sheet.size == (256, 256) and len(sheet.getcolors(1 << 16)) > 1000
+    (drawn,) = record["pictures"]
+    assert record["step"] == 2 and drawn["prompt"] == "a red zorble" and drawn["seed"] == 0
+    assert (drawn["width"], drawn["height"]) == (256, 256) and drawn["steps"] > 0 and drawn["sampler"]
     assert main([*command, "--steps", "4"]) == 0
     longer = load_file(target)
     assert any(not torch.equal(first[key], longer[key]) for key in first)
@@ -81,6 +91,7 @@ def test_a_training_in_two_runs_is_as_one(pictures, tmp_path):
         (["--rate", "-1"], "--rate is -1.0, expected more than 0"),
         (["--pixels", "100"], "--pixels is 100, expected a multiple of 32"),
         (["--caption-dropout", "2"], "--caption-dropout is 2.0, expected from 0 to 1"),
+        (["--sample", "a"] * 65, "65 prompts of --sample: a sheet shows at most 64"),
         (["--prior-data", "x"], "--prior-data needs the prompt of the class"),
         (["--data", "absent"], "absent is missing"),
         (["--continue-from", "absent.safetensors"], "absent.safetensors"),
