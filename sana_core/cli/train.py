@@ -157,6 +157,8 @@ def _settings(args: argparse.Namespace, processes: int) -> TrainSettings:
 
 
 def _folder(args: argparse.Namespace) -> Path:
+    if not args.out.name:
+        raise InputError(f"{args.out} is no name of a file: give --out one that ends with .safetensors")
     return args.folder or args.out.with_suffix(".training")
 
 

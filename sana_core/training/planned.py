@@ -28,6 +28,7 @@ from .sources import TrainingFiles
 from .trainees import Trainee
 
 GB = 1e9
+TRAINED = {"lora": "a LoRA", "controlnet": "a ControlNet", "model": "all weights"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,8 @@ class Plan:
         settings, memory = self.job.settings, self.memory
         sizes = ", ".join(f"{count} at {width} x {height}" for (width, height), count in self.sizes.items())
         epochs = settings.steps / self.epoch_steps
-        yield f"train a {self.job.kind} of {self.network}: {memory.trained / 1e6:.2f} million numbers"
+        trained = TRAINED[self.job.kind]
+        yield f"train {trained} of {self.network}: {memory.trained / 1e6:.2f} million numbers"
         yield f"pictures: {self.pictures} with {self.captions} captions ({sizes}); {self.skipped} skipped"
         yield (
             f"steps: {settings.steps} of {settings.batch} pictures, {settings.at_once} at once, which is "

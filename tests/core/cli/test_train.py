@@ -71,6 +71,20 @@ def test_a_lora_and_more_steps(pictures, target, capsys):
     assert "is another training (rate 0.0001 instead of 1.0)" in said(capsys)["error"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"), [("controlnet", "train a ControlNet of a SANA"), ("model", "train all weights of a SANA")]
+)
+def test_the_plan_of_other_kinds(pictures, target, capsys, kind, words):
+    assert main(["train", kind, "--data", str(pictures), "--out", str(target), "--device", "cpu", "--plan"]) == 0
+    assert words in capsys.readouterr().out and list(target.parent.iterdir()) == []
+
+
+def test_the_depth_of_a_controlnet_is_less_than_the_models(pictures, target, capsys):
+    command = ["train", "controlnet", "--data", str(pictures), "--out", str(target), "--device", "cpu"]
+    assert main([*command, "--depth", "6"]) == 2
+    assert "a ControlNet of 6 blocks for a model of 6: give a depth of 1 to 5" in capsys.readouterr().err
+
+
 def test_a_training_in_two_runs_is_as_one(pictures, tmp_path):
     whole, halves = tmp_path / "whole.safetensors", tmp_path / "halves.safetensors"
     command = ["train", "lora", "--data", str(pictures), *QUICK]
