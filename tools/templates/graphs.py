@@ -148,8 +148,8 @@ def perturbed_attention() -> Template:
 
 
 def best_of_n() -> Template:
-    """A batch of candidates in one style, of which CLIP chooses; all of them are shown beside the best."""
-    t = Template("SANA-best-of-N", "Best of N (SANA)", height=700)
+    """A batch of candidates in one style, of which CLIP chooses."""
+    t = Template("SANA-best-of-N", "Best of N (SANA)")
     loaded = load_release(t, BASE)
     scorer = t.add("SanaNativeLoadScorer", column=0, scorer=f"clip: {CLIP}")
     styled = t.add("SanaNativeStyle", column=0, tall=300, prompt=FOX)
@@ -158,16 +158,17 @@ def best_of_n() -> Template:
         t, loaded["MODEL"], loaded["CLIP"], styled["prompt"], negative_prompt=styled["negative_prompt"],
         latent=empty["LATENT"], **own_settings(BASE, size=False),
     )  # fmt: skip
-    drawn = decode(t, run["LATENT"], loaded["VAE"])
-    best = t.add("SanaNativeBestOf", column=2, images=drawn, prompt=styled["prompt"], scorer=scorer["scorer"])
+    best = t.add(
+        "SanaNativeBestOf", column=2, images=decode(t, run["LATENT"], loaded["VAE"]), prompt=styled["prompt"],
+        scorer=scorer["scorer"],
+    )  # fmt: skip
     t.promote(styled, prompt="prompt", style="style")
     t.promote(empty, resolution__size="size", batch_size="candidates")
     t.promote(best, keep="keep")
     t.promote(run, seed="seed")
     t.promote(scorer, scorer="scorer")
-    save(t, best["images"], height=280)
-    t.after("PreviewImage", called="all", title="All candidates", tall=180, images=drawn)
-    t.after("PreviewAny", called="scores", title="Scores", tall=140, source=best["scores"])
+    save(t, best["images"], height=380)
+    t.after("PreviewAny", called="scores", title="Scores", tall=170, source=best["scores"])
     return t
 
 
