@@ -70,8 +70,8 @@ def choice_error(name: Any) -> str | None:
         return None
     called = "" if name == NONE else f" {shortened(printable(name))}"
     return (
-        f"there is no scorer{called}: put the folder of a CLIP model, with config.json, into models/{SCORERS} and press "
-        "R, or choose another"
+        f"there is no scorer{called}: put the folder of a CLIP model, with config.json, into models/{SCORERS} and "
+        "press R, or choose another"
     )
 
 

@@ -146,7 +146,7 @@ def test_own_text_wants_a_text(loaded):
 
 
 def test_a_prompt_that_is_no_text(loaded):
-    with pytest.raises(errors.InputError, match="^text is None, expected a text$"):
+    with pytest.raises(errors.InputError, match=r"^text is None, expected a text$"):
         run("TextEncode", clip=loaded[1], text=None, instruction="none")
 
 

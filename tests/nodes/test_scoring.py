@@ -137,8 +137,8 @@ def test_the_list_knows_what_is_in_the_folder(folder):
 
 
 @pytest.mark.parametrize("name, called", [
-    (scoring.NONE, "no scorer:"), ("clip: ../other", "no scorer clip: ../other:"), ("nvila: /tmp", "no scorer nvila: /tmp:"),
-    ("clip: ", "no scorer clip: :"), ({"a": 1}, "no scorer {'a': 1}:"),
+    (scoring.NONE, "no scorer:"), ("clip: ../other", "no scorer clip: ../other:"), ("clip: ", "no scorer clip: :"),
+    ("nvila: /tmp", "no scorer nvila: /tmp:"), ({"a": 1}, "no scorer {'a': 1}:"),
 ])  # fmt: skip
 def test_what_is_not_in_the_folder_is_refused_before_a_picture_is_drawn(folder, name, called):
     said = best_of.SanaNativeLoadScorer.validate_inputs(name)
