@@ -31,16 +31,20 @@ class Command:
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors are one line, or with `as_json` a JSON object. No stream has to be there."""
+    """Errors are one line, or with `as_json` a JSON object. No stream has to be there. takes_prompt: is a word that is
+    left over a part of a prompt?
+    """
 
     as_json = False
+    takes_prompt = False
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **settings})
 
     def error(self, message: str) -> NoReturn:
         hint = "--help lists the options"
-        if message.startswith("unrecognized arguments: ") and not message.split(": ")[1].startswith("-"):
+        left = message.removeprefix("unrecognized arguments: ")
+        if self.takes_prompt and left != message and not left.startswith("-"):
             hint = "a prompt of several words stands in quotes"
         fail(f"{message} ({hint})", as_json=self.as_json)
         sys.exit(2)

@@ -79,7 +79,7 @@ def _parsed(argv: list[str]) -> tuple[Command, argparse.Namespace]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.usage = None if named else f"{PROGRAM} [COMMAND] [options] [prompt]"
-    parser.as_json = "--json" in argv
+    parser.as_json, parser.takes_prompt = "--json" in argv, name == DEFAULT
     if not named:
         parser.add_argument("--version", action="version", version=f"sana-native {__version__}")
     command.add_options(parser)
