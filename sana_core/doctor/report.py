@@ -62,7 +62,7 @@ def lines(health: Health, *, everything: bool = False) -> Iterator[str]:
     yield from packages.lines(health.machine.packages)
     yield ""
     place = "" if health.comfyui is None else f", in {shown(health.comfyui.root)}"
-    words = "ComfyUI: not found (COMFYUI_DIR names its folder)" if health.comfyui is None else health.comfyui.words
+    words = "ComfyUI: not found (set COMFYUI_DIR to its folder)" if health.comfyui is None else health.comfyui.words
     yield f"{words}{place}"
     named = os.environ.get("COMFYUI_DIR")
     if named and not is_comfyui(Path(named)):
