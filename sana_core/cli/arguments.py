@@ -34,17 +34,18 @@ class Command:
 
 class Parser(argparse.ArgumentParser):
     """Errors are one line, or with `as_json` a JSON object; with `together` of one process, if others have the same. No
-    stream has to be there.
+    stream has to be there. takes_prompt: is a word that is left over a part of a prompt?
     """
 
-    as_json = together = False
+    as_json = together = takes_prompt = False
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **settings})
 
     def error(self, message: str) -> NoReturn:
         hint = "--help lists the options"
-        if message.startswith("unrecognized arguments: ") and not message.split(": ")[1].startswith("-"):
+        left = message.removeprefix("unrecognized arguments: ")
+        if self.takes_prompt and left != message and not left.startswith("-"):
             hint = "a prompt of several words stands in quotes"
         if not self.together or first_to_say(message):
             fail(f"{message} ({hint})", as_json=self.as_json)

@@ -84,6 +84,7 @@ def _parsed(argv: list[str]) -> tuple[Command, argparse.Namespace]:
     )
     parser.usage = None if named else f"{PROGRAM} [COMMAND] [options] [prompt]"
     parser.as_json, parser.together = "--json" in argv, command.together
+    parser.takes_prompt = name == DEFAULT
     if not named:
         parser.add_argument("--version", action="version", version=f"sana-native {__version__}")
     command.add_options(parser)
