@@ -118,7 +118,7 @@ def draw_rows(args: argparse.Namespace, rows: list[Row], output: Output) -> int:
     state = batch.state()
     summary: dict[str, Any] = {"folder": str(output.folder), **state._asdict()}
     if args.plan:
-        _say(args, f"{state.rows} rows in {state.shards} shards; {state.finished} of the rows are finished", summary)
+        _say(args, f"rows: {state.rows}, {state.finished} of them finished; shards: {state.shards}", summary)
         return 0
     with pace(state.rows - state.finished - state.failed, quiet=args.quiet) as told:
         done = list(_drawn(args, batch, Loading(args, source), told))

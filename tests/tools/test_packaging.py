@@ -48,7 +48,6 @@ def test_what_no_user_needs_is_not_published(packed):
         "LICENSE",
         "README.md",
         "__init__.py",
-        "__main__.py",
         "docs",
         "js",
         "locales",

@@ -84,7 +84,7 @@ def test_help(capsys, words):
 
 
 def test_a_python_that_does_not_look_into_the_current_folder(tmp_path):
-    command = [sys.executable, "-I", str(ROOT), "--version"]
+    command = [sys.executable, "-I", str(ROOT / "sana_core"), "--version"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "") and sana_core.__version__ in done.stdout
 
