@@ -28,7 +28,7 @@ from ..lora.match import RELEASES_BY_WIDTH
 from ..lora.names import aliases, module_names
 from ..pictures.tiny_decoder import TinyDecoder
 from ..precision import dtype_name, run_dtypes
-from ..presets import network_name
+from ..presets import COUNTED_TEXT_ENCODER, counted_transformer, network_name
 from ..sources import NANO, NANO_FILES, NANO_SIZES, PipelineFiles, is_embedded, released_sampling
 from ..text.detect import check_format, gemma2_tensors, text_config
 from ..text.tokenizer import find_tokenizer
@@ -37,6 +37,7 @@ from .quiet import heard
 
 NANO_WIDTH = NANO_SIZES[0]
 DEEPEST = 60  # blocks of the deepest release
+KEPT_FREE = 1.0  # GB of a card, by ComfyUI for the system and the screen
 _AUTOENCODER = re.compile(r"(?:\w+\.)*?decoder\.(?:up_blocks\.[0-9]+\.[0-9]+\.|stages\.[0-9]+\.op_list\.)\S*")
 _GEMMA = re.compile(r"(?:\w+\.)*?layers\.[0-9]+\.pre_feedforward_layernorm\.\S*")
 
@@ -103,6 +104,7 @@ def _transformer(checkpoint: Checkpoint, path: Path, device: torch.device) -> Pa
             f"decided: {detected.words}",
             f"drawn with: {_words(sampling)} ({origin})",
             f"stored in {stored}; runs in {runs} on {device}",
+            *_takes(None if formats else counted_transformer(detected.config, sampling.width), device),
         ],
         details=_details(detected, stored, formats, runs) | {"sampling": asdict(sampling)},
         embedded=embedded,
@@ -165,6 +167,7 @@ def _text_encoder(checkpoint: Checkpoint, path: Path, device: torch.device) -> P
             f"decided: {config.num_hidden_layers} layers, {config.hidden_size} wide, {config.vocab_size} pieces",
             f"tokenizer: {where}",
             f"stored in {stored}",
+            *_takes(COUNTED_TEXT_ENCODER if config == TextConfig() and not formats else None, device),
         ],
         details={"hidden_size": config.hidden_size, "stored": stored, "quantised": formats},
         tokenizer=inside or beside,
@@ -259,6 +262,19 @@ _READERS = (
 
 def _runs_in(config: TransformerConfig, device: torch.device) -> str:
     return "float32" if device.type == "cpu" else dtype_name(run_dtypes(config, device)[0])
+
+
+def _takes(gigabytes: float | None, device: torch.device) -> list[str]:
+    """How much of a card it takes, and whether this one has it."""
+    if gigabytes is None:
+        return []
+    said = f"takes {gigabytes} GB of a card in 16 bits (counted)"
+    if device.type == "cuda":
+        card = torch.cuda.get_device_properties(device).total_memory / 1e9
+        fits = gigabytes + KEPT_FREE < card
+        more = "" if fits else ": too little, since 1 GB is kept free. docs/quantised.md has smaller files"
+        said += f"; this one has {card:.1f} GB{more}"
+    return [said]
 
 
 def _stored(tensors: dict[str, Tensor]) -> tuple[str, dict[str, int]]:
