@@ -99,8 +99,8 @@ PARAMETERS = {  # of these networks
     "SANA-Sprint 0.6B": 593_501_216,
     "SANA-Sprint 1.6B": 1_610_237_472,
 }
-# Peaks of memory in GB, as docs/memory.md and the README have them: live tensors in 16 bits, a step with guidance, counted
-# by bench/memory.py.
+# Peaks of memory in GB, as docs/memory.md and the README have them: live tensors in 16 bits, a step with guidance.
+# bench/memory.py counts them.
 COUNTED_TEXT_ENCODER = 5.3
 COUNTED = {  # by network and side of the picture in pixels
     ("SANA 0.6B", 512): 1.3,
