@@ -7,8 +7,9 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..sana_core.pipeline import checks
 from .bridge.links import check_links
-from .bridge.scoring import best_of, host_scorer, scorer_names
+from .bridge.scoring import best_of, choice_error, host_scorer, scorer_names
 
 SCORER = io.Custom("SANA_SCORER")  # any function (pictures, prompts) -> scores
 
@@ -35,6 +36,10 @@ class SanaNativeLoadScorer(io.ComfyNode):
             ],
             outputs=[SCORER.Output(display_name="scorer", tooltip="For SANA Best Of N.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, scorer: str) -> bool | str:
+        return choice_error(scorer) or True
 
     @classmethod
     def execute(cls, scorer: str) -> io.NodeOutput:
@@ -86,5 +91,5 @@ class SanaNativeBestOf(io.ComfyNode):
         cls, images: Tensor, prompt: str, scorer: Any, keep: int, latents: dict[str, Any] | None = None
     ) -> io.NodeOutput:
         check_links(images=images, scorer=scorer, latents=latents)
-        best = best_of(images, prompt, scorer, keep, latents)
+        best = best_of(images, checks.text("prompt", prompt), scorer, keep, latents)
         return io.NodeOutput(best.images, best.latents, best.report, best.plot)

@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..sana_core.errors import InputError
+from ..sana_core.pipeline import checks
 from ..sana_core.safety import ACTIONS, THRESHOLD
 from ..sana_core.styles import NO_STYLE, STYLES, styled
 from .bridge.links import check_links
@@ -71,7 +72,7 @@ class SanaNativeCheckPrompt(io.ComfyNode):
         check_links(shield=shield)
         if shield is None:
             raise InputError("there is no shield: connect ShieldGemma-2B from Load SANA Text Encoder (Gemma)")
-        return io.NodeOutput(*checked_prompt(shield, prompt, threshold, action))
+        return io.NodeOutput(*checked_prompt(shield, checks.text("prompt", prompt), threshold, action))
 
 
 class SanaNativeStyle(io.ComfyNode):
@@ -118,4 +119,5 @@ class SanaNativeStyle(io.ComfyNode):
 
     @classmethod
     def execute(cls, prompt: str, negative_prompt: str, style: str) -> io.NodeOutput:
-        return io.NodeOutput(*styled(prompt, negative_prompt, style))
+        texts = checks.text("prompt", prompt), checks.text("negative_prompt", negative_prompt)
+        return io.NodeOutput(*styled(*texts, style))

@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..sana_core.errors import InputError
+from ..sana_core.pipeline import checks
 from .bridge.links import check_links
 from .bridge.sampling import encode_prompt
 
@@ -84,6 +85,7 @@ class SanaNativeTextEncode(io.ComfyNode):
         positive: list | None = None,
     ) -> io.NodeOutput:
         check_links(clip=clip, positive=positive)
+        text = checks.text("text", text)
         if instruction == OWN and not own_instruction:
             raise InputError(
                 'instruction is "own text" but own_instruction is empty: connect a text to it, or choose none'

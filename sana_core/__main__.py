@@ -1,7 +1,16 @@
-"""`python -m sana_core`"""
+"""`python -m sana_core`, and `python PATH/TO/sana_core` for a Python that does not look for modules in the current
+folder, as that of the portable ComfyUI for Windows.
+"""
 
 import os
 import sys
+
+if not __package__:  # by its path
+    from runpy import run_module
+
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    run_module("sana_core", run_name="__main__", alter_sys=True)  # it ends the program
+
 from signal import default_int_handler
 
 from .cli import main

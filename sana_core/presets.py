@@ -99,6 +99,21 @@ PARAMETERS = {  # of these networks
     "SANA-Sprint 0.6B": 593_501_216,
     "SANA-Sprint 1.6B": 1_610_237_472,
 }
+# Peaks of memory in GB, as docs/memory.md and the README have them: live tensors in 16 bits, a step with guidance.
+# bench/memory.py counts them.
+COUNTED_TEXT_ENCODER = 5.3
+COUNTED = {  # by network and side of the picture in pixels
+    ("SANA 0.6B", 512): 1.3,
+    ("SANA 0.6B", 1024): 1.3,
+    ("SANA 1.6B", 512): 3.4,
+    ("SANA 1.6B", 1024): 3.5,
+    ("SANA 1.6B", 2048): 3.9,
+    ("SANA 1.6B", 4096): 4.8,
+    ("SANA-1.5 1.6B", 1024): 3.5,
+    ("SANA-1.5 4.8B", 1024): 9.9,
+    ("SANA-Sprint 0.6B", 1024): 1.3,
+    ("SANA-Sprint 1.6B", 1024): 3.3,
+}
 
 
 def same_network(config: TransformerConfig, other: TransformerConfig) -> bool:
@@ -111,6 +126,11 @@ def network_name(config: TransformerConfig) -> str:
     """ "SANA-1.5 4.8B" and the like; a description for sizes that were not published."""
     published = (name for name, network in NETWORKS.items() if same_network(network, config))
     return next(published, f"a SANA of {config.depth} blocks, {config.hidden_size} wide")
+
+
+def counted_transformer(config: TransformerConfig, side: int) -> float | None:
+    """GB that a step takes for a square picture, with the weights, in 16 bits; None where nothing was counted."""
+    return COUNTED.get((network_name(config), side))
 
 
 def _release(

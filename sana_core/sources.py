@@ -188,7 +188,7 @@ def _named_files(source: Mapping[str, str | Path]) -> PipelineFiles:
         problems = [*(f"{name} is missing" for name in missing), *(f"{name} is unknown" for name in unknown)]
         needed, optional = ", ".join(PARTS), " and ".join(OPTIONAL_PARTS)
         raise InputError(
-            f"a pipeline of single files needs {needed} and may have {optional}: {listed(problems)}. A model by "
-            "its name, such as --model nano, has the others"
+            f"a model of single files needs {needed} and may have {optional}: {listed(problems)}. Name all files that "
+            "it needs, or a model that has the others, such as --model nano"
         )
     return PipelineFiles(**{name: Path(path) for name, path in source.items() if path})

@@ -21,7 +21,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from PIL import Image
 from torch import Tensor, nn
 
-from ...sana_core.errors import InputError, safe_line
+from ...sana_core.errors import InputError, printable, safe_line, shortened
 from ...sana_core.pictures.images import to_pil
 from ...sana_core.scoring import Scorer, Selection, load_scorer, select
 from ...sana_core.scoring.imscore import MODELS
@@ -32,12 +32,13 @@ from .paths import SCORERS
 from .progress import counted, show
 
 NONE = f"none found in models/{SCORERS}"
+IMSCORE = "imscore: "  # before the name of a model
 VERIFIER_BYTES = 8e9  # of the card, for NVILA's process: 2 billion parameters in 16 bits, and what they compute
 
 
 def scorer_names() -> list[str]:
     """What the loader offers: "clip: NAME" and "nvila: NAME" for folders, "imscore: NAME" where that is installed."""
-    models = [f"imscore: {name}" for name in MODELS] if find_spec("imscore") else []
+    models = [f"{IMSCORE}{name}" for name in MODELS] if find_spec("imscore") else []
     return [*_folders(), *models] or [NONE]
 
 
@@ -59,18 +60,30 @@ def _kind(config: Path) -> str | None:
     return "clip" if values.get("model_type") == "clip" else "nvila" if "auto_map" in values else None
 
 
+def choice_error(name: Any) -> str | None:
+    """What is wrong with a chosen scorer, for the host's check before a picture is drawn; None if nothing is.
+
+    A model of imscore is always right here: its loader says what is missing.
+    """
+    name = str(name)  # anything, over the API
+    if name in _folders() or name.startswith(IMSCORE):
+        return None
+    called = "" if name == NONE else f" {shortened(printable(name))}"
+    return (
+        f"there is no scorer{called}: put the folder of a CLIP model, with config.json, into models/{SCORERS} and "
+        "press R, or choose another"
+    )
+
+
 def host_scorer(name: str) -> Scorer:
     """The scorer of that name in the list. Raises InputError, CheckpointError."""
-    kind, _, chosen = name.partition(": ")
-    if kind == "imscore":
-        return OnCard(load_scorer(f"imscore:{chosen}"))
-    folder = _folders().get(name)
-    if folder is None:
-        raise InputError(
-            f"there is no scorer {name}: put the folder of a CLIP model, with config.json, into models/{SCORERS} and "
-            "press R"
-        )
-    return OwnProcess(NvilaScorer(folder, start=False)) if kind == "nvila" else OnCard(load_scorer(f"clip:{folder}"))
+    if said := choice_error(name):
+        raise InputError(said)
+    if name.startswith(IMSCORE):
+        return OnCard(load_scorer(f"imscore:{name.removeprefix(IMSCORE)}"))
+    folder = _folders()[name]
+    is_clip = name.startswith("clip: ")
+    return OnCard(load_scorer(f"clip:{folder}")) if is_clip else OwnProcess(NvilaScorer(folder, start=False))
 
 
 class OnCard:

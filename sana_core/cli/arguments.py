@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from ..errors import InputError
 from ..samplers.guidance import block_numbers
 from ..styles import style_name
+from .once import first_to_say
 from .output import fail, write
 
 
@@ -20,7 +21,7 @@ from .output import fail, write
 class Command:
     """summary: one line for --help. examples: more lines of it. add_options: adds them to a parser. run: does the work
     with parsed options, which may have `quiet`; it returns the exit code, None for 0, and raises SanaError or OSError.
-    memory: what helps if there is too little.
+    memory: what helps if there is too little. together: do several processes of it work on one thing?
     """
 
     summary: str
@@ -28,21 +29,26 @@ class Command:
     memory: str
     add_options: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int | None]
+    together: bool = False
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors are one line, or with `as_json` a JSON object. No stream has to be there."""
+    """Errors are one line, or with `as_json` a JSON object; with `together` of one process, if others have the same. No
+    stream has to be there. takes_prompt: is a word that is left over a part of a prompt?
+    """
 
-    as_json = False
+    as_json = together = takes_prompt = False
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **settings})
 
     def error(self, message: str) -> NoReturn:
         hint = "--help lists the options"
-        if message.startswith("unrecognized arguments: ") and not message.split(": ")[1].startswith("-"):
+        left = message.removeprefix("unrecognized arguments: ")
+        if self.takes_prompt and left != message and not left.startswith("-"):
             hint = "a prompt of several words stands in quotes"
-        fail(f"{message} ({hint})", as_json=self.as_json)
+        if not self.together or first_to_say(message):
+            fail(f"{message} ({hint})", as_json=self.as_json)
         sys.exit(2)
 
     def _print_message(self, message: str, file: Any = None) -> None:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..errors import InputError
+from ..sources import EMBEDDED, PipelineFiles
 from .arguments import Command
+from .models import MODELS
 from .options import add_unstated
 from .output import say, say_json
 from .progress import bar
 
+SOURCE = "SANA transformer in any layout, not quantised: file or folder; nano or nano-sprint: an embedded one"
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("source", metavar="MODEL", type=Path, help="SANA transformer in any layout, not quantised: file or folder")
+    add("source", metavar="MODEL", type=Path, help=SOURCE)
     add("target", metavar="OUT", type=Path, help=".safetensors file to write")
     add("--depth", type=int, required=True, metavar="NUMBER", help="blocks of the new model")
     add(
@@ -43,13 +48,24 @@ def add_written(parser: argparse.ArgumentParser) -> None:
     add("-q", "--quiet", action="store_true", help="no progress bar and no summary; warnings stay")
 
 
+def embedded(source: Path) -> PipelineFiles | None:
+    """The files of an embedded model, if MODEL is its name. Raises InputError for the name of a released one."""
+    name = str(source)
+    if source.exists():
+        return None
+    if name.lower() in MODELS:
+        raise InputError(f"{name} is the name of a released model: give its file or folder here")
+    return EMBEDDED.get(name)
+
+
 def run(args: argparse.Namespace) -> None:
     """Check everything, write the file, say what its blocks are."""
     from ..training.depth import grow  # its networks need a moment to import
 
+    files = embedded(args.source)
     with bar("grow", quiet=args.quiet) as show:
         blocks = grow(
-            args.source,
+            files.transformer if files else args.source,
             args.target,
             depth=args.depth,
             inherit=args.inherit,

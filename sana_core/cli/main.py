@@ -17,6 +17,7 @@ from .draw import DRAW
 from .evaluate import EVALUATE
 from .failures import explained
 from .grow import GROW
+from .once import first_to_fail, first_to_say
 from .output import fail, log_on_stderr
 from .prune import PRUNE
 from .quantize import QUANTIZE
@@ -58,13 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     command, args = _parsed(argv)
     try:
-        with log_on_stderr(logging.WARNING if getattr(args, "quiet", False) else logging.INFO):
+        level = logging.WARNING if getattr(args, "quiet", False) else logging.INFO
+        with log_on_stderr(level, first_to_say if command.together else None):
             return command.run(args) or 0
     except Exception as error:
         message = explained(error, command.memory)
-        if message is None:
+        is_news = first_to_fail() if command.together else True
+        if message is None and is_news:
             raise
-        fail(message, as_json="--json" in argv)
+        if message is not None and not (command.together and not first_to_say(message)):
+            fail(message, as_json="--json" in argv)
         return 2
 
 
@@ -79,7 +83,8 @@ def _parsed(argv: list[str]) -> tuple[Command, argparse.Namespace]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.usage = None if named else f"{PROGRAM} [COMMAND] [options] [prompt]"
-    parser.as_json = "--json" in argv
+    parser.as_json, parser.together = "--json" in argv, command.together
+    parser.takes_prompt = name == DEFAULT
     if not named:
         parser.add_argument("--version", action="version", version=f"sana-native {__version__}")
     command.add_options(parser)

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -64,9 +64,9 @@ def write(stream: Any, text: str) -> None:
 
 
 @contextmanager
-def log_on_stderr(level: int) -> Iterator[None]:
-    """What the library logs from this level on, each message once."""
-    log, handler = logging.getLogger("sana"), _Lines(level)
+def log_on_stderr(level: int, wanted: Callable[[str], bool] | None = None) -> Iterator[None]:
+    """What the library logs from this level on, each message once. wanted: shall a message be told?"""
+    log, handler = logging.getLogger("sana"), _Lines(level, wanted)
     before = log.level
     log.addHandler(handler)
     log.setLevel(level)
@@ -78,12 +78,14 @@ def log_on_stderr(level: int) -> Iterator[None]:
 
 
 class _Lines(logging.Handler):
-    def __init__(self, level: int) -> None:
+    def __init__(self, level: int, wanted: Callable[[str], bool] | None) -> None:
         super().__init__(level)
+        self.wanted = wanted
         self.shown: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
         if message not in self.shown:
             self.shown.add(message)
-            tell(f"sana: {message}")
+            if self.wanted is None or self.wanted(message):
+                tell(f"sana: {message}")

@@ -10,7 +10,7 @@ from ..errors import InputError
 from ..pipeline.request import Request
 from . import arguments
 from .arguments import Command
-from .grow import add_written
+from .grow import SOURCE, add_written, embedded
 from .options import add_unstated
 from .output import say, say_json
 from .progress import bar
@@ -19,7 +19,7 @@ from .prompt_file import read_prompt_file
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("source", metavar="MODEL", type=Path, help="SANA transformer in any layout, not quantised: file or folder")
+    add("source", metavar="MODEL", type=Path, help=SOURCE)
     add("target", metavar="OUT", type=Path, help=".safetensors file to write")
     add("--depth", type=int, required=True, metavar="NUMBER", help="blocks that stay; the first and the last do")
     add_unstated(parser)
@@ -43,6 +43,9 @@ def run(args: argparse.Namespace) -> None:
     from ..training.importance import check_depth, kept_blocks
 
     requests = _requests(args)
+    if files := embedded(args.source):
+        args.source, args.text_encoder = files.transformer, args.text_encoder or files.text_encoder
+        args.autoencoder = args.autoencoder or (files.autoencoder if args.data else None)
     stated = {"variant": args.variant, "trained_precision": args.trained_precision}
     model, config = open_transformer(args.source, args.target, overwrite=args.overwrite, **stated)
     check_depth(config.depth, args.depth)

@@ -35,12 +35,11 @@ def run(args: argparse.Namespace) -> int:
     from ..training.processes import find_processes
 
     processes = find_processes(args.device, shard=bool(args.shard))
-    try:
-        job = make_job(args, processes)
-        check_job(job, processes)
-        return _plan(job, args) if args.plan else _train(job, args, processes)
-    finally:
-        processes.end()
+    job = make_job(args, processes)
+    check_job(job, processes)
+    code = (_plan if args.plan else _train)(job, args, processes)
+    processes.end()  # after an error the others may never come here
+    return code
 
 
 def make_job(args: argparse.Namespace, processes: Processes) -> Job:
@@ -158,6 +157,8 @@ def _settings(args: argparse.Namespace, processes: int) -> TrainSettings:
 
 
 def _folder(args: argparse.Namespace) -> Path:
+    if not args.out.name:
+        raise InputError(f"{args.out} is no name of a file: give --out one that ends with .safetensors")
     return args.folder or args.out.with_suffix(".training")
 
 
@@ -167,10 +168,12 @@ def _prior_folder(args: argparse.Namespace) -> Path | None:
     return args.prior_data or (_folder(args) / "prior" if args.prior_prompts else None)
 
 
-def _plan(job: Job, args: argparse.Namespace) -> int:
+def _plan(job: Job, args: argparse.Namespace, processes: Processes) -> int:
     """What the training will be, before anything is loaded."""
     from ..training.planned import planned
 
+    if not processes.is_main:
+        return 0
     found = planned(job)
     if args.json:
         say_json(found.as_dict())
@@ -182,7 +185,7 @@ def _plan(job: Job, args: argparse.Namespace) -> int:
 
 def _train(job: Job, args: argparse.Namespace, processes: Processes) -> int:
     quiet = args.quiet or not processes.is_main
-    with asked_to_stop() as asked, bar("", quiet=quiet) as show:
+    with asked_to_stop(quiet=not processes.is_main) as asked, bar("", quiet=quiet) as show:
 
         def progress(what: str, done: int, total: int) -> None:
             if asked():  # nothing is trained yet; what is encoded stays
@@ -208,9 +211,9 @@ def _train(job: Job, args: argparse.Namespace, processes: Processes) -> int:
 
 
 @contextmanager
-def asked_to_stop() -> Iterator[Callable[[], int]]:
+def asked_to_stop(*, quiet: bool) -> Iterator[Callable[[], int]]:
     """Inside, the first Ctrl-C or SIGTERM is a wish that the step and a save come first; the second is as ever. What
-    it gives tells the number of the signal, 0 for none.
+    it gives tells the number of the signal, 0 for none. quiet: another process tells of it.
     """
     wishes: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -218,7 +221,8 @@ def asked_to_stop() -> Iterator[Callable[[], int]]:
     def wish(number: int, _: object) -> None:
         wishes.append(number)
         signal.signal(number, before[signal.Signals(number)])
-        tell("ends after this step and keeps what is done; once more ends it at once")
+        if not quiet:
+            tell("ends after this step and keeps what is done; once more ends it at once")
 
     try:
         for number in before:
@@ -240,4 +244,5 @@ TRAIN = Command(
     memory="take a smaller --at-once or --pixels, a quantised base, or --optimizer adamw8bit",
     add_options=add_options,
     run=run,
+    together=True,
 )

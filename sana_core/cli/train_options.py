@@ -24,11 +24,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {  # in place of those of `TrainSettings`
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="|".join(KINDS))
     for kind, words in KINDS.items():
         own = kinds.add_parser(kind, help=words, description=f"Train {words}.")
         if isinstance(parser, arguments.Parser) and isinstance(own, arguments.Parser):
-            own.as_json = parser.as_json
+            own.as_json, own.together = parser.as_json, parser.together
         _add_kind(own, kind)
 
 

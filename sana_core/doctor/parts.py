@@ -15,12 +15,12 @@ from torch import Tensor
 
 from ..checkpoint.canonical import canonical_transformer, controlnet_prefix, transformer_prefix
 from ..checkpoint.detect import Detected, detect
-from ..checkpoint.files import Checkpoint
+from ..checkpoint.files import Checkpoint, read_checkpoint
 from ..checkpoint.fit import check_fit, naming
 from ..checkpoint.kinds import describe
 from ..checkpoint.load import build_autoencoder, build_transformer, load_controlnet
 from ..checkpoint.weights import marked, quantised_layers
-from ..config import SamplingDefaults, TextConfig, TransformerConfig
+from ..config import AutoencoderConfig, SamplingDefaults, TextConfig, TransformerConfig
 from ..errors import SanaError
 from ..kit import Kit
 from ..lora.keys import read_key
@@ -28,8 +28,8 @@ from ..lora.match import RELEASES_BY_WIDTH
 from ..lora.names import aliases, module_names
 from ..pictures.tiny_decoder import TinyDecoder
 from ..precision import dtype_name, run_dtypes
-from ..presets import network_name
-from ..sources import NANO, NANO_SIZES, PipelineFiles, is_embedded, released_sampling
+from ..presets import COUNTED_TEXT_ENCODER, counted_transformer, network_name
+from ..sources import NANO, NANO_FILES, NANO_SIZES, PipelineFiles, is_embedded, released_sampling
 from ..text.detect import check_format, gemma2_tensors, text_config
 from ..text.tokenizer import find_tokenizer
 from ..transformer.model import SanaTransformer
@@ -37,6 +37,7 @@ from .quiet import heard
 
 NANO_WIDTH = NANO_SIZES[0]
 DEEPEST = 60  # blocks of the deepest release
+KEPT_FREE = 1.0  # GB of a card, by ComfyUI for the system and the screen
 _AUTOENCODER = re.compile(r"(?:\w+\.)*?decoder\.(?:up_blocks\.[0-9]+\.[0-9]+\.|stages\.[0-9]+\.op_list\.)\S*")
 _GEMMA = re.compile(r"(?:\w+\.)*?layers\.[0-9]+\.pre_feedforward_layernorm\.\S*")
 
@@ -94,14 +95,16 @@ def _transformer(checkpoint: Checkpoint, path: Path, device: torch.device) -> Pa
     runs = _runs_in(detected.config, device)
     stored, formats = _stored(canonical.tensors)
     embedded = is_embedded(detected.config)
+    own = "the embedded Sprint model" if detected.config.guidance_embed else "the embedded model"
     sampling, origin = _sampled(checkpoint, path, detected)
     return Part(
         kind="transformer",
-        words=f"SANA transformer: {'the embedded model' if embedded else network_name(detected.config)}",
+        words=f"SANA transformer: {own if embedded else network_name(detected.config)}",
         why=[
             f"decided: {detected.words}",
             f"drawn with: {_words(sampling)} ({origin})",
             f"stored in {stored}; runs in {runs} on {device}",
+            *_takes(None if formats else counted_transformer(detected.config, sampling.width), device),
         ],
         details=_details(detected, stored, formats, runs) | {"sampling": asdict(sampling)},
         embedded=embedded,
@@ -125,15 +128,20 @@ def _details(detected: Detected, stored: str, formats: dict[str, int], runs: str
 
 def _autoencoder(checkpoint: Checkpoint, path: Path, device: torch.device) -> Part:
     network = build_autoencoder(checkpoint, "meta")
+    embedded = network.config == _embedded_autoencoder()
     stored, formats = _stored(checkpoint.tensors)
     version = "Lite" if network.config.lite else "1.0 or 1.1, which have the same tensors"
     reason = "its decoder doubles sizes by pixel shuffle" if network.config.lite else "by its decoder"
     runs = "float32" if device.type == "cpu" else "bfloat16, or float32 where the device has no bfloat16"
     return Part(
         kind="autoencoder",
-        words="DC-AE autoencoder of SANA",
-        why=[f"decided: {version} ({reason})", f"stored in {stored}; runs in {runs}"],
+        words="DC-AE autoencoder of the embedded model" if embedded else "DC-AE autoencoder of SANA",
+        why=[
+            "decided: the embedded one (by its sizes)" if embedded else f"decided: {version} ({reason})",
+            f"stored in {stored}; runs in {runs}",
+        ],
         details={"lite": network.config.lite, "stored": stored, "quantised": formats},
+        embedded=embedded,
     )
 
 
@@ -149,7 +157,9 @@ def _text_encoder(checkpoint: Checkpoint, path: Path, device: torch.device) -> P
     inside = found.spiece is not None
     beside = path.is_dir() and find_tokenizer(path) is not None
     where = "inside its file" if inside else "in its folder or beside it" if beside else "MISSING: name one"
-    size = "Gemma-2-2B" if config == TextConfig() else f"a Gemma-2 {config.hidden_size} wide"
+    embedded = config.hidden_size == NANO_SIZES[2]
+    other = "that of the embedded model" if embedded else f"a Gemma-2 {config.hidden_size} wide"
+    size = "Gemma-2-2B" if config == TextConfig() else other
     return Part(
         kind="text encoder",
         words=f"Gemma-2 text encoder: {size}",
@@ -157,9 +167,11 @@ def _text_encoder(checkpoint: Checkpoint, path: Path, device: torch.device) -> P
             f"decided: {config.num_hidden_layers} layers, {config.hidden_size} wide, {config.vocab_size} pieces",
             f"tokenizer: {where}",
             f"stored in {stored}",
+            *_takes(COUNTED_TEXT_ENCODER if config == TextConfig() and not formats else None, device),
         ],
         details={"hidden_size": config.hidden_size, "stored": stored, "quantised": formats},
         tokenizer=inside or beside,
+        embedded=embedded,
     )
 
 
@@ -215,6 +227,11 @@ def _has_gemma2(keys: Any) -> bool:
 
 
 @cache
+def _embedded_autoencoder() -> AutoencoderConfig:
+    return build_autoencoder(read_checkpoint(NANO_FILES.autoencoder, "meta"), "meta").config
+
+
+@cache
 def _preview_keys() -> frozenset[str]:
     return frozenset(TinyDecoder().state_dict())
 
@@ -245,6 +262,19 @@ _READERS = (
 
 def _runs_in(config: TransformerConfig, device: torch.device) -> str:
     return "float32" if device.type == "cpu" else dtype_name(run_dtypes(config, device)[0])
+
+
+def _takes(gigabytes: float | None, device: torch.device) -> list[str]:
+    """How much of a card it takes, and whether this one has it."""
+    if gigabytes is None:
+        return []
+    said = f"takes {gigabytes} GB of a card in 16 bits (counted)"
+    if device.type == "cuda":
+        card = torch.cuda.get_device_properties(device).total_memory / 1e9
+        fits = gigabytes + KEPT_FREE < card
+        more = "" if fits else ": too little, since 1 GB is kept free. docs/quantised.md has smaller files"
+        said += f"; this one has {card:.1f} GB{more}"
+    return [said]
 
 
 def _stored(tensors: dict[str, Tensor]) -> tuple[str, dict[str, int]]:

@@ -62,7 +62,7 @@ def lines(health: Health, *, everything: bool = False) -> Iterator[str]:
     yield from packages.lines(health.machine.packages)
     yield ""
     place = "" if health.comfyui is None else f", in {shown(health.comfyui.root)}"
-    words = "ComfyUI: not found (COMFYUI_DIR names its folder)" if health.comfyui is None else health.comfyui.words
+    words = "ComfyUI: not found (set COMFYUI_DIR to its folder)" if health.comfyui is None else health.comfyui.words
     yield f"{words}{place}"
     named = os.environ.get("COMFYUI_DIR")
     if named and not is_comfyui(Path(named)):
@@ -70,6 +70,8 @@ def lines(health: Health, *, everything: bool = False) -> Iterator[str]:
     yield "embedded model: here, it draws without any file"
     yield from (f"{shown(folder)}: there is no such file or folder" for folder in health.absent)
     yield from _files(health.models, everything)
+    if empty := _without_models(health):
+        yield f"no model files in {', '.join(map(shown, empty))}"
     yield ""
     if health.missing:
         yield "For a first picture with SANA itself this is missing:"
@@ -101,6 +103,15 @@ def _files(models: Sequence[Found], everything: bool) -> Iterator[str]:
     yield f"{_files_words(len(ours))} of SANA, {len(others)} of other models"
     if everything:
         yield from (f"  {shown(model.folder / model.name)}: {model.other}" for model in others)
+
+
+def _without_models(health: Health) -> list[Path]:
+    """Folders that were searched in vain; those of ComfyUI count as one."""
+    own = None if health.comfyui is None else health.comfyui.root / "models"
+    folders = [folder for folder in health.folders if folder.is_dir()]
+    places = dict.fromkeys(own if own and folder.is_relative_to(own) else folder for folder in folders)
+    paths = [model.folder / model.name for model in health.models]
+    return [place for place in places if not any(path.is_relative_to(place) for path in paths)]
 
 
 def _files_words(count: int) -> str:

@@ -133,7 +133,7 @@ def importance_of_pictures(
 
     files, place = calibration_files(Path(source), text_encoder, tokenizer), pick_device(device)
     if autoencoder is None and not (Path(source) / "model_index.json").is_file():
-        raise InputError("pictures need an autoencoder: name a DC-AE with --autoencoder, or calibrate with prompts")
+        raise InputError("pictures need an autoencoder: name a DC-AE (--autoencoder), or measure with --prompts")
     examples, samples = read_data(data).examples, samples or SAMPLES
     chosen = [examples[index] for index in sorted({number * len(examples) // samples for number in range(samples)})]
     pipeline = calibration_pipeline(files, place, variant, trained_precision)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from PIL import Image
 
 from ..checkpoint.new_file import check_target
 from ..config import SamplingDefaults
@@ -40,6 +39,7 @@ from .trainees import Trainee
 
 log = logging.getLogger("sana")
 TARGET = "target.txt"  # in the folder: which file this training writes
+MOST_SAMPLES = 64  # more would be too small to be seen on a sheet
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 MakeTrainee = Callable[[SanaTransformer], Trainee]
 
@@ -72,6 +72,8 @@ class Pictures:
             raise InputError('prior preservation needs a prompt of the class, such as "a dog": give --prior-prompt')
         if not all(prompt.strip() for prompt in self.prior_prompts):
             raise InputError("a prompt of the class has no words: give --prior-prompt some")
+        if len(self.prompts) > MOST_SAMPLES:
+            raise InputError(f"{len(self.prompts)} prompts of --sample: a sheet shows at most {MOST_SAMPLES}")
         if self.prior_count < 1:
             raise InputError(f"--prior-count is {self.prior_count}, expected at least 1")
         if not 0 <= self.prior_weight < math.inf:
@@ -229,7 +231,7 @@ class Job:
 
     def _samples(
         self, transformer: SanaTransformer, trainee: Trainee, caches: Caches, processes: Processes
-    ) -> Callable[[], list[Image.Image]] | None:
+    ) -> Samples | None:
         if not self.pictures.prompts or self.pictures.control:
             return None
         return Samples(self._pipeline(transformer, processes.device), self.pictures.prompts, caches, self.files.decode)

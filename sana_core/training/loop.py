@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 from ..errors import DivergedError, InputError
 from .log import TrainingLog
 from .processes import Processes
+from .rising import risen
 from .schedule import rate_factor, set_rate
 from .state import Recipe, TrainingState, write_state
 
+logger = logging.getLogger("sana")
 Batch = TypeVar("Batch")
 Report = Callable[[int], dict[str, float]]  # step -> what was measured there, for the log
 
@@ -73,8 +76,11 @@ class Training:
         self.checkpoint, self.log = folder / f"{name}.pt", TrainingLog(folder / f"{name}.jsonl")
         if self.checkpoint.exists():
             state.restore(self.checkpoint, self.recipe)
+        self.saved = self.checked = state.step  # the last step in the checkpoint; the last that is known to be good
+        self.warned = False
         if self.processes.is_main:
             self.log.rewind(state.step)
+            self.history = self.log.lines()
 
     def run(
         self,
@@ -128,6 +134,7 @@ class Training:
         if self.processes.is_main:
             write_state(content, self.checkpoint)
         self.processes.wait()
+        self.saved = self.state.step
 
     def _step(self, pieces: Sequence[Batch], losses: Callable[[Batch, int], dict[str, Tensor]]) -> dict[str, Tensor]:
         """One update -> the losses, detached."""
@@ -170,11 +177,27 @@ class Training:
         if self.processes.is_main:
             rates = {f"rate_{type(o).__name__.lower()}": o.param_groups[0]["lr"] for o in self.state.optimizers}
             self.log.write(self.state.step, {"minutes": self.state.seconds / 60, **means, **rates})
+            self.history.append({"step": self.state.step, **means})
+            self._warn(means)
+
+    def _warn(self, names: Iterable[str]) -> None:
+        """Once, of a loss that stays far above its beginning."""
+        for name in names:
+            found = risen([line[name] for line in self.history if name in line])
+            if found and not self.warned:
+                self.warned = True
+                logger.warning(
+                    "%s has risen from %.3g to %.3g and stays there: the training may have gone astray. Look at what "
+                    "it draws; if that is broken, begin anew with a lower learning rate (--rate)",
+                    name,
+                    *found,
+                )
 
     def _check(self, means: dict[str, float]) -> None:
         broken = [name for name, mean in means.items() if not abs(mean) < float("inf")]
         if broken:
             raise self._diverged(f"{', '.join(broken)} is not finite")
+        self.checked = self.state.step
 
     def _check_weights(self, content: Mapping[str, Any]) -> None:
         """A loss is of the weights before its step: those after it may be broken already."""
@@ -182,7 +205,13 @@ class Training:
             raise self._diverged("its weights are not finite")
 
     def _diverged(self, what: str) -> DivergedError:
-        kept = f"{self.checkpoint} is from before that" if self.checkpoint.exists() else "nothing was saved before"
+        first, last = min(self.checked + 1, self.state.step), self.state.step
+        where = f"at step {last}" if first == last else f"in the steps {first} to {last}"
+        kept = "nothing was saved before"
+        if self.checkpoint.exists():
+            kept = f"{self.checkpoint} keeps step {self.saved}, from before that"
+            if self.saved and "steps" not in self.recipe:
+                kept += f": the same command with --steps {self.saved} writes the file of it"
         return DivergedError(
-            f"at step {self.state.step} the training went astray ({what}): lower the learning rate; {kept}"
+            f"{where} the training went astray ({what}): begin anew with a lower learning rate (--rate); {kept}"
         )

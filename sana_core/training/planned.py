@@ -28,6 +28,7 @@ from .sources import TrainingFiles
 from .trainees import Trainee
 
 GB = 1e9
+TRAINED = {"lora": "a LoRA", "controlnet": "a ControlNet", "model": "all weights"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +56,19 @@ class Plan:
         settings, memory = self.job.settings, self.memory
         sizes = ", ".join(f"{count} at {width} x {height}" for (width, height), count in self.sizes.items())
         epochs = settings.steps / self.epoch_steps
-        yield f"train a {self.job.kind} of {self.network}: {memory.trained / 1e6:.2f} million numbers"
+        trained = TRAINED[self.job.kind]
+        yield f"train {trained} of {self.network}: {memory.trained / 1e6:.2f} million numbers"
         yield f"pictures: {self.pictures} with {self.captions} captions ({sizes}); {self.skipped} skipped"
         yield (
             f"steps: {settings.steps} of {settings.batch} pictures, {settings.at_once} at once, which is "
             f"{epochs:.1f} times all pictures; {settings.optimizer} at {settings.rate:g}"
         )
+        pictures, side = self.job.pictures, self.job.pixels
+        if pictures.prompts:
+            every = f"every {settings.sample_every} steps and " if settings.sample_every else ""
+            yield f"samples: {len(pictures.prompts)} of {side} x {side}, {every}at the end"
+        if pictures.prior is not None:
+            yield f"pictures of the class: {pictures.prior_count} in {pictures.prior}; the missing ones are drawn first"
         yield "memory, counted, without some 0.5 GB for CUDA itself:"
         yield f"  captions are encoded   {self.text / GB:6.2f} GB"
         yield f"  pictures are encoded   {self.picture / GB:6.2f} GB"
@@ -77,6 +85,11 @@ class Plan:
             "skipped": self.skipped,
             "steps": self.job.settings.steps,
             "epoch_steps": self.epoch_steps,
+            "samples": len(self.job.pictures.prompts),
+            "sample_every": self.job.settings.sample_every,
+            "prior_pictures": 0 if self.job.pictures.prior is None else self.job.pictures.prior_count,
+            "file": str(self.job.target),
+            "folder": str(self.job.folder),
             "sizes": {f"{width}x{height}": count for (width, height), count in self.sizes.items()},
             "bytes": {
                 "captions": self.text,

@@ -17,7 +17,7 @@ from .material import Material
 from .objective import FlowBatch
 from .optimizers import build_optimizer
 from .processes import Processes, shard
-from .samples import SampleSheets
+from .samples import Samples, SampleSheets
 from .settings import TrainSettings
 from .state import TrainingState
 from .trainees import Trainee
@@ -36,7 +36,7 @@ def train(
     processes: Processes,
     recipe: Mapping[str, str | int | float],
     notes: Mapping[str, str],
-    draw: Callable[[], list] | None = None,
+    draw: Samples | None = None,
     stop: Callable[[int], bool] = lambda step: False,
     watch: Callable[[Training, SampleSheets | None], None] = lambda training, sheets: None,
     overwrite: bool = False,

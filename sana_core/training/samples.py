@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ..pipeline.pipeline import SanaPipeline, Texts
-from ..pipeline.request import Resolved
+from ..pipeline.record import picture_record
+from ..pipeline.request import Request, Resolved
 from ..samplers.denoiser import EncodedText
 from .average import Average
 from .material import Caches
@@ -24,6 +27,7 @@ class Samples:
     """Draws prompts with the network that is trained, from text states that are encoded already.
 
     pipeline: its text encoder and its autoencoder are not used. decode: latents of about unit variance -> pictures.
+    records: of what is drawn, as in saved pictures.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class Samples:
     ) -> None:
         self.pipeline, self.caches, self.decode = pipeline, caches, decode
         self.runs = [pipeline.resolve(prompt, seed=seed) for prompt in prompts]
+        self.records = [picture_record(Request(prompt), run, 0) for prompt, run in zip(prompts, self.runs)]
 
     @torch.no_grad()
     def __call__(self) -> list[Image.Image]:
@@ -55,11 +60,11 @@ class Samples:
 
 
 class SampleSheets:
-    """The report of a training: draws with the average where there is one, and saves the sheet."""
+    """The report of a training: draws with the average where there is one, and saves the sheet. Its text `sana` is a
+    JSON object of the step and the records of the pictures.
+    """
 
-    def __init__(
-        self, draw: Callable[[], list[Image.Image]], folder: Path, average: Average | None, *, write: bool
-    ) -> None:
+    def __init__(self, draw: Samples, folder: Path, average: Average | None, *, write: bool) -> None:
         """write: is this the process that writes files?"""
         self.draw, self.folder, self.average, self.write = draw, folder, average, write
         self.heard: Callable[[int, Image.Image], None] | None = None
@@ -73,7 +78,9 @@ class SampleSheets:
         if pictures and self.write:
             sheet = joined(pictures)
             self.folder.mkdir(parents=True, exist_ok=True)
-            sheet.save(self.folder / f"{step:07}.png")
+            info = PngInfo()
+            info.add_text("sana", json.dumps({"step": step, "pictures": self.draw.records}))
+            sheet.save(self.folder / f"{step:07}.png", pnginfo=info)
             if self.heard:
                 self.heard(step, sheet)
         return {}

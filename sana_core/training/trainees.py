@@ -109,7 +109,8 @@ class ControlTrainee:
         depth = released_depth(transformer.config.depth) if depth is None else depth
         if not 0 < depth < transformer.config.depth:
             raise InputError(
-                f"a ControlNet of {depth} blocks for a model of {transformer.config.depth}: it has to have fewer"
+                f"a ControlNet of {depth} blocks for a model of {transformer.config.depth}: give a depth of 1 to "
+                f"{transformer.config.depth - 1}"
             )
         transformer.requires_grad_(False)
         self.trained: SanaControlNet = initial_controlnet(

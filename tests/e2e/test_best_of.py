@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from e2e.graphs import PROMPT, Parts
-from e2e.server import ExecutionFailed, Graph
+from e2e.server import ExecutionFailed, Graph, PromptRefused
 from PIL import Image
 from scoring_files import write_clip
 
@@ -17,9 +17,9 @@ def clip(server):
     return write_clip(folder / "tiny")
 
 
-def best(parts, keep):
+def best(parts, keep, scorer="clip: tiny"):
     samples = parts.sample(latent_image=parts.empty(batch=5))
-    images, scorer = parts.decode(samples), parts.g.add("SanaNativeLoadScorer", scorer="clip: tiny")
+    images, scorer = parts.decode(samples), parts.g.add("SanaNativeLoadScorer", scorer=scorer)
     kept = parts.g.add("SanaNativeBestOf", images=images, prompt=PROMPT, scorer=scorer, keep=keep, latents=samples)
     return images, samples, kept
 
@@ -36,6 +36,13 @@ def test_the_best_of_a_batch(server, clip):
     (said,) = server.run(parts.g)[text.id]["text"]
     assert said.splitlines()[0].startswith(f"1. picture {order[0] + 1}: {max(scores):.3g}"[:-1])
     assert server.pictures(parts.g, kept[3]).shape == (1, 400, 640, 3)
+
+
+def test_a_scorer_that_is_not_there_stops_the_run_before_a_picture_is_drawn(server, clip):
+    parts = Parts()
+    _, _, kept = best(parts, 1, "clip: other")
+    with pytest.raises(PromptRefused, match="there is no scorer clip: other: put the folder of a CLIP model"):
+        server.pictures(parts.g, kept)
 
 
 def test_more_than_there_are_is_refused(server, clip):

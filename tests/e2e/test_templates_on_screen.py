@@ -18,6 +18,7 @@ LEFT_OVER = f"""() => Object.keys(app.nodePreviewImages).length || {SUBGRAPH}.im
     || {SUBGRAPH}.widgets.some(widget => widget.name === 'sana_preview')
     || [...document.querySelectorAll('img')].some(image => image.src.startsWith('blob:') && image.offsetParent)"""
 
+BEST, BYPASSED = "node => node.type === 'SanaNativeBestOf'", 4
 LATE = 2000  # milliseconds
 SEEDS = itertools.count(1000)  # another for each run: the server draws nothing that it has drawn
 LOAD_LATE = f"""() => {{
@@ -82,6 +83,20 @@ def test_a_quick_start_draws_at_the_press_of_run(page, server, name):
     page.wait_for_function(PICTURE)
     page.wait_for_function(f"() => !({LEFT_OVER})()")
     assert "steps in 0:" in page.evaluate(WORDS)
+
+
+def test_without_a_scorer_all_candidates_are_saved(page, server):
+    """As the note says: SANA Best Of N inside is bypassed."""
+    open_template(page, server, "SANA-best-of-N")
+    page.evaluate(f"() => {{ {SUBGRAPH}.subgraph.nodes.find({BEST}).mode = {BYPASSED}; }}")
+    prompt = page.evaluate("() => app.graphToPrompt().then(prompt => prompt.output)")
+    for node in prompt.values():
+        if "sampling.steps" in node["inputs"]:
+            node["inputs"] |= {"sampling.steps": 1, "seed": next(SEEDS)}
+        if node["class_type"] == "SanaNativeLoadScorer":
+            node["inputs"]["scorer"] = "clip: not there"
+    (save,) = [key for key, node in prompt.items() if node["class_type"] == "SaveImage"]
+    assert len(server.run(prompt)[save]["images"]) == 4
 
 
 def test_a_preview_that_is_loaded_late_does_not_come_back(page, server):

@@ -145,6 +145,11 @@ def test_own_text_wants_a_text(loaded):
         run("TextEncode", clip=loaded[1], text="a", instruction="own text")
 
 
+def test_a_prompt_that_is_no_text(loaded):
+    with pytest.raises(errors.InputError, match=r"^text is None, expected a text$"):
+        run("TextEncode", clip=loaded[1], text=None, instruction="none")
+
+
 def test_lowercase_is_as_diffusers_does_it(loaded):
     states = [
         run("TextEncode", clip=loaded[1], text=text, instruction="none", lowercase=lowercase)

@@ -118,3 +118,16 @@ def test_a_prompt_that_is_too_long(shield):
 def test_style(style):
     found = nodes.SanaNativeStyle.execute("a cat", ", blurry", style).result
     assert found == styles.styled("a cat", ", blurry", style)
+
+
+@pytest.mark.parametrize("value", [None, 3, ["a cat"]])
+def test_a_prompt_that_is_no_text_is_refused(shield, value):
+    """Over a link anything may come."""
+    calls = {
+        "prompt": (lambda: check(shield, value), lambda: nodes.SanaNativeStyle.execute(value, "", "Manga")),
+        "negative_prompt": (lambda: nodes.SanaNativeStyle.execute("a cat", value, "Manga"),),
+    }
+    for name, tried in calls.items():
+        for call in tried:
+            with pytest.raises(errors.InputError, match=f"^{name} is .*, expected a text$"):
+                call()

@@ -1,6 +1,7 @@
 """The nodes that load scorers and keep the best pictures."""
 
 import json
+import re
 import sys
 
 import comfy.model_management as host
@@ -135,12 +136,31 @@ def test_the_list_knows_what_is_in_the_folder(folder):
     assert sorted(scoring.scorer_names()) == ["clip: a", "nvila: b"]
 
 
-def test_nothing_outside_the_folder_is_loaded(folder):
-    for name in (scoring.NONE, "clip: ../other", "nvila: /tmp", "clip: "):
-        with pytest.raises(
-            InputError, match=r"put the folder of a CLIP model, with config\.json, into models/sana_scorer"
-        ):
-            scoring.host_scorer(name)
+@pytest.mark.parametrize("name, called", [
+    (scoring.NONE, "no scorer:"), ("clip: ../other", "no scorer clip: ../other:"), ("clip: ", "no scorer clip: :"),
+    ("nvila: /tmp", "no scorer nvila: /tmp:"), ({"a": 1}, "no scorer {'a': 1}:"),
+])  # fmt: skip
+def test_what_is_not_in_the_folder_is_refused_before_a_picture_is_drawn(folder, name, called):
+    said = best_of.SanaNativeLoadScorer.validate_inputs(name)
+    assert said == (
+        f"there is {called} put the folder of a CLIP model, with config.json, into models/sana_scorers and press R, or "
+        "choose another"
+    )
+    with pytest.raises(InputError, match=re.escape(said)):
+        scoring.host_scorer(name)
+
+
+def test_a_listed_scorer_passes_the_hosts_check(folder):
+    (folder / "a").mkdir()
+    (folder / "a" / "config.json").write_text('{"model_type": "clip"}')
+    assert best_of.SanaNativeLoadScorer.validate_inputs("clip: a") is True
+    assert best_of.SanaNativeLoadScorer.validate_inputs("imscore: pickscore") is True
+
+
+@pytest.mark.parametrize("value", [None, 3, ["a cat"]])
+def test_a_prompt_that_is_no_text_is_refused(value):
+    with pytest.raises(InputError, match=r"^prompt is .*, expected a text$"):
+        best_of.SanaNativeBestOf.execute(grey(1, 2), value, brightness, 1)
 
 
 def test_clip_is_in_the_hands_of_the_host(folder):

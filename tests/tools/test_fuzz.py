@@ -1,5 +1,6 @@
 """A short run of the fuzzer over files, and what it must be able to see. The long one: python -m tools.fuzz."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ pytest.importorskip("sentencepiece")
 pytest.importorskip("tokenizers")
 
 from sana_core.errors import InputError
+from tools.fuzz import run
 from tools.fuzz.__main__ import main
 from tools.fuzz.run import fuzz
 from tools.fuzz.target import Target
@@ -110,3 +112,14 @@ def test_nothing_of_it_stays_behind():
     before = set(Path(tempfile.gettempdir()).glob("fuzz-*"))
     fuzz(planted(refuse), 0, range(2))
     assert set(Path(tempfile.gettempdir()).glob("fuzz-*")) <= before
+
+
+def test_nothing_of_it_stays_behind_after_ctrl_c(monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    before = set(Path(tempfile.gettempdir()).glob("fuzz-*"))
+    monkeypatch.setattr(run, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fuzz(planted(refuse), 0, range(2))
+    assert set(Path(tempfile.gettempdir()).glob("fuzz-*")) <= before and not multiprocessing.active_children()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from e2e import comfyui, tiny_files
 from e2e.server import Server
+from scoring_files import write_clip
 
 from sana_core.quantiser.convert import quantise_file
 
@@ -26,6 +27,7 @@ RELEASED = {  # files of the templates -> tiny files of the same kind and layout
     "text_encoders/gemma_2_2b_fp16.safetensors": "text_encoders/gemma.safetensors",
     "vae/sana_dc_ae_f32c32_1.1.safetensors": "vae/dcae.safetensors",
 }
+SCORER = "clip-vit-large-patch14"  # a folder
 QUANTISED = (  # as the templates for small cards make them
     ("diffusion_models/Sana_1600M_1024px_BF16.pth", "int8"),
     ("diffusion_models/Sana_1600M_2Kpx_BF16.pth", "int8"),
@@ -45,6 +47,8 @@ def serve(base, options=("--preview-method", "auto")):
     for name, form in QUANTISED:
         source = models / name
         quantise_file(source, source.with_name(f"{source.stem}_{form}.safetensors"), form)
+    (models / "sana_scorers").mkdir()
+    write_clip(models / "sana_scorers" / SCORER)
     tiny_files.write_picture(base / "input", "example.png")  # the name that ComfyUI's own example has
     settings = base / "user" / "default" / "comfy.settings.json"
     settings.parent.mkdir(parents=True)

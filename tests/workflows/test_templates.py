@@ -36,7 +36,7 @@ def test_a_template_is_a_note_a_subgraph_and_pictures(name):
     shown = subgraph_node(template)
     around = [node["type"] for node in template["nodes"] if node is not shown]
     assert "MarkdownNote" in around and "SaveImage" in around and template["groups"] == []
-    assert set(around) <= {"MarkdownNote", "SaveImage", "PreviewImage", "LoadImage"}
+    assert set(around) <= {"MarkdownNote", "SaveImage", "PreviewImage", "PreviewAny", "LoadImage"}
     labels = [slot.get("label") for slot in shown["inputs"] if slot.get("widget")]
     assert labels[0] == "prompt" and "seed" in labels and len(labels) <= 9
     assert "definitions" in template and None not in template.values()

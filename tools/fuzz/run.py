@@ -92,30 +92,35 @@ def warm_up(target: Target) -> None:
 def _answers(target: Target, seed: int, cases: range, jobs: int) -> Iterator[tuple[int, str, float, str]]:
     waiting = [cases[start : start + CHUNK] for start in range(0, len(cases), CHUNK)][::-1]
     workers: dict[Any, _Worker] = {}
-    while waiting or workers:
-        while waiting and len(workers) < jobs:
-            connection, worker = _start(target, seed, waiting.pop())
-            workers[connection] = worker
-        for connection in wait(list(workers), timeout=1.0):
-            worker = workers[connection]
-            try:
-                answer = connection.recv()
-            except EOFError:
-                _end(worker)
-                del workers[connection]
-                if worker.cases:
-                    yield worker.cases[0], "crash", 0.0, f"the process ended with {worker.process.exitcode}"
+    try:
+        while waiting or workers:
+            while waiting and len(workers) < jobs:
+                connection, worker = _start(target, seed, waiting.pop())
+                workers[connection] = worker
+            for connection in wait(list(workers), timeout=1.0):
+                worker = workers[connection]
+                try:
+                    answer = connection.recv()
+                except EOFError:
+                    _end(worker)
+                    del workers[connection]
+                    if worker.cases:
+                        yield worker.cases[0], "crash", 0.0, f"the process ended with {worker.process.exitcode}"
+                        waiting += [worker.cases[1:]] if len(worker.cases) > 1 else []
+                    continue
+                worker.cases, worker.answered = worker.cases[1:], time.monotonic()
+                yield answer
+            for connection, worker in list(workers.items()):
+                if time.monotonic() - worker.answered > HANGS:
+                    worker.process.kill()
+                    _end(worker)
+                    del workers[connection]
+                    yield worker.cases[0], "hang", HANGS * 1000, f"no answer in {HANGS:g} s"
                     waiting += [worker.cases[1:]] if len(worker.cases) > 1 else []
-                continue
-            worker.cases, worker.answered = worker.cases[1:], time.monotonic()
-            yield answer
-        for connection, worker in list(workers.items()):
-            if time.monotonic() - worker.answered > HANGS:
-                worker.process.kill()
-                _end(worker)
-                del workers[connection]
-                yield worker.cases[0], "hang", HANGS * 1000, f"no answer in {HANGS:g} s"
-                waiting += [worker.cases[1:]] if len(worker.cases) > 1 else []
+    finally:  # Ctrl-C, too
+        for worker in workers.values():
+            worker.process.kill()
+            _end(worker)
 
 
 def _start(target: Target, seed: int, cases: range) -> tuple[Any, _Worker]:

@@ -27,6 +27,7 @@ WATERCOLOUR = (
 BALLOON = "A red hot-air balloon floating in a clear sky, photograph"
 HOUSE = "A small wooden house at a lake in autumn, morning mist, reflections on the water, photograph"
 TEXT_TO_IMAGE = "Text to Image (SANA)"
+CLIP = "clip-vit-large-patch14"  # the folder of a scorer, as its repository is called
 
 
 # Parts of the graphs
@@ -46,7 +47,7 @@ def load_nano(t: Template, model: str = "sana_nano.safetensors") -> Node:
     return load(t, model, "sana_nano_text.safetensors", "sana_nano_vae.safetensors")
 
 
-def generate(t: Template, model: Output, clip: Output, prompt: str, *, column: int = 1, **inputs: Any) -> Node:
+def generate(t: Template, model: Output, clip: Output, prompt: str | Output, *, column: int = 1, **inputs: Any) -> Node:
     return t.add("SanaNativeGenerate", column=column, tall=560, model=model, clip=clip, prompt=prompt, seed=1, **inputs)
 
 
@@ -143,6 +144,31 @@ def perturbed_attention() -> Template:
     promote_settings(t, run, BASE)
     t.promote(guided, scale="PAG scale")
     save(t, decode(t, run["LATENT"], loaded["VAE"]))
+    return t
+
+
+def best_of_n() -> Template:
+    """A batch of candidates in one style, of which CLIP chooses."""
+    t = Template("SANA-best-of-N", "Best of N (SANA)")
+    loaded = load_release(t, BASE)
+    scorer = t.add("SanaNativeLoadScorer", column=0, scorer=f"clip: {CLIP}")
+    styled = t.add("SanaNativeStyle", column=0, tall=300, prompt=FOX)
+    empty = t.add("SanaNativeEmptyLatent", column=1, resolution="1024 px model", batch_size=4)
+    run = generate(
+        t, loaded["MODEL"], loaded["CLIP"], styled["prompt"], negative_prompt=styled["negative_prompt"],
+        latent=empty["LATENT"], **own_settings(BASE, size=False),
+    )  # fmt: skip
+    best = t.add(
+        "SanaNativeBestOf", column=2, images=decode(t, run["LATENT"], loaded["VAE"]), prompt=styled["prompt"],
+        scorer=scorer["scorer"],
+    )  # fmt: skip
+    t.promote(styled, prompt="prompt", style="style")
+    t.promote(empty, resolution__size="size", batch_size="candidates")
+    t.promote(best, keep="keep")
+    t.promote(run, seed="seed")
+    t.promote(scorer, scorer="scorer")
+    save(t, best["images"], height=380)
+    t.after("PreviewAny", called="scores", title="Scores", tall=170, source=best["scores"])
     return t
 
 
@@ -317,6 +343,7 @@ TEMPLATES: tuple[Callable[[], Template], ...] = (
     lambda: small("SANA-on-6-GB", TWO_K, "fp8", HARBOUR, tile="1024"),
     lambda: small("SANA-on-4-GB", SMALL, "w4a8", FOX),
     lora,
+    best_of_n,
     controlnet,
     perturbed_attention,
     lambda: image_to_image("SANA-image-to-image", SANA15),

@@ -40,6 +40,8 @@ def cards() -> Iterator[Card]:
     yield "SANA-Sprint-text-to-image", "SANA-Sprint, 2 steps", sprint("a penguin", seed=1)
     for size, prompt in ((8, "a tree"), (6, "a sunflower"), (4, "a strawberry")):
         yield f"SANA-on-{size}-GB", f"SANA on {size} GB", draw(prompt)
+    many = nano(["a butterfly"] * 4, seeds=[2, 4, 5, 6], guidance_scale=1.0)  # without guidance they differ
+    yield "SANA-best-of-N", "Best of N", [*many[:2], _framed(many[2]), many[3]]
     yield "SANA-PAG", "Perturbed attention", [*draw("a robot"), *draw("a robot", pag_scale=2.0)]
     apple = draw("a red apple")[0]
     redrawn = draw("a pear", image=apple, strength=0.75)[0]
@@ -59,6 +61,10 @@ def cards() -> Iterator[Card]:
     yield "SANA-quick-start-LoRA", "Quick start: LoRA", [*plain, *styled]
     yield "SANA-LoRA", "LoRA", [plain[0], styled[0]]
     yield "SANA-train-LoRA", "Train a LoRA", [*_examples("zorble", 3), _zorble()]
+
+
+def _framed(picture: Image.Image) -> Image.Image:
+    return ImageOps.expand(ImageOps.crop(picture, 8), 8, "#2e9e4f")
 
 
 def _examples(name: str, count: int) -> list[Image.Image]:

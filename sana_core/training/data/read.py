@@ -106,7 +106,7 @@ def _example(item: Found, conditions: dict[str, Stored] | None, caption: str) ->
         )
     condition = item.condition or (conditions or {}).get(item.stem)
     if condition is None and conditions is not None:
-        raise InputError("it has no condition picture")
+        raise InputError(f"it has no condition picture: put one of the name {item.stem} into --conditions")
     return Example(
         name=item.name,
         captions=captions,

@@ -11,6 +11,7 @@ import pytest
 import tiny_pipeline
 import torch
 
+from sana_core import sources
 from sana_core.cli import main
 from sana_core.doctor import search
 
@@ -53,6 +54,24 @@ def test_each_file_and_why(models, capsys):
     found = json.loads(said(capsys, models, "--json"))
     assert {model["name"] for model in found["models"]} == {path.name for path in paths.values()} | {"page.safetensors"}
     assert not found["missing"]
+
+
+def test_copies_of_the_embedded_files_are_not_those_that_are_missing(models, capsys):
+    for file in (sources.NANO_FILES.autoencoder, sources.NANO_FILES.text_encoder, sources.NANO_FILES.transformer):
+        shutil.copy(file, models)
+    text = said(capsys, models)
+    assert "DC-AE autoencoder of the embedded model" in text and "that of the embedded model" in text
+    assert len(text.partition("this is missing:\n")[2].splitlines()) == 3
+
+
+def test_folders_without_a_model_are_named(models, capsys):
+    empty, full = models / "empty", models / "full"
+    empty.mkdir()
+    full.mkdir()
+    tiny_pipeline.write_files(full)
+    (empty / "notes.txt").write_text("no model")
+    assert "\nno model files in ~/models/empty\n" in said(capsys, full, empty)
+    assert "no model files in" not in said(capsys, models, full)
 
 
 def test_nothing_in_a_file_is_run(models, capsys):

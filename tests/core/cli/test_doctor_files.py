@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from sana_core.cli import main
 from sana_core.doctor.comfyui import ComfyUI, model_folders
 from sana_core.doctor.machine import Card, lines, look
+from sana_core.doctor.parts import _takes
 
 
 @pytest.fixture
@@ -156,3 +157,19 @@ def test_a_driver_without_pytorch_for_it_is_a_hint(monkeypatch):
 
     monkeypatch.setattr(machine, "shutil", SimpleNamespace(which=lambda name: "/usr/bin/nvidia-smi"))
     assert any(line.startswith("hint: this machine has NVIDIA's driver") for line in lines(look("cpu")))
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "card", "said"),
+    [
+        (3.9, None, "takes 3.9 GB of a card in 16 bits (counted)"),
+        (3.9, 8, "takes 3.9 GB of a card in 16 bits (counted); this one has 8.0 GB"),
+        (9.9, 10, "takes 9.9 GB of a card in 16 bits (counted); this one has 10.0 GB: too little, since 1 GB is kept"),
+    ],
+)
+def test_what_a_network_takes_of_the_card(monkeypatch, gigabytes, card, said):
+    properties = SimpleNamespace(total_memory=(card or 0) * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    (found,) = _takes(gigabytes, torch.device("cuda" if card else "cpu"))
+    assert found == said or found.startswith(said + " free. docs/quantised.md")
+    assert _takes(None, torch.device("cuda")) == []

@@ -8,6 +8,9 @@ from safetensors.torch import load_file
 
 from sana_core.checkpoint.load import load_transformer
 from sana_core.cli import main
+from sana_core.sources import NANO
+
+PICTURES = NANO / "pictures" / "zorble"
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +58,26 @@ def test_prune(files, target, prompts, capsys):
     assert main([*words, "--overwrite", "--json", "--quiet"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["blocks"] == [index for index in range(4) if index != gone] and len(said["importance"]) == 4
+
+
+def test_embedded_models_go_by_their_names(target, prompts, capsys):
+    assert main(["grow", "nano-sprint", str(target), "--depth", "7", "--quiet"]) == 0
+    grown = load_transformer(target).config
+    assert grown.depth == 7 and grown.guidance_embed
+    quick = ["--depth", "5", "--device", "cpu", "--quiet", "--overwrite"]
+    given = [["--prompts", prompts, "--size", "64", "--steps", "1"], ["--data", str(PICTURES), "--samples", "1"]]
+    for options in given:  # the text encoder and the DC-AE are known
+        assert main(["prune", "nano", str(target), *quick, *options]) == 0
+        assert load_transformer(target).config.depth == 5
+    assert "sana-1.6b is the name of a released model: give its file" in failed(
+        capsys, "grow", "sana-1.6b", target, "--depth", 9
+    )
+    assert "nan: there is no such file or folder" in failed(capsys, "grow", "nan", target, "--depth", 9, "--overwrite")
+
+
+def test_a_lora_is_called_one(target, prompts, capsys):
+    lora = next((NANO / "loras").glob("*.safetensors"))
+    assert "found a LoRA: choose" in failed(capsys, "prune", lora, target, "--depth", 3, "--prompts", prompts)
 
 
 def test_what_is_refused_before_anything_is_measured(files, target, prompts, capsys, monkeypatch):

@@ -66,6 +66,13 @@ def test_a_prompt_without_quotes(folder, capsys):
         assert "red apple (a prompt of several words stands in quotes)" in capsys.readouterr().err
 
 
+def test_a_word_too_many_is_no_prompt_where_nothing_is_drawn(folder, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["verify", "sana.pth"])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.endswith("unrecognized arguments: sana.pth (--help lists the options)\n")
+
+
 @pytest.mark.parametrize("words", [["--help"], ["draw", "--help"]], ids=str)
 def test_help(capsys, words):
     with pytest.raises(SystemExit) as stop:
@@ -74,6 +81,12 @@ def test_help(capsys, words):
     assert stop.value.code == 0 and "--prompt-file" in said.out and not said.err
     if words == ["--help"]:  # the commands, too
         assert all(re.search(rf"^  {name} ", said.out, re.MULTILINE) for name in COMMANDS)
+
+
+def test_a_python_that_does_not_look_into_the_current_folder(tmp_path):
+    command = [sys.executable, "-I", str(ROOT / "sana_core"), "--version"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "") and sana_core.__version__ in done.stdout
 
 
 def test_version(capsys):

@@ -42,6 +42,11 @@ def test_a_plan_loads_and_writes_nothing(pictures, target, capsys):
     assert list(target.parent.iterdir()) == []
     assert main(["train", "lora", "--data", str(pictures), "--out", str(target), "--plan"]) == 0
     assert "3 at 256 x 256" in capsys.readouterr().out
+    more = ["--sample", "a zorble", "--sample", "a dog", "--sample-every", "7", "--prior-prompt", "a dog", "--plan"]
+    assert main(["train", "lora", "--data", str(pictures), "--out", str(target), *more]) == 0
+    plan = capsys.readouterr().out
+    assert "samples: 2 of 256 x 256, every 7 steps and at the end" in plan and "pictures of the class: 100 in" in plan
+    assert list(target.parent.iterdir()) == []
 
 
 def test_a_lora_and_more_steps(pictures, target, capsys):
@@ -50,7 +55,12 @@ def test_a_lora_and_more_steps(pictures, target, capsys):
     assert said(capsys) == {"file": str(target), "finished": True, "folder": str(target.with_suffix(".training"))}
     assert load_lora(target).has_transformer
     first = load_file(target)
-    assert (target.with_suffix(".training") / "samples" / "0000002.png").stat().st_size > 1000
+    with Image.open(target.with_suffix(".training") / "samples" / "0000002.png") as sheet:
+        record = json.loads(sheet.text["sana"])
+        assert sheet.size == (256, 256) and len(sheet.getcolors(1 << 16)) > 1000
+    (drawn,) = record["pictures"]
+    assert record["step"] == 2 and drawn["prompt"] == "a red zorble" and drawn["seed"] == 0
+    assert (drawn["width"], drawn["height"]) == (256, 256) and drawn["steps"] > 0 and drawn["sampler"]
     assert main([*command, "--steps", "4"]) == 0
     longer = load_file(target)
     assert any(not torch.equal(first[key], longer[key]) for key in first)
@@ -59,6 +69,20 @@ def test_a_lora_and_more_steps(pictures, target, capsys):
     capsys.readouterr()
     assert main([*command, "--rate", "1"]) == 2
     assert "is another training (rate 0.0001 instead of 1.0)" in said(capsys)["error"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [("controlnet", "train a ControlNet of a SANA"), ("model", "train all weights of a SANA")]
+)
+def test_the_plan_of_other_kinds(pictures, target, capsys, kind, words):
+    assert main(["train", kind, "--data", str(pictures), "--out", str(target), "--device", "cpu", "--plan"]) == 0
+    assert words in capsys.readouterr().out and list(target.parent.iterdir()) == []
+
+
+def test_the_depth_of_a_controlnet_is_less_than_the_models(pictures, target, capsys):
+    command = ["train", "controlnet", "--data", str(pictures), "--out", str(target), "--device", "cpu"]
+    assert main([*command, "--depth", "6"]) == 2
+    assert "a ControlNet of 6 blocks for a model of 6: give a depth of 1 to 5" in capsys.readouterr().err
 
 
 def test_a_training_in_two_runs_is_as_one(pictures, tmp_path):
@@ -81,6 +105,7 @@ def test_a_training_in_two_runs_is_as_one(pictures, tmp_path):
         (["--rate", "-1"], "--rate is -1.0, expected more than 0"),
         (["--pixels", "100"], "--pixels is 100, expected a multiple of 32"),
         (["--caption-dropout", "2"], "--caption-dropout is 2.0, expected from 0 to 1"),
+        (["--sample", "a"] * 65, "65 prompts of --sample: a sheet shows at most 64"),
         (["--prior-data", "x"], "--prior-data needs the prompt of the class"),
         (["--data", "absent"], "absent is missing"),
         (["--continue-from", "absent.safetensors"], "absent.safetensors"),

@@ -73,6 +73,7 @@ def test_what_cannot_be_is_known_before_anything_is_encoded(pictures, target, ca
 
 def test_names_of_files_are_checked_first(pictures, tmp_path, capsys):
     assert "is a .safetensors file: name it so" in failed(capsys, pictures, tmp_path / "new.bin")
+    assert ". is no name of a file: give --out one" in failed(capsys, pictures, ".")
     (tmp_path / "file").write_text("somebody's")
     line = failed(capsys, pictures, tmp_path / "new.safetensors", "--folder", tmp_path / "file")
     assert "cannot be the folder of a training" in line and (tmp_path / "file").read_text() == "somebody's"
@@ -81,6 +82,12 @@ def test_names_of_files_are_checked_first(pictures, tmp_path, capsys):
 def test_a_lora_of_another_rank_is_refused_before_anything_is_encoded(pictures, trained, target, capsys):
     assert "has rank 2, not 4" in failed(capsys, pictures, target, "--rank", 4, "--continue-from", trained)
     assert list(target.parent.iterdir()) == []
+
+
+def test_without_a_kind_the_kinds_are_named(capsys):
+    with pytest.raises(SystemExit):
+        main(["train"])
+    assert "are required: lora|controlnet|model" in capsys.readouterr().err
 
 
 def test_a_wrong_option_as_json(pictures, target, capsys):

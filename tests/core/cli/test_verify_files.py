@@ -10,12 +10,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sana_core.cli import main
-from sana_core.presets import RELEASES, TEXT_ENCODER, network_name
+from sana_core.presets import COUNTED, COUNTED_TEXT_ENCODER, RELEASES, TEXT_ENCODER, network_name
 from sana_core.quantised import kitchen
 from sana_core.sources import NANO_FILES
 from sana_core.verify import reference, trajectory
-from sana_core.verify.counted import TEXT_ENCODER as GEMMA
-from sana_core.verify.counted import TRANSFORMER
 
 pytest.importorskip("diffusers", reason="verify compares with diffusers")
 FOLDERS = {"transformer": "transformer", "autoencoder": "vae", "text_encoder": "text_encoder"}
@@ -139,6 +137,6 @@ def test_what_was_counted_is_what_the_readme_says():
         line.split("|")[1].strip(): line.split("|")[3].strip() for line in readme.splitlines() if line.count("|") == 6
     }
     for release in RELEASES:
-        counted = TRANSFORMER[network_name(release.config), release.native_size]
+        counted = COUNTED[network_name(release.config), release.native_size]
         assert rows[f"[{release.file_name}]({release.url})"] == f"{counted}"
-    assert rows[f"[{TEXT_ENCODER.file_name}]({TEXT_ENCODER.url})"] == f"{GEMMA}"
+    assert rows[f"[{TEXT_ENCODER.file_name}]({TEXT_ENCODER.url})"] == f"{COUNTED_TEXT_ENCODER}"

@@ -121,9 +121,35 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tmp_path):
         found = broken(batch, step)
         return {name: loss * (float("nan") if step == 4 else 1.0) for name, loss in found.items()}
 
-    with pytest.raises(DivergedError, match="at step 5 the training went astray"):
+    words = r"^at step 5 the training went astray \(error is not finite\): begin anew .*fit.pt keeps step 4"
+    with pytest.raises(DivergedError, match=words):
         run.run(load_batches(make, 0, 12), compute)
     assert read_state(run.checkpoint)["step"] == 4
+
+
+def test_what_is_found_at_the_next_line_of_the_log_names_the_steps_and_what_helps(tmp_path):
+    run = training(tmp_path, log_every=4, decay=0.0, save_seconds=1e9)
+
+    def compute(batch, step):
+        return {name: loss * (float("inf") if step == 6 else 1.0) for name, loss in fit(batch, step).items()}
+
+    fit = losses(run)
+    run.run(load_batches(make, 0, 12), fit, stop=lambda: run.state.step == 3)
+    with pytest.raises(DivergedError, match=r"^in the steps 5 to 8 .*fit.pt keeps step 3.* with --steps 3 writes"):
+        run.run(load_batches(make, 3, 12), compute)
+
+
+@pytest.mark.parametrize(("factors", "warned"), [((1.0, 4.0), True), ((1.0, 2.5), False), ((4.0, 1.0), False)])
+def test_a_loss_that_stays_far_above_its_beginning_is_told_once(tmp_path, caplog, factors, warned):
+    def compute(batch, step):
+        found = 0.0 * losses(run)(batch, step)["error"]
+        return {"error": found + factors[step >= 8]}
+
+    for steps in (10, 20):  # what the log holds counts when the training goes on
+        run = training(tmp_path, steps=steps, log_every=1, decay=0.0)
+        run.run(load_batches(make, run.state.step, steps), compute)
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == warned and all("error has risen from 1 to 4 and stays there" in line for line in told)
 
 
 def test_batches_are_the_same_with_workers():

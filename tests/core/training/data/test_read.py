@@ -252,7 +252,7 @@ def test_condition_pictures_of_another_folder(tmp_path):
     picture(tmp_path / "edges/in/a.jpg", size=(20, 12), colour="white")
     data = read_data(tmp_path / "data", conditions=tmp_path / "edges", caption="x")
     assert [example.name for example in data.examples] == ["in/a.png"]
-    assert data.skipped == (("b.png", "it has no condition picture"),)
+    assert data.skipped == (("b.png", "it has no condition picture: put one of the name b into --conditions"),)
     assert data.examples[0].load_condition().size == (20, 12)
     with pytest.raises(InputError, match="has no condition picture"):
         read_data(tmp_path / "data", caption="x").examples[0].load_condition()
