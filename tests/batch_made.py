@@ -1,14 +1,16 @@
 """Rows, and what draws them without a network, in other processes too."""
 
 import io
+import logging
 import os
 import signal
 import tarfile
+import threading
 import time
 
 from PIL import Image
 
-from sana_core.batch import Drawn, Row
+from sana_core.batch import Drawn, Failed, Row
 from sana_core.batch.rows import rows_of
 from sana_core.errors import CheckpointError
 from sana_core.prompts.entries import Entry
@@ -82,3 +84,19 @@ def faulty():
 
 def killed():
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def loudly():
+    """Each second row fails, of the others something is logged by a thread."""
+
+    def drawing(asked):
+        for row in asked:
+            if int(row.id) % 2:
+                thread = threading.Thread(target=logging.getLogger("sana").info, args=("a word of %s", row.id))
+                thread.start()
+                thread.join()
+                yield drawn(row)
+            else:
+                yield Failed(row, "it rained")
+
+    return drawing

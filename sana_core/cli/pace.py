@@ -23,11 +23,11 @@ class Pace:
         self.begin: tuple[float, int] | None = None  # behind loading and the texts
         self.told = 0.0
 
-    def __call__(self, item: Drawn | Failed) -> None:
-        """A picture or a failure. Of several pictures of a row the last one counts."""
+    def __call__(self, item: Drawn | Failed | int) -> None:
+        """A picture, a failure, or a number of rows. Of several pictures of a row the last one counts."""
         if isinstance(item, Failed):
             tell(f"sana: {item.row.where or item.row.id}: {item.reason}")
-        self.add(is_last(item))
+        self.add(item if isinstance(item, int) else is_last(item))
 
     def add(self, rows: int) -> None:
         """So many more rows are done."""

@@ -241,7 +241,7 @@ def _drawn(args: argparse.Namespace, batch: Batch, load: Loading, pace: Pace) ->
             pace.add(done.drawn + done.failed)
             yield done
     elif (args.workers or 1) > 1:
-        yield from draw_in_processes(batch, [load.at(number) for number in range(args.workers)], pace.add)
+        yield from draw_in_processes(batch, [load.at(number) for number in range(args.workers)], pace)
     else:
         yield from draw_batch(batch, load, pace)
 

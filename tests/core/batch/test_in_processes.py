@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from batch_made import broken, contents, faulty, killed, noting, plain, some_rows
+from batch_made import broken, contents, faulty, killed, loudly, noting, plain, some_rows
 
-from sana_core.batch import Batch, Done, Output, draw_batch
+from sana_core.batch import Batch, Done, Failed, Output, draw_batch
 from sana_core.batch.in_processes import Process, draw_in_processes
 from sana_core.errors import CheckpointError, InputError
 
@@ -40,6 +40,15 @@ def test_two_draw_what_one_draws(tmp_path):
     assert len(pids) == 2 and os.getpid() not in pids and not any(map(alive, pids))
 
 
+def test_what_the_processes_log_and_rows_that_fail_are_told_of(tmp_path, caplog):
+    told = []
+    with caplog.at_level("INFO", logger="sana"):
+        done = list(draw_in_processes(batch(tmp_path, 4), [loudly] * 2, told.append))
+    assert done == [Done(1, 1)] * 2 and sum(item for item in told if isinstance(item, int)) == 2
+    assert sorted(item.row.id for item in told if isinstance(item, Failed)) == ["000002", "000004"]
+    assert sorted(caplog.messages) == ["a word of 000001", "a word of 000003"]
+
+
 def test_nothing_is_started_where_nothing_is_missing(tmp_path):
     list(draw_batch(batch(tmp_path), plain))
     assert list(draw_in_processes(batch(tmp_path), [broken] * 2)) == []
@@ -59,7 +68,7 @@ def test_a_fault_of_ours_shows_its_trace(tmp_path, capfd):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
 def test_a_killed_process_is_told_of_and_the_rest_can_be_drawn(tmp_path):
-    with pytest.raises(InputError, match=r"has ended \(code -9\).*start again with fewer --workers"):
+    with pytest.raises(InputError, match=r"ended with code -9, perhaps for want of memory: take fewer --workers"):
         list(draw_in_processes(batch(tmp_path), [plain, killed]))
     list(draw_batch(batch(tmp_path), plain))
     assert len(contents(tmp_path)) == 6
