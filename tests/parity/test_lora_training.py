@@ -28,7 +28,7 @@ RANK, ALPHA = 4, 6.0
 @pytest.fixture(params=MODELS)
 def models(request, tmp_path):
     """Ours, diffusers' and a function that calls either on the same input."""
-    torch.manual_seed(3)
+    torch.manual_seed(5)  # of some seeds a number at a kink (ReLU) has another sign with another number of threads
     theirs = diffusers.SanaTransformer2DModel(
         num_attention_heads=7, attention_head_dim=32, num_cross_attention_heads=2, cross_attention_head_dim=112,
         cross_attention_dim=224, caption_channels=96, num_layers=2, sample_size=32, **MODELS[request.param],
