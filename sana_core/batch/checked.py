@@ -31,10 +31,9 @@ class Checked:
                 yield Failed(row, f"its prompt is against the policy of the check (ShieldGemma): {why}")
             except SanaError as error:
                 yield Failed(row, f"its prompt cannot be checked ({error})")
+        # a row whose prompt was replaced and that fails keeps its own, to be drawn again
         own = {row.id: row for row in rows}
-        for item in self.draw(
-            passed
-        ):  # a row whose prompt was replaced and that fails keeps its own, to be drawn again
+        for item in self.draw(passed):
             yield item._replace(row=own[item.row.id]) if isinstance(item, Failed) else item
 
     def _read(self, prompts: set[str]) -> PromptCheck:

@@ -79,7 +79,7 @@ class Process:
     def __init__(self, worker: Worker, threads: int) -> None:
         context = multiprocessing.get_context("spawn")  # a fork has no GPU
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(worker, Channel(theirs), threads, log.level), daemon=True)
+        self.process = context.Process(target=_work, args=(worker, theirs, threads, log.level), daemon=True)
         with _ctrl_c_waits():
             self.process.start()
         theirs.close()  # so that the pipe ends with the process
@@ -127,12 +127,6 @@ class Channel(logging.Handler):
         super().__init__()
         self.pipe = pipe
 
-    def __getstate__(self) -> Any:
-        return self.pipe
-
-    def __setstate__(self, pipe: Any) -> None:
-        self.__init__(pipe)
-
     def receive(self) -> Shard:
         """Raises Ended if the first process has ended."""
         try:
@@ -158,7 +152,8 @@ class Channel(logging.Handler):
         self.send(Logged(record.levelno, record.getMessage()))
 
 
-def _work(worker: Worker, channel: Channel, threads: int, level: int) -> None:
+def _work(worker: Worker, pipe: Any, threads: int, level: int) -> None:
+    channel = Channel(pipe)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
     torch.set_num_threads(threads)
     log.setLevel(level)

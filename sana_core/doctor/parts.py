@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..checkpoint.canonical import canonical_transformer, controlnet_prefix, transformer_prefix
 from ..checkpoint.detect import Detected, detect
@@ -19,25 +18,24 @@ from ..checkpoint.files import Checkpoint, read_checkpoint
 from ..checkpoint.fit import check_fit, naming
 from ..checkpoint.kinds import describe
 from ..checkpoint.load import build_autoencoder, build_transformer, load_controlnet
-from ..checkpoint.weights import marked, quantised_layers
-from ..config import AutoencoderConfig, SamplingDefaults, TextConfig, TransformerConfig
+from ..checkpoint.weights import marked
+from ..config import AutoencoderConfig, TextConfig, TransformerConfig
 from ..errors import SanaError
 from ..kit import Kit
 from ..lora.keys import read_key
 from ..lora.match import RELEASES_BY_WIDTH
 from ..lora.names import aliases, module_names
 from ..pictures.tiny_decoder import TinyDecoder
-from ..precision import dtype_name, run_dtypes
 from ..presets import COUNTED_TEXT_ENCODER, counted_transformer, network_name
-from ..sources import NANO, NANO_FILES, NANO_SIZES, PipelineFiles, is_embedded, released_sampling
+from ..sources import NANO, NANO_FILES, NANO_SIZES, is_embedded
 from ..text.detect import check_format, gemma2_tensors, text_config
 from ..text.tokenizer import find_tokenizer
 from ..transformer.model import SanaTransformer
 from .quiet import heard
+from .running import counted, runs_in, sampled, sampling_words, stored_as, takes
 
 NANO_WIDTH = NANO_SIZES[0]
 DEEPEST = 60  # blocks of the deepest release
-KEPT_FREE = 1.0  # GB of a card, by ComfyUI for the system and the screen
 _AUTOENCODER = re.compile(r"(?:\w+\.)*?decoder\.(?:up_blocks\.[0-9]+\.[0-9]+\.|stages\.[0-9]+\.op_list\.)\S*")
 _GEMMA = re.compile(r"(?:\w+\.)*?layers\.[0-9]+\.pre_feedforward_layernorm\.\S*")
 
@@ -92,19 +90,19 @@ def _transformer(checkpoint: Checkpoint, path: Path, device: torch.device) -> Pa
             folder_config=checkpoint.config,
         )
     build_transformer(checkpoint, "meta")  # every key and shape
-    runs = _runs_in(detected.config, device)
-    stored, formats = _stored(canonical.tensors)
+    runs = runs_in(detected.config, device)
+    stored, formats = stored_as(canonical.tensors)
     embedded = is_embedded(detected.config)
     own = "the embedded Sprint model" if detected.config.guidance_embed else "the embedded model"
-    sampling, origin = _sampled(checkpoint, path, detected)
+    sampling, origin = sampled(checkpoint, path, detected)
     return Part(
         kind="transformer",
         words=f"SANA transformer: {own if embedded else network_name(detected.config)}",
         why=[
             f"decided: {detected.words}",
-            f"drawn with: {_words(sampling)} ({origin})",
+            f"drawn with: {sampling_words(sampling)} ({origin})",
             f"stored in {stored}; runs in {runs} on {device}",
-            *_takes(None if formats else counted_transformer(detected.config, sampling.width), device),
+            *takes(None if formats else counted_transformer(detected.config, sampling.width), device),
         ],
         details=_details(detected, stored, formats, runs) | {"sampling": asdict(sampling)},
         embedded=embedded,
@@ -129,7 +127,7 @@ def _details(detected: Detected, stored: str, formats: dict[str, int], runs: str
 def _autoencoder(checkpoint: Checkpoint, path: Path, device: torch.device) -> Part:
     network = build_autoencoder(checkpoint, "meta")
     embedded = network.config == _embedded_autoencoder()
-    stored, formats = _stored(checkpoint.tensors)
+    stored, formats = stored_as(checkpoint.tensors)
     version = "Lite" if network.config.lite else "1.0 or 1.1, which have the same tensors"
     reason = "its decoder doubles sizes by pixel shuffle" if network.config.lite else "by its decoder"
     runs = "float32" if device.type == "cpu" else "bfloat16, or float32 where the device has no bfloat16"
@@ -153,7 +151,7 @@ def _text_encoder(checkpoint: Checkpoint, path: Path, device: torch.device) -> P
         check_format(found, checkpoint)
         config = text_config(checkpoint, found)
         check_fit(found.tensors, build_gemma2(config).state_dict(), found.canonical)
-    stored, formats = _stored(found.tensors)
+    stored, formats = stored_as(found.tensors)
     inside = found.spiece is not None
     beside = path.is_dir() and find_tokenizer(path) is not None
     where = "inside its file" if inside else "in its folder or beside it" if beside else "MISSING: name one"
@@ -167,7 +165,7 @@ def _text_encoder(checkpoint: Checkpoint, path: Path, device: torch.device) -> P
             f"decided: {config.num_hidden_layers} layers, {config.hidden_size} wide, {config.vocab_size} pieces",
             f"tokenizer: {where}",
             f"stored in {stored}",
-            *_takes(COUNTED_TEXT_ENCODER if config == TextConfig() and not formats else None, device),
+            *takes(COUNTED_TEXT_ENCODER if config == TextConfig() and not formats else None, device),
         ],
         details={"hidden_size": config.hidden_size, "stored": stored, "quantised": formats},
         tokenizer=inside or beside,
@@ -177,12 +175,12 @@ def _text_encoder(checkpoint: Checkpoint, path: Path, device: torch.device) -> P
 
 def _controlnet(checkpoint: Checkpoint, path: Path, device: torch.device) -> Part:
     config = load_controlnet(path, device="meta").config
-    stored, formats = _stored(checkpoint.tensors)
+    stored, formats = stored_as(checkpoint.tensors)
     release = _release(config.hidden_size)
     return Part(
         kind="controlnet",
         words=f"SANA ControlNet for {release}",
-        why=[f"decided: {_counted(config.depth, 'block')}, {config.hidden_size} wide", f"stored in {stored}"],
+        why=[f"decided: {counted(config.depth, 'block')}, {config.hidden_size} wide", f"stored in {stored}"],
         details={"hidden_size": config.hidden_size, "blocks": config.depth, "stored": stored, "quantised": formats},
     )
 
@@ -258,58 +256,6 @@ _READERS = (
     ("preview", "a decoder for previews", _is_preview, _preview),
     ("other", "of SANA's family", _is_refused, _refused),
 )
-
-
-def _runs_in(config: TransformerConfig, device: torch.device) -> str:
-    return "float32" if device.type == "cpu" else dtype_name(run_dtypes(config, device)[0])
-
-
-def _takes(gigabytes: float | None, device: torch.device) -> list[str]:
-    """How much of a card it takes, and whether this one has it."""
-    if gigabytes is None:
-        return []
-    said = f"takes {gigabytes} GB of a card in 16 bits (counted)"
-    if device.type == "cuda":
-        card = torch.cuda.get_device_properties(device).total_memory / 1e9
-        fits = gigabytes + KEPT_FREE < card
-        more = "" if fits else ": too little, since 1 GB is kept free. docs/quantised.md has smaller files"
-        said += f"; this one has {card:.1f} GB{more}"
-    return [said]
-
-
-def _stored(tensors: dict[str, Tensor]) -> tuple[str, dict[str, int]]:
-    """The number types of the weights in words, and how many layers have which quantised format."""
-    layers = quantised_layers(tensors)
-    formats = dict(Counter(form.name for form in layers.values()))
-    plain = Counter(
-        dtype_name(tensor.dtype)
-        for key, tensor in tensors.items()
-        if key.endswith("weight") and key.rpartition(".")[0] not in layers and tensor.is_floating_point()
-    )
-    words = [f"{name} ({_counted(count, 'layer')})" for name, count in formats.items()]
-    return ", ".join([*words, *(name for name, _ in plain.most_common())]), formats
-
-
-def _sampled(checkpoint: Checkpoint, path: Path, detected: Detected) -> tuple[SamplingDefaults, str]:
-    """How it is sampled, and what says so. In a whole diffusers pipeline the scheduler beside it has a say."""
-    if "sampling" in checkpoint.metadata:
-        return detected.sampling, "as its file states"
-    scheduler = path.parent / "scheduler" / "scheduler_config.json"
-    if path.is_dir() and scheduler.is_file():
-        files = PipelineFiles(transformer=path, autoencoder=path, text_encoder=path, scheduler=scheduler)
-        return released_sampling(files, detected.config, None), "by the scheduler beside it"
-    return detected.sampling, "as this release is sampled"
-
-
-def _counted(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"
-
-
-def _words(sampling: SamplingDefaults) -> str:
-    return (
-        f"{sampling.steps} steps, cfg {sampling.guidance_scale:g}, shift {sampling.shift:g}, {sampling.sampler}, "
-        f"{sampling.width}x{sampling.height}"
-    )
 
 
 def _release(width: int | None) -> str:

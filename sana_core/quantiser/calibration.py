@@ -7,7 +7,7 @@ input over some prompts: of a transformer while it draws, of a Gemma-2 while it 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -99,12 +99,22 @@ def largest_inputs(
         calibration_files(source, text_encoder, tokenizer), place, variant, trained_precision
     )
     heard = Largest(pipeline.transformer)
+    draw_latents(pipeline, requests, heard.listening, progress)
+    return heard.values()
+
+
+def draw_latents(
+    pipeline: SanaPipeline,
+    requests: Sequence[Request],
+    listening: Callable[[], AbstractContextManager[Any]],
+    progress: Progress | None,
+) -> None:
+    """Draw the requests as far as the latents, each while somebody is listening to the layers."""
     for number, request in enumerate(requests, 1):
-        with heard.listening():
-            pipeline(calibration_request(request, number, pipeline.defaults), output="latent")
+        with listening():
+            pipeline(_calibration_request(request, number, pipeline.defaults), output="latent")
         if progress is not None:
             progress(number, len(requests))
-    return heard.values()
 
 
 def calibration_files(
@@ -121,7 +131,7 @@ def calibration_files(
     return files if tokenizer is None else replace(files, tokenizer=Path(tokenizer))
 
 
-def calibration_request(request: Request, number: int, defaults: SamplingDefaults) -> Request:
+def _calibration_request(request: Request, number: int, defaults: SamplingDefaults) -> Request:
     """The request with STEPS, or the model's own if these are fewer, and a seed, unless it has its own."""
     steps = request.steps or min(STEPS, defaults.steps)
     return request.changed(steps=steps, seed=number if request.seed is None else request.seed)

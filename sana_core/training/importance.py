@@ -20,7 +20,7 @@ from ..pipeline.offload import on_device
 from ..pipeline.pipeline import SanaPipeline
 from ..pipeline.request import Request
 from ..precision import companion_dtype
-from ..quantiser.calibration import STEPS, calibration_files, calibration_pipeline, calibration_request
+from ..quantiser.calibration import STEPS, calibration_files, calibration_pipeline, draw_latents
 from ..transformer.block import add
 from ..transformer.model import SanaTransformer
 
@@ -103,11 +103,7 @@ def importance_of_prompts(
     files = calibration_files(Path(source), text_encoder, tokenizer)
     pipeline = calibration_pipeline(files, pick_device(device), variant, trained_precision)
     heard = Importance(pipeline.transformer)
-    for number, request in enumerate(requests, 1):
-        with heard.listening():
-            pipeline(calibration_request(request, number, pipeline.defaults), output="latent")
-        if progress is not None:
-            progress(number, len(requests))
+    draw_latents(pipeline, requests, heard.listening, progress)
     return heard.values()
 
 

@@ -120,7 +120,8 @@ def test_the_processes_of_a_killed_run_end_quietly(tmp_path):
         env={**os.environ, "PYTHONPATH": roots},
         stderr=subprocess.PIPE,
     )
-    while len(pids := list((tmp_path / "who").iterdir())) < 2 and first.poll() is None:
+    deadline = time.monotonic() + 60
+    while len(pids := list((tmp_path / "who").iterdir())) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     first.kill()
     _, said = first.communicate(timeout=60)  # stderr ends with the last process

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from sana_core.cli import main
 from sana_core.doctor.comfyui import ComfyUI, model_folders
 from sana_core.doctor.machine import Card, lines, look
-from sana_core.doctor.parts import _takes
+from sana_core.doctor.running import takes
 
 
 @pytest.fixture
@@ -170,6 +170,6 @@ def test_a_driver_without_pytorch_for_it_is_a_hint(monkeypatch):
 def test_what_a_network_takes_of_the_card(monkeypatch, gigabytes, card, said):
     properties = SimpleNamespace(total_memory=(card or 0) * 10**9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    (found,) = _takes(gigabytes, torch.device("cuda" if card else "cpu"))
+    (found,) = takes(gigabytes, torch.device("cuda" if card else "cpu"))
     assert found == said or found.startswith(said + " free. docs/quantised.md")
-    assert _takes(None, torch.device("cuda")) == []
+    assert takes(None, torch.device("cuda")) == []
